@@ -1,0 +1,68 @@
+"""Data sets: from folders on disk to good images for training and labelled images for tests. One module per layout."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from uflow_cli.datasets import folder, mvtec
+from uflow_cli.datasets.folder import folder_dataset
+from uflow_cli.datasets.labelled_image import GOOD, Dataset, LabelledImage, read_label_mask, require_mask
+from uflow_cli.errors import DatasetError
+
+__all__ = [
+    "DATASETS",
+    "GOOD",
+    "Dataset",
+    "LabelledImage",
+    "folder_dataset",
+    "list_categories",
+    "load_dataset",
+    "read_label_mask",
+    "require_mask",
+]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How to find and load the categories below a root, and in words what is expected there."""
+
+    expected: str
+    categories: Callable[[Path], list[str]]
+    load: Callable[[Path, str], Dataset]
+
+
+DATASETS: dict[str, Layout] = {
+    "folder": Layout(folder.LAYOUT, folder.categories, folder.load),
+    "mtd": Layout(mvtec.LAYOUT, mvtec.categories, mvtec.load_magnetic_tile),
+    "mvtec": Layout(mvtec.LAYOUT, mvtec.categories, mvtec.load),
+}
+
+
+def list_categories(name: str, *, root: Path) -> list[str]:
+    """Name the categories of data set `name` that are there below `root`. Raises DatasetError where there is none."""
+    layout, root = _layout(name), Path(root)
+    if not root.is_dir():
+        raise DatasetError(f"{root}: no such folder; {layout.expected}")
+    found = layout.categories(root)
+    if not found:
+        raise DatasetError(f"{root}: holds no category of {name}; {layout.expected}")
+    return found
+
+
+def load_dataset(name: str, *, root: Path, category: str | None = None) -> Dataset:
+    """Load one category of a known data set; `category` may be left out where there is only one.
+
+    Raises DatasetError for an unknown name or category (it lists those there are) and for a layout that does not fit.
+    """
+    found = list_categories(name, root=root)
+    if category is None and len(found) > 1:
+        raise DatasetError(f"{root}: holds several categories of {name}; choose one of {', '.join(found)}")
+    if category is not None and category not in found:
+        raise DatasetError(f"{root}: has no category {category!r} of {name}; there are {', '.join(found)}")
+    return _layout(name).load(Path(root), category or found[0])
+
+
+def _layout(name: str) -> Layout:
+    if name not in DATASETS:
+        raise DatasetError(f"unknown data set {name!r}; known are {', '.join(DATASETS)}")
+    return DATASETS[name]

@@ -1,0 +1,117 @@
+"""What every layout gives: good images to train on, labelled images to test on, and the mask of each defect."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uflow_cli.errors import DatasetError
+from uflow_cli.images import IMAGE_SUFFIXES, natural_order, read_image, read_mask, resize_mask
+
+GOOD = "good"
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """An image, its label, and where its mask is: `mask_path` is None for good images and where no masks were given."""
+
+    path: Path
+    defect: str  # "good" or the kind of defect
+    mask_path: Path | None = None
+    mask_index: int | None = None  # of this image in a .npy stack of masks (N, H, W)
+    mask_above: int | None = None  # passed to `read_mask`: the level, on 0..255, above which a mask marks a defect
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the image is free of defects."""
+        return self.defect == GOOD
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One category: the good images to train on, and labelled ones to test on (may be empty)."""
+
+    name: str
+    category: str
+    train: tuple[LabelledImage, ...]
+    test: tuple[LabelledImage, ...] = ()
+
+
+def read_label_mask(
+    labelled: LabelledImage, size: tuple[int, int], *, image_size: tuple[int, int] | None = None
+) -> NDArray[np.bool_]:
+    """Read the mask of a labelled image resized to `size` (height, width): bool, all False for a good image.
+
+    `image_size` saves reading the image again where its (height, width) is known. Raises DatasetError for a defective
+    image without mask, and for a mask of another size than its image; ImageError for an unreadable file.
+    """
+    if labelled.is_good:
+        return np.zeros(size, dtype=np.bool_)
+    require_mask(labelled)
+    assert labelled.mask_path is not None
+    mask = _read_stored_mask(labelled.mask_path, labelled)
+    image_size = read_image(labelled.path).shape[:2] if image_size is None else image_size
+    if mask.shape != tuple(image_size):
+        raise DatasetError(
+            f"{labelled.mask_path} is {mask.shape[0]} x {mask.shape[1]} pixels (height x width) and its image "
+            f"{labelled.path} {image_size[0]} x {image_size[1]}; a mask must have the size of its image"
+        )
+    return resize_mask(mask, size)
+
+
+def require_mask(labelled: LabelledImage) -> None:
+    """Raise DatasetError, naming the place where it should be, unless the image is good or its mask file exists."""
+    if labelled.is_good:
+        return
+    if labelled.mask_path is None:
+        raise DatasetError(
+            f"{labelled.path}: a defective image ({labelled.defect}) without mask; no mask folder was given"
+        )
+    if not labelled.mask_path.is_file():
+        raise DatasetError(
+            f"{labelled.path}: a defective image ({labelled.defect}) without mask; expected {labelled.mask_path} "
+            f"(or another suffix: {', '.join(IMAGE_SUFFIXES)})"
+        )
+
+
+def find_mask(folder: Path, stems: Sequence[str]) -> Path:
+    """Find the mask file in `folder` that has one of `stems` (in order of preference) and an image suffix.
+
+    Where there is none, the path that was expected first, so that whoever needs it can name it.
+    """
+    for stem in stems:
+        for suffix in (".png", *IMAGE_SUFFIXES, *(suffix.upper() for suffix in IMAGE_SUFFIXES)):
+            path = folder / f"{stem}{suffix}"
+            if path.is_file():
+                return path
+    return folder / f"{stems[0]}.png"
+
+
+def subfolders(folder: Path, *, layout: str) -> list[Path]:
+    """List the folders inside `folder` in natural order, hidden ones left out. Raises DatasetError where `folder` is not one."""
+    if not folder.is_dir():
+        raise DatasetError(f"{folder}: no such folder; {layout}")
+    inside = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return sorted(inside, key=natural_order)
+
+
+def _read_stored_mask(path: Path, labelled: LabelledImage) -> NDArray[np.bool_]:
+    if labelled.mask_index is None:
+        return read_mask(path, above=labelled.mask_above)
+    stack = open_mask_stack(path)
+    if labelled.mask_index >= len(stack):
+        raise DatasetError(f"{path}: holds {len(stack)} masks, and {labelled.path} needs number {labelled.mask_index}")
+    return np.asarray(stack[labelled.mask_index] != 0)
+
+
+def open_mask_stack(path: Path) -> NDArray[np.generic]:
+    """Map a .npy file of masks (N, H, W) into memory without reading it. Raises DatasetError where it is not one."""
+    try:
+        stack = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DatasetError(f"{path}: cannot be read ({error}); expected a .npy file of masks (frames, H, W)") from error
+    if not isinstance(stack, np.ndarray) or stack.ndim != 3:
+        raise DatasetError(f"{path}: not a stack of masks; expected a .npy file of shape (frames, H, W)")
+    return stack

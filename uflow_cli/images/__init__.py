@@ -1,0 +1,26 @@
+"""Read, write, resize and draw on images; the only room that knows OpenCV.
+
+Images are (H, W, 3) uint8 RGB, masks (H, W) bool (True = defect), sizes (height, width) in pixels, points (x, y).
+"""
+
+from uflow_cli.images.drawing import colour_map, draw_outlines, outline, put_text
+from uflow_cli.images.reading import IMAGE_SUFFIXES, list_images, natural_order, read_image, read_mask
+from uflow_cli.images.resizing import resize_image, resize_map, resize_mask
+from uflow_cli.images.writing import encode_png, write_png
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "colour_map",
+    "draw_outlines",
+    "encode_png",
+    "list_images",
+    "natural_order",
+    "outline",
+    "put_text",
+    "read_image",
+    "read_mask",
+    "resize_image",
+    "resize_map",
+    "resize_mask",
+    "write_png",
+]
