@@ -1,0 +1,160 @@
+"""The sample as files in MVTec layout: all of it or nothing, and never over something that is not a sample."""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uflow_cli.errors import DatasetError
+from uflow_cli.images import write_png
+from uflow_cli.sample.cloth import average, photograph, weave
+from uflow_cli.sample.defects import DEFECTS
+
+CATEGORIES: Final = ("fabric",)
+KINDS: Final = tuple(DEFECTS)
+MARKER: Final = "sample.json"  # says that a folder is ours, and which files in it are
+MIN_SIDE: Final = 64  # below this a thread is thinner than two pixels and the weave is lost
+_FORMAT: Final = 1
+_SPLITS: Final = ("train", "test")
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """One image of the sample: `kind` is "good" or a kind of defect."""
+
+    split: str
+    kind: str
+    index: int
+
+    @property
+    def picture(self) -> str:
+        return f"{self.split}/{self.kind}/{self.index:03d}.png"
+
+    @property
+    def mask(self) -> str | None:
+        return None if self.kind == "good" else f"ground_truth/{self.kind}/{self.index:03d}_mask.png"
+
+
+def sample_image(
+    *, seed: int = 0, split: str = "test", kind: str = "good", index: int = 0, size: tuple[int, int] = (256, 256)
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """One image (H, W, 3) and where its defect is, (H, W): a function of its arguments, whatever else is made."""
+    number = (_SPLITS.index(split), ("good", *KINDS).index(kind), index)
+    rng = np.random.default_rng([seed, *number])
+    cloth = weave(rng, size)
+    if kind != "good":
+        severity = (0.35 + 0.618034 * index) % 1.0  # golden ratio: any number of images covers 0..1 evenly
+        cloth = DEFECTS[kind](rng, cloth, severity)
+    return photograph(rng, cloth), average(cloth.mask.astype(np.float32)) >= 0.5
+
+
+def write_sample(
+    root: Path,
+    *,
+    category: str = "fabric",
+    seed: int = 0,
+    n_train: int = 60,
+    n_test_good: int = 12,
+    n_test_per_defect: int = 6,
+    size: tuple[int, int] = (256, 256),
+) -> Path:
+    """Write the sample to `root`/`category` in MVTec layout and return that folder.
+
+    An earlier sample there is replaced, anything else is left alone: DatasetError. Also for settings that make no
+    sample and for a disk that does not take it. A run that is killed leaves what was there before.
+    """
+    _check(category=category, seed=seed, counts=(n_train, n_test_good, n_test_per_defect), size=size)
+    root, folder = Path(root), Path(root) / category
+    _check_replaceable(folder)
+    recipes = list(_recipes(n_train, n_test_good, n_test_per_defect))
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{category}-", dir=root, ignore_cleanup_errors=True) as workshop:
+            made = Path(workshop) / "new"
+            files = _write_images(made, recipes, seed=seed, size=size)
+            settings = {"category": category, "seed": seed, "size": list(size)}
+            marker = {"format": _FORMAT, "made_by": "uflow sample", **settings, "files": files}
+            (made / MARKER).write_text(json.dumps(marker, indent=1) + "\n", encoding="utf-8")
+            _swap(made, folder, old=Path(workshop) / "old")
+    except OSError as error:
+        raise DatasetError(
+            f"{folder}: cannot be written ({error.strerror or error}); choose another folder or free its disk"
+        ) from error
+    return folder
+
+
+def _swap(made: Path, folder: Path, *, old: Path) -> None:
+    """Put `made` where `folder` is, which goes to `old`; back to how it was where that fails half-way."""
+    if folder.exists():
+        folder.rename(old)
+    try:
+        made.rename(folder)
+    except BaseException:
+        if old.exists():
+            old.rename(folder)
+        raise
+
+
+def _recipes(n_train: int, n_test_good: int, n_test_per_defect: int) -> Iterator[_Recipe]:
+    yield from (_Recipe("train", "good", index) for index in range(n_train))
+    yield from (_Recipe("test", "good", index) for index in range(n_test_good))
+    yield from (_Recipe("test", kind, index) for kind in KINDS for index in range(n_test_per_defect))
+
+
+def _write_images(folder: Path, recipes: list[_Recipe], *, seed: int, size: tuple[int, int]) -> list[str]:
+    """Write pictures and masks; returns their names inside the folder."""
+    names = []
+    for recipe in recipes:
+        picture, mask = sample_image(seed=seed, split=recipe.split, kind=recipe.kind, index=recipe.index, size=size)
+        write_png(folder / recipe.picture, picture)
+        names.append(recipe.picture)
+        if recipe.mask is not None:
+            write_png(folder / recipe.mask, mask)
+            names.append(recipe.mask)
+    return names
+
+
+def _check(*, category: str, seed: int, counts: tuple[int, int, int], size: tuple[int, int]) -> None:
+    if category not in CATEGORIES:
+        raise DatasetError(f"the sample has no category {category!r}; known: {', '.join(CATEGORIES)}")
+    if seed < 0:
+        raise DatasetError(f"seed {seed} is negative; it must be 0 or more")
+    if counts[0] < 1 or min(counts) < 0:
+        raise DatasetError(
+            f"{counts[0]} training, {counts[1]} good test and {counts[2]} test images per defect make no sample; "
+            "at least 1 training image is needed and no count may be negative"
+        )
+    if min(size) < MIN_SIDE:
+        raise DatasetError(f"size {size[0]} x {size[1]} is too small; each side must be {MIN_SIDE} pixels or more")
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Raise DatasetError unless `folder` is missing, empty, or holds a sample and nothing else."""
+    if not folder.exists() and not folder.is_symlink():
+        return
+    advice = "remove it, or choose another folder"
+    if folder.is_symlink() or not folder.is_dir():
+        raise DatasetError(f"{folder} is in the way: it is no folder; {advice}")
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    if not found:
+        return
+    if MARKER not in found:
+        raise DatasetError(f"{folder} holds {len(found)} files and is no sample; {advice}")
+    foreign = sorted(found - {MARKER} - _files_of_sample(folder / MARKER))
+    if foreign:
+        raise DatasetError(
+            f"{folder} is a sample to which {foreign[0]} was added; move that away, or choose another folder"
+        )
+
+
+def _files_of_sample(marker: Path) -> set[str]:
+    try:
+        files = json.loads(marker.read_text(encoding="utf-8"))["files"]
+        return {str(name) for name in files}
+    except (ValueError, KeyError, TypeError):
+        return set()
