@@ -1,0 +1,123 @@
+// A contrario detection of a whole batch: every map of every scale to its regions and their log10 NFA.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <stdexcept>
+#include <vector>
+
+#include "uflow/chi2.hpp"
+#include "uflow/grid.hpp"
+#include "uflow/number_of_tests.hpp"
+#include "uflow/parallel.hpp"
+#include "uflow/regions.hpp"
+
+namespace uflow {
+
+// One scale of a batch: `images` maps of one size, one after the other, and where their results go.
+struct Scale {
+    float const* squared_norm;
+    std::size_t images, height, width;
+    Background background;
+    float* log_pfa;
+    std::int32_t* labels;
+};
+
+struct Settings {
+    Tests tests = Tests::by_size;
+    Tail tail = Tail::chernoff;
+    double keep_below = 0.0;  // the table holds the regions of log_nfa < keep_below
+    std::size_t threads = 0;  // 0: one per core
+};
+
+// One row per region, ordered by image, scale, label.
+struct RegionTable {
+    std::vector<std::int32_t> image, scale, label;
+    std::vector<double> level, log_pfa, log_nfa;
+    std::vector<std::int64_t> area;
+    std::vector<std::int32_t> top, left, bottom, right;
+    std::vector<double> row, column;
+};
+
+// log10 N_T of a region, ready to be asked for many areas.
+struct NumberOfTests {
+    Tests tests;
+    double constant;
+
+    [[nodiscard]] double operator()(double area) const {
+        return tests == Tests::paper ? constant : log_n_tests_by_size(constant, area);
+    }
+};
+
+[[nodiscard]] inline NumberOfTests make_number_of_tests(std::span<const std::size_t> cells, Tests tests) {
+    return {tests, tests == Tests::paper ? log_n_tests(cells) : log_n_positions_and_sizes(cells)};
+}
+
+namespace detail {
+
+inline void append(RegionTable& table, std::size_t image, std::size_t scale, std::vector<Region> const& regions,
+                   NumberOfTests const& log_n_tests, double keep_below) {
+    std::int32_t label = 0;
+    for (auto const& region : regions) {
+        auto const log_nfa = log_n_tests(region.area) + region.log_pfa;
+        auto const this_label = label++;
+        if (!(log_nfa < keep_below)) continue;
+        table.image.push_back(static_cast<std::int32_t>(image));
+        table.scale.push_back(static_cast<std::int32_t>(scale));
+        table.label.push_back(this_label);
+        table.level.push_back(double{region.level});
+        table.log_pfa.push_back(region.log_pfa);
+        table.log_nfa.push_back(log_nfa);
+        table.area.push_back(region.area);
+        table.top.push_back(region.top);
+        table.left.push_back(region.left);
+        table.bottom.push_back(region.bottom);
+        table.right.push_back(region.right);
+        table.row.push_back(region.row);
+        table.column.push_back(region.column);
+    }
+}
+
+[[nodiscard]] inline std::vector<std::size_t> cells_of(std::span<const Scale> scales) {
+    std::vector<std::size_t> cells;
+    for (auto const& scale : scales) {
+        if (scale.images != scales.front().images) throw std::invalid_argument("all scales need the same images");
+        cells.push_back(make_grid(scale.squared_norm, scale.height, scale.width).values.size());
+    }
+    return cells;
+}
+
+}  // namespace detail
+
+// Paints log_pfa and labels of all scales and returns the table. One thread gives the same bits as many.
+[[nodiscard]] inline RegionTable detect(std::span<const Scale> scales, Settings const& settings) {
+    auto const cells = detail::cells_of(scales);
+    auto const log_n_tests = make_number_of_tests(cells, settings.tests);
+    std::vector<TailLaw> laws;
+    for (auto const& scale : scales) laws.push_back(make_tail_law(scale.background, settings.tail));
+
+    auto const images = scales.front().images;
+    auto const maps = images * scales.size();
+    std::size_t pixels = 0;
+    for (auto const n : cells) pixels += images * n;
+    std::vector<std::vector<Region>> regions(maps);
+    std::vector<Workspace> workspaces(useful_threads(settings.threads, maps, pixels));
+    // Scale by scale: the large maps of the finest scale start first and the small ones fill the gaps.
+    for_each_in_parallel(maps, workspaces.size(), [&](std::size_t job, std::size_t worker) {
+        auto const s = job / images;
+        auto const image = job % images;
+        auto const& scale = scales[s];
+        auto const offset = image * cells[s];
+        auto const grid = make_grid(scale.squared_norm + offset, scale.height, scale.width);
+        regions[image * scales.size() + s] = find_regions(grid, laws[s], {scale.log_pfa + offset, cells[s]},
+                                                          {scale.labels + offset, cells[s]}, workspaces[worker]);
+    });
+
+    RegionTable table;
+    for (std::size_t map = 0; map < maps; ++map)
+        detail::append(table, map / scales.size(), map % scales.size(), regions[map], log_n_tests, settings.keep_below);
+    return table;
+}
+
+}  // namespace uflow

@@ -1,0 +1,126 @@
+"""Plain, slow, obvious references for the native core. Nothing here is clever; everything is written as METHOD words it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+Cells = frozenset[tuple[int, int]]
+
+
+@dataclass(eq=False)
+class Node:
+    """A connected component of an upper level set; `children` are the components inside it."""
+
+    cells: Cells
+    level: float
+    children: list[Node] = field(default_factory=list)
+
+    @property
+    def area(self) -> int:
+        return len(self.cells)
+
+
+def flood_fill(mask: np.ndarray, seed: tuple[int, int]) -> Cells:
+    """Cells of the 4-connected component of `mask` that holds `seed`."""
+    reached = {seed}
+    border = [seed]
+    while border:
+        row, column = border.pop()
+        for cell in ((row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)):
+            inside = 0 <= cell[0] < mask.shape[0] and 0 <= cell[1] < mask.shape[1]
+            if inside and mask[cell] and cell not in reached:
+                reached.add(cell)
+                border.append(cell)
+    return frozenset(reached)
+
+
+def components(values: np.ndarray) -> dict[Cells, float]:
+    """Every connected component of every upper level set {values >= t}, with its level: the lowest value in it."""
+    found: dict[Cells, float] = {}
+    for threshold in np.unique(values):
+        mask = values >= threshold
+        left = mask.copy()
+        while left.any():
+            cells = flood_fill(mask, tuple(np.argwhere(left)[0].tolist()))
+            for cell in cells:
+                left[cell] = False
+            found[cells] = min(float(values[cell]) for cell in cells)
+    return found
+
+
+def component_tree(values: np.ndarray) -> Node:
+    """The max-tree as nodes: a component's parent is the smallest component that holds it."""
+    nodes = sorted((Node(cells, level) for cells, level in components(values).items()), key=lambda node: node.area)
+    for i, node in enumerate(nodes[:-1]):
+        next(other for other in nodes[i + 1 :] if node.cells < other.cells).children.append(node)
+    return nodes[-1]
+
+
+def nodes_of(root: Node) -> list[Node]:
+    """The node and all below it, parents first."""
+    found = [root]
+    for node in found:
+        found.extend(node.children)
+    return found
+
+
+def prune(root: Node, log_pfa: Callable[[Node], float]) -> tuple[Node, bool]:
+    """PFA prune: of every chain from a leaf up to the next fork, only the node of lowest log_pfa stays."""
+    parent = {id(child): node for node in nodes_of(root) for child in node.children}
+    changed = False
+    for leaf in [node for node in nodes_of(root) if not node.children]:
+        chain = [leaf]
+        while id(chain[-1]) in parent and len(parent[id(chain[-1])].children) == 1:
+            chain.append(parent[id(chain[-1])])
+        if len(chain) == 1:
+            continue
+        changed = True
+        best = min(chain, key=log_pfa)  # the first of the lowest: the one nearest the leaf
+        best.children = []
+        above = parent.get(id(chain[-1]))
+        if above is None:
+            root = best
+        else:
+            above.children[above.children.index(chain[-1])] = best
+    return root, changed
+
+
+def merge(root: Node, log_pfa: Callable[[Node], float]) -> bool:
+    """PFA merge: a node all of whose children are leaves, with log_pfa <= the lowest of theirs, becomes a leaf."""
+    changed = False
+    for node in reversed(nodes_of(root)):
+        all_leaves = bool(node.children) and not any(child.children for child in node.children)
+        if all_leaves and log_pfa(node) <= min(log_pfa(child) for child in node.children):
+            node.children = []
+            changed = True
+    return changed
+
+
+def regions(values: np.ndarray, log_tail: Callable[[float], float]) -> list[Node]:
+    """What iterated prune and merge leave, of log_pfa < 0, in the order of their first cells."""
+
+    def log_pfa(node: Node) -> float:
+        return node.area * log_tail(node.level)
+
+    root = component_tree(values)
+    changed = True
+    while changed:
+        root, pruned = prune(root, log_pfa)
+        merged = merge(root, log_pfa)
+        changed = pruned or merged
+    leaves = [node for node in nodes_of(root) if not node.children and log_pfa(node) < 0]
+    return sorted(leaves, key=lambda node: min(node.cells))
+
+
+def paint(shape: tuple[int, ...], found: list[Node], log_tail: Callable[[float], float]) -> tuple[np.ndarray, np.ndarray]:
+    """log_pfa map (0 outside regions) and label map (-1 outside)."""
+    log_pfa = np.zeros(shape)
+    labels = np.full(shape, -1)
+    for label, node in enumerate(found):
+        for cell in node.cells:
+            log_pfa[cell] = node.area * log_tail(node.level)
+            labels[cell] = label
+    return log_pfa, labels

@@ -1,0 +1,78 @@
+"""
+Native core of uflow; call it through uflow_cli.nfa.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import typing
+
+import numpy
+import numpy.typing
+
+__all__: list[str] = ["a_contrario", "chi2_log_tail", "log_n_tests", "log_n_tests_by_size", "max_tree", "squared_norm"]
+
+def a_contrario(
+    squared_norms: list[numpy.typing.NDArray[numpy.float32]],
+    degrees_of_freedom: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],
+    scales: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],
+    tests: str,
+    tail: str,
+    keep_below: typing.SupportsFloat | typing.SupportsIndex,
+    n_threads: typing.SupportsInt | typing.SupportsIndex,
+) -> tuple[
+    list[numpy.typing.NDArray[numpy.float32]],
+    list[numpy.typing.NDArray[numpy.int32]],
+    tuple[
+        numpy.typing.NDArray[numpy.int32],
+        numpy.typing.NDArray[numpy.int32],
+        numpy.typing.NDArray[numpy.int32],
+        numpy.typing.NDArray[numpy.float64],
+        numpy.typing.NDArray[numpy.float64],
+        numpy.typing.NDArray[numpy.float64],
+        numpy.typing.NDArray[numpy.int64],
+        numpy.typing.NDArray[numpy.int32],
+        numpy.typing.NDArray[numpy.int32],
+        numpy.typing.NDArray[numpy.int32],
+        numpy.typing.NDArray[numpy.int32],
+        numpy.typing.NDArray[numpy.float64],
+        numpy.typing.NDArray[numpy.float64],
+    ],
+]:
+    """
+    log PFA maps, label maps and the columns of the region table, of squared norms (B, H_s, W_s) per scale.
+    """
+
+def chi2_log_tail(
+    x: numpy.typing.NDArray[numpy.float64], degrees_of_freedom: typing.SupportsFloat | typing.SupportsIndex, tail: str
+) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    log10 of the tail of chi2 at each x (n,).
+    """
+
+def log_n_tests(cells: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> float:
+    """
+    log10 N_T of grids of so many cells (paper eq. 9).
+    """
+
+def log_n_tests_by_size(
+    cells: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+    area: numpy.typing.NDArray[numpy.float64],
+) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    log10 N_T(n) for each area n (n,), of grids of so many cells.
+    """
+
+def max_tree(
+    score: numpy.typing.NDArray[numpy.float32],
+) -> tuple[numpy.typing.NDArray[numpy.int32], numpy.typing.NDArray[numpy.int32], numpy.typing.NDArray[numpy.int32]]:
+    """
+    Max-tree of `score` (H, W): parent, order and area, each (H*W,).
+    """
+
+def squared_norm(
+    embeddings: numpy.typing.NDArray[numpy.float32], n_threads: typing.SupportsInt | typing.SupportsIndex
+) -> numpy.typing.NDArray[numpy.float32]:
+    """
+    Sum of squares over channels of `embeddings` (B, C, H, W): (B, H, W).
+    """

@@ -1,0 +1,239 @@
+"""A contrario detection: squared norms to regions and their number of false alarms. Logs are base 10; low is anomalous.
+
+A region is a connected set of cells that stands out from its surroundings at every scale of description: a node of
+the max-tree of U that survives pruning and merging (paper section 4). Its log_pfa says how improbable it is on a good
+image, its log_nfa = log_n_tests + log_pfa how many such regions one expects per good image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+
+from uflow_cli import _core  # noqa: TID251 (this is the one module that may)
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = [
+    "AContrario",
+    "Background",
+    "MaxTree",
+    "Regions",
+    "Tail",
+    "Tests",
+    "a_contrario",
+    "chi2_log_tail",
+    "log_n_tests",
+    "log_n_tests_by_size",
+    "max_tree",
+    "squared_norm",
+]
+
+Tail = Literal["chernoff", "published", "exact"]
+"""Chernoff's bound above the mean and 1 below; the paper's formula on both sides of the mean; the chi-square tail."""
+
+Tests = Literal["paper", "by-size"]
+"""Number of tests: paper eq. 9, the same for every region; or the same budget split evenly over the regions' sizes."""
+
+
+@dataclass(frozen=True)
+class Background:
+    """Law of U on good images: U ~ scale * chi2(degrees_of_freedom), both positive and real."""
+
+    degrees_of_freedom: float
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("degrees_of_freedom", "scale"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} of a background must be positive and finite, not {value}")
+
+
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """One row per region, as columns of equal length, ordered by (image, scale, label).
+
+    `scale` 0 is the finest; `label` is the region's number in the label map of its image and scale, in the order of the
+    regions' first cells; `level` is the lowest U of the region. Areas count cells, boxes are half-open in cells,
+    centroids are in cells with cell (0, 0) centred at (0.0, 0.0).
+    """
+
+    image: NDArray[np.int32]
+    scale: NDArray[np.int32]
+    label: NDArray[np.int32]
+    level: NDArray[np.float64]
+    log_pfa: NDArray[np.float64]
+    log_nfa: NDArray[np.float64]
+    area: NDArray[np.int64]
+    top: NDArray[np.int32]
+    left: NDArray[np.int32]
+    bottom: NDArray[np.int32]
+    right: NDArray[np.int32]
+    row: NDArray[np.float64]
+    column: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def select(self, rows: ArrayLike | slice) -> Regions:
+        """The given rows: a boolean mask, indices in any order, or a slice."""
+        index = rows if isinstance(rows, slice) else _row_index(rows)
+        return Regions(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
+
+
+def _row_index(rows: ArrayLike) -> NDArray[np.generic]:
+    index = np.asarray(rows)
+    return index.astype(np.intp) if index.size == 0 and index.dtype != np.bool_ else index
+
+
+@dataclass(frozen=True, eq=False)
+class AContrario:
+    """Maps per scale, (B, H_s, W_s), and the table of regions.
+
+    A region is what survives pruning and merging with log_pfa < 0; `log_pfa` is 0 and `labels` -1 outside regions. A
+    component that the background law finds nothing in (probability 1, under "chernoff" all that lies below the mean) is
+    no region.
+    """
+
+    log_pfa: tuple[NDArray[np.float32], ...]
+    labels: tuple[NDArray[np.int32], ...]
+    regions: Regions
+
+
+@dataclass(frozen=True, eq=False)
+class MaxTree:
+    """Max-tree of a map under 4-connectivity, one entry per pixel (H*W,), pixels numbered row by row.
+
+    A node is known by its canonical pixel, the first of those at the node's level. `parent` is, for a canonical pixel,
+    the canonical pixel of the parent node (for the root: itself); for any other pixel, its own node's canonical pixel.
+    `order` holds all pixels, each after its parent: by increasing score, ties by number. `area` is the number of pixels
+    of the component of each pixel's node. `canonical` marks the canonical pixels; there are as many as nodes.
+    """
+
+    parent: NDArray[np.int32]
+    order: NDArray[np.int32]
+    area: NDArray[np.int32]
+    canonical: NDArray[np.bool_]
+
+
+def a_contrario(
+    squared_norms: Sequence[ArrayLike],
+    *,
+    background: Sequence[Background],
+    tests: Tests = "by-size",
+    tail: Tail = "chernoff",
+    n_threads: int = 0,
+    keep_below: float = math.inf,
+) -> AContrario:
+    """Regions of every image at every scale, with their log10 PFA and log10 NFA.
+
+    `squared_norms[s]` is (B, H_s, W_s), finest scale first, finite and not negative; `background[s]` its law on good
+    images. The table holds the regions of log_nfa < `keep_below`, the maps hold all. `n_threads` 0 uses all cores; any
+    number gives the same bits. Under "published" U = 0 counts as the smallest normal float: its log stays finite.
+
+    Raises ValueError for missing scales, wrong shapes, empty maps, NaN, infinite or negative values.
+    """
+    maps = [_as_float32(u, f"squared_norms[{s}]", ("images", "height", "width")) for s, u in enumerate(squared_norms)]
+    if not maps:
+        raise ValueError("squared_norms is empty: give one (images, height, width) array per scale")
+    if len(background) != len(maps):
+        raise ValueError(f"{len(maps)} scales of squared_norms, but {len(background)} backgrounds")
+    if len({len(u) for u in maps}) != 1:
+        raise ValueError(f"all scales need the same images, but there are {[len(u) for u in maps]}")
+    _check_choice(tests, Tests, "tests")
+    _check_choice(tail, Tail, "tail")
+    _check_n_threads(n_threads)
+    if math.isnan(keep_below):
+        raise ValueError("keep_below is NaN")
+    log_pfa, labels, columns = _core.a_contrario(
+        maps,
+        degrees_of_freedom=[law.degrees_of_freedom for law in background],
+        scales=[law.scale for law in background],
+        tests=tests,
+        tail=tail,
+        keep_below=keep_below,
+        n_threads=n_threads,
+    )
+    return AContrario(log_pfa=tuple(log_pfa), labels=tuple(labels), regions=Regions(*columns))
+
+
+def log_n_tests(grids: Sequence[tuple[int, int]]) -> float:
+    """log10 N_T of paper eq. 9 for grids of (height, width) cells: the number of regions of all sizes that could be."""
+    return _core.log_n_tests(_cells(grids))
+
+
+def log_n_tests_by_size(grids: Sequence[tuple[int, int]], area: ArrayLike) -> NDArray[np.float64]:
+    """log10 N_T(n) for regions of `area` cells: the budget of eq. 9 split evenly over sizes. Same shape as `area`."""
+    areas = np.asarray(area, dtype=np.float64)
+    if not np.all(areas >= 1):
+        raise ValueError("an area is at least 1 cell")
+    return _core.log_n_tests_by_size(_cells(grids), np.ascontiguousarray(areas).reshape(-1)).reshape(areas.shape)
+
+
+def chi2_log_tail(x: ArrayLike, *, degrees_of_freedom: float, tail: Tail = "exact") -> NDArray[np.float64]:
+    """log10 of P(chi2(degrees_of_freedom) >= x), or of its bound, for one cell. Same shape as `x`; never underflows.
+
+    Raises ValueError for NaN or negative `x`.
+    """
+    _check_choice(tail, Tail, "tail")
+    values = np.asarray(x, dtype=np.float64)
+    if not np.all((values >= 0) & (values < np.inf)):
+        raise ValueError("x must be finite and not negative")
+    law = Background(degrees_of_freedom)
+    flat = _core.chi2_log_tail(np.ascontiguousarray(values).reshape(-1), law.degrees_of_freedom, tail)
+    return flat.reshape(values.shape)
+
+
+def max_tree(score: ArrayLike) -> MaxTree:
+    """Max-tree of `score` (H, W), infinities allowed. Raises ValueError for NaN or an empty map."""
+    values = _as_float32(score, "score", ("height", "width"), finite=False)
+    parent, order, area = _core.max_tree(values)
+    flat = values.reshape(-1)
+    canonical = flat[parent] != flat
+    canonical[order[0]] = True
+    return MaxTree(parent=parent, order=order, area=area, canonical=canonical)
+
+
+def squared_norm(embeddings: ArrayLike, *, n_threads: int = 0) -> NDArray[np.float32]:
+    """U = sum over channels of z^2 of CPU `embeddings` (B, C, H, W): (B, H, W).
+
+    Sum on the device where the embeddings are, if that is not the CPU; n_threads 0 uses all cores.
+    """
+    _check_n_threads(n_threads)
+    axes = ("images", "channels", "height", "width")
+    return _core.squared_norm(_as_float32(embeddings, "embeddings", axes, finite=False), n_threads)
+
+
+def _as_float32(array: ArrayLike, name: str, axes: tuple[str, ...], *, finite: bool = True) -> NDArray[np.float32]:
+    """A C-contiguous float32 array of the given axes, none of them empty; `finite`: and finite and not negative."""
+    values = np.ascontiguousarray(array, dtype=np.float32)
+    if values.ndim != len(axes):
+        raise ValueError(f"{name} must be ({', '.join(axes)}), but has shape {np.shape(array)}")
+    if values.size == 0:
+        raise ValueError(f"{name} is empty: shape {values.shape}")
+    if finite and not (values.min() >= 0 and values.max() < np.inf):  # min and max hand a NaN on
+        raise ValueError(f"{name} must be finite and not negative, but spans {values.min()} to {values.max()}")
+    return values
+
+
+def _cells(grids: Sequence[tuple[int, int]]) -> list[int]:
+    cells = [height * width for height, width in grids]
+    if not cells or min(min(height, width) for height, width in grids) < 1:
+        raise ValueError(f"grids must be (height, width) of at least one cell, not {list(grids)}")
+    return cells
+
+
+def _check_choice(value: str, choices: object, name: str) -> None:
+    if value not in get_args(choices):
+        raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}, not {value!r}")
+
+
+def _check_n_threads(n_threads: int) -> None:
+    if n_threads < 0:
+        raise ValueError(f"n_threads must be 0 (all cores) or more, not {n_threads}")
