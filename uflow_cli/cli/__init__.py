@@ -1,1 +1,53 @@
-"""Commands of the `uflow` program, one file each."""
+"""Commands of the `uflow` program, one file each. Nothing here imports torch: commands import what they call inside."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from uflow_cli import __version__
+from uflow_cli.cli.detect import detect
+from uflow_cli.cli.evaluate import evaluate
+from uflow_cli.cli.sample import sample
+from uflow_cli.cli.train import train
+from uflow_cli.errors import UflowError
+
+app = typer.Typer(
+    name="uflow",
+    help="Find defects in images after seeing only good ones, and say how sure it is.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # a bug keeps its plain traceback
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"uflow {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[  # noqa: ARG001 - handled by its callback
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command()(sample)
+app.command()(train)
+app.command()(detect)
+app.command()(evaluate)
+
+
+def main() -> None:
+    """Run the program: 0 when it ran, 1 with one line on stderr for what a user can fix, 2 for wrong usage."""
+    try:
+        app()
+    except UflowError as error:
+        print(f"uflow: {error}", file=sys.stderr)
+        sys.exit(1)

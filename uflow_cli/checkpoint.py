@@ -1,0 +1,188 @@
+"""Run folders: weights as safetensors, everything else as JSON, never pickle.
+
+A run folder holds `config.json` (format number, configuration, calibration and the name of the weights file), one
+`flow-<epoch>.safetensors` and `log.csv`. Weights are written under a new name first; replacing `config.json` is the
+one step that makes them current, so a run folder is whole at every moment.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from uflow_cli.calibration import Calibration, calibration_from_dict, calibration_to_dict
+from uflow_cli.config import ModelConfig, TrainingConfig, config_from_dict
+from uflow_cli.errors import CheckpointError, UflowError
+from uflow_cli.features import weights_digest
+from uflow_cli.files import replacing, write_text
+from uflow_cli.model import Model, build_model
+
+FORMAT = 1
+CONFIG_NAME = "config.json"
+LOG_NAME = "log.csv"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a run's images came from, and how many were used for what."""
+
+    dataset: str
+    category: str
+    n_training: int
+    n_selection: int
+    n_calibration: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far training went, and the epoch whose weights are kept."""
+
+    epochs_done: int
+    best_epoch: int
+    held_out_loss: float  # bits per dimension at the best epoch
+    state: str  # "training", "finished" or "stopped"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder says, without its weights."""
+
+    folder: Path
+    model: ModelConfig
+    training: TrainingConfig
+    origin: Origin
+    progress: Progress
+    calibration: Calibration
+    extractor_digest: str
+    weights: str
+
+
+def save_run(
+    folder: Path,
+    *,
+    model: Model,
+    training: TrainingConfig,
+    origin: Origin,
+    progress: Progress,
+    calibration: Calibration,
+) -> None:
+    """Make the flow of `model` the current state of the run in `folder`; UflowError if the disk refuses."""
+    weights = f"flow-{progress.best_epoch:04d}.safetensors"
+    save_weights(folder / weights, model.state_dict())
+    write_config(folder, {
+        "format": FORMAT,
+        "weights": weights,
+        "model": asdict(model.config),
+        "training": asdict(training),
+        "origin": asdict(origin),
+        "progress": asdict(progress),
+        "extractor_digest": weights_digest(model.extractor),
+        "calibration": calibration_to_dict(calibration),
+    })  # fmt: skip
+    for stale in folder.glob("flow-*.safetensors"):
+        if stale.name != weights:
+            stale.unlink(missing_ok=True)
+
+
+def save_weights(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write `tensors` to `path` as safetensors, under a temporary name first."""
+    with replacing(path) as temporary:
+        try:
+            save_file(dict(tensors), temporary)
+        except SafetensorError as error:  # its way to say that the disk is full
+            raise OSError(str(error)) from error
+
+
+def write_config(folder: Path, values: Mapping[str, Any]) -> None:
+    """Replace the configuration of the run in `folder` in one step."""
+    write_text(folder / CONFIG_NAME, json.dumps(values, indent=1, allow_nan=False) + "\n")
+
+
+def mark_state(folder: Path, progress: Progress) -> None:
+    """Record how training ended; weights and calibration stay as they are."""
+    values = _read_config(folder)
+    write_config(folder, {**values, "progress": asdict(progress)})
+
+
+def load_run(folder: Path) -> Run:
+    """What the run in `folder` says; CheckpointError if it is missing, incomplete, damaged or of a newer format."""
+    values = _read_config(folder)
+    try:
+        run = Run(
+            folder=folder,
+            model=config_from_dict(ModelConfig, values["model"]),
+            training=config_from_dict(TrainingConfig, values["training"]),
+            origin=Origin(**values["origin"]),
+            progress=Progress(**values["progress"]),
+            calibration=calibration_from_dict(values["calibration"]),
+            extractor_digest=str(values["extractor_digest"]),
+            weights=str(values["weights"]),
+        )
+    except (KeyError, TypeError, ValueError, UflowError) as error:
+        raise CheckpointError(f"{folder / CONFIG_NAME} is damaged ({error}); train again") from error
+    if not (folder / run.weights).is_file():
+        raise CheckpointError(
+            f"model folder {folder} is incomplete: {run.weights} is missing; train again or restore it"
+        )
+    return run
+
+
+def load_model(run: Run, *, device: torch.device) -> Model:
+    """The model of `run` on `device`, in eval mode; CheckpointError if the weights do not fit."""
+    path = run.folder / run.weights
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); train again or restore it") from error
+    model = build_model(run.model, device=device)
+    if weights_digest(model.extractor) != run.extractor_digest:
+        raise CheckpointError(
+            f"model folder {run.folder} was trained on other weights of {run.model.extractor} than are installed here; "
+            "install those, or train again"
+        )
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} does not fit the model that {CONFIG_NAME} describes; train again") from error
+    model.flow.eval()
+    return model
+
+
+def find_newest_run(root: Path) -> Path:
+    """The run folder below `root` that was written last; CheckpointError if there is none."""
+    configs = sorted(root.rglob(CONFIG_NAME), key=lambda path: path.stat().st_mtime) if root.is_dir() else []
+    if not configs:
+        raise CheckpointError(f"no model below {root}; train one with `uflow train`, or name one with --model RUN")
+    return configs[-1].parent
+
+
+def is_run(folder: Path) -> bool:
+    """Whether `folder` holds a run."""
+    return (folder / CONFIG_NAME).is_file()
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG_NAME
+    if not folder.is_dir():
+        raise CheckpointError(f"model folder {folder} does not exist; name a folder that `uflow train` wrote")
+    if not path.is_file():
+        raise CheckpointError(
+            f"model folder {folder} is incomplete: {CONFIG_NAME} is missing; name a folder that `uflow train` wrote"
+        )
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        format_number = int(values["format"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged: it is not a run configuration; train again or restore it") from error
+    if format_number > FORMAT:
+        raise CheckpointError(
+            f"{path} has format {format_number}, this uflow reads up to {FORMAT}; update uflow to use this model"
+        )
+    return dict(values)

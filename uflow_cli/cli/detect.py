@@ -1,0 +1,54 @@
+"""`uflow detect`: find defects in images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from uflow_cli.cli import console
+from uflow_cli.cli.options import DEVICE, Device, FalseAlarmRate, Json, ModelFolder, NfaThreshold
+
+DEFECT_EXIT_CODE = 3
+
+
+def detect(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE... | DIR", help="Images, or folders of images.")],
+    model: ModelFolder = None,
+    nfa_threshold: NfaThreshold = None,
+    false_alarm_rate: FalseAlarmRate = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder for masks, overlays and detections.json.")] = Path(
+        "detections"
+    ),
+    json: Json = False,
+    fail_on_defect: Annotated[
+        bool, typer.Option("--fail-on-defect", help=f"Exit with {DEFECT_EXIT_CODE} if any image has a defect.")
+    ] = False,
+    device: Device = DEVICE,
+) -> None:
+    """Say of each image whether it is good, where its defects are, and how sure that is."""
+    if nfa_threshold is not None and false_alarm_rate is not None:
+        raise typer.BadParameter(
+            "give --nfa-threshold or --false-alarm-rate, not both", param_hint="'--false-alarm-rate'"
+        )
+
+    from uflow_cli.checkpoint import find_newest_run, load_run
+    from uflow_cli.inspection import find_images, inspect
+    from uflow_cli.model import choose_device
+
+    run_folder = model or find_newest_run(Path("runs"))
+    run = load_run(run_folder)
+    if model is None:
+        console.note(f"using the newest run, {run_folder}")
+    paths = find_images(images)
+    with console.progress("detecting", total=len(paths)) as advance:
+        inspection = inspect(
+            run, paths, out=out, device=choose_device(device.value), nfa_threshold=nfa_threshold,
+            false_alarm_rate=false_alarm_rate, on_progress=advance,
+        )  # fmt: skip
+    console.print_inspection(inspection, as_json=json)
+    if inspection.errors:
+        raise typer.Exit(1)
+    if fail_on_defect and inspection.n_defects:
+        raise typer.Exit(DEFECT_EXIT_CODE)

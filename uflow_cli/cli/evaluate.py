@@ -1,0 +1,38 @@
+"""`uflow evaluate`: measure a model on labelled images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from uflow_cli.cli import console
+from uflow_cli.cli.options import DATA_ROOT, DEVICE, Category, DataRoot, DatasetName, Device, Json, ModelFolder
+
+
+def evaluate(
+    dataset: DatasetName = None,
+    category: Category = None,
+    data_root: DataRoot = DATA_ROOT,
+    model: ModelFolder = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Also write an HTML report with pictures to this folder.")
+    ] = None,
+    json: Json = False,
+    device: Device = DEVICE,
+) -> None:
+    """Measure a model on a data set's test images: ranking, outlines, and false alarms against the promise."""
+    from uflow_cli.checkpoint import find_newest_run, load_run
+    from uflow_cli.datasets import load_dataset
+    from uflow_cli.evaluation import evaluate_run
+    from uflow_cli.model import choose_device
+
+    run_folder = model or find_newest_run(Path("runs"))
+    run = load_run(run_folder)
+    if model is None:
+        console.note(f"using the newest run, {run_folder}")
+    data = load_dataset(dataset or run.origin.dataset, root=data_root, category=category or run.origin.category)
+    with console.progress("evaluating", total=len(data.test)) as advance:
+        evaluation = evaluate_run(run, data, device=choose_device(device.value), report=report, on_progress=advance)
+    console.print_evaluation(evaluation, as_json=json)

@@ -1,0 +1,39 @@
+"""Options that several commands share, so that they read and behave alike."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class DeviceName(StrEnum):
+    """Where tensors live."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+DATA_ROOT = Path("data")
+DEVICE = DeviceName.auto
+
+DatasetName = Annotated[str | None, typer.Option("--dataset", help="Layout of the data set: mvtec, btad, visa, ...")]
+Category = Annotated[str | None, typer.Option("--category", help="Product within the data set, such as screw.")]
+DataRoot = Annotated[Path, typer.Option("--data-root", help="Folder that holds the data set's categories.")]
+Device = Annotated[DeviceName, typer.Option("--device", help="auto takes a CUDA GPU where there is one.")]
+ModelFolder = Annotated[
+    Path | None,
+    typer.Option("--model", help="Run folder that `uflow train` wrote.  [default: the newest below ./runs]"),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+NfaThreshold = Annotated[
+    float | None,
+    typer.Option("--nfa-threshold", help="log10 of the false detections allowed per image.  [default: 0, at most one]"),
+]
+FalseAlarmRate = Annotated[
+    float | None,
+    typer.Option("--false-alarm-rate", help="Share of good images that may be flagged, instead of --nfa-threshold."),
+]

@@ -1,0 +1,22 @@
+"""`uflow sample`: write the built-in sample data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from uflow_cli.cli import console
+
+
+def sample(
+    out: Annotated[Path, typer.Option("--out", help="Folder to write; the data set becomes its sub-folder.")],
+    category: Annotated[str, typer.Option(help="Product to make.")] = "fabric",
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same pictures.")] = 0,
+) -> None:
+    """Write a small synthetic data set in MVTec layout: good parts, defects of several kinds, exact masks."""
+    from uflow_cli.sample import write_sample
+
+    folder = write_sample(out, category=category, seed=seed)
+    console.print_sample(folder, category=category)

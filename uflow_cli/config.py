@@ -1,0 +1,68 @@
+"""Settings of a run: plain frozen dataclasses that go to JSON and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from uflow_cli.errors import UflowError
+
+MIN_HELD_OUT = 8  # METHOD 7.1
+FEW_IMAGES = 10  # below this many good images, training warns of what cannot be promised
+
+Tests = Literal["paper", "by-size"]
+DeviceChoice = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What fixes the map from an image to log-NFA values, beside the weights."""
+
+    extractor: str = "efficientnet-lite0"
+    input_size: int = 448  # side of the square input, in pixels
+    tests: Tests = "by-size"  # METHOD 7.4; "paper" is eq. 9
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How the flow is trained. The defaults are the lite preset's."""
+
+    epochs: int = 20
+    batch_size: int = 8  # METHOD 5
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-5  # METHOD 5
+    held_out_fraction: float = 0.15  # METHOD 7.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 1, f"epochs {self.epochs}: at least 1 is needed")
+        _require(self.batch_size >= 1, f"batch size {self.batch_size}: at least 1 is needed")
+        _require(
+            math.isfinite(self.learning_rate) and self.learning_rate > 0,
+            f"learning rate {self.learning_rate}: a positive number is needed",
+        )
+        _require(
+            0 < self.held_out_fraction < 1,
+            f"held-out fraction {self.held_out_fraction}: a number between 0 and 1 is needed",
+        )
+        _require(0 <= self.seed < 2**31, f"seed {self.seed}: a number from 0 to {2**31 - 1} is needed")
+
+
+Config = TypeVar("Config", ModelConfig, TrainingConfig)
+
+
+def config_from_dict(kind: type[Config], values: Mapping[str, Any]) -> Config:
+    """`kind` from a mapping as `dataclasses.asdict` gives it; UflowError names a key that does not belong."""
+    known = {field.name for field in dataclasses.fields(kind)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise UflowError(f"unknown setting {unknown[0]!r}; known: {', '.join(sorted(known))}")
+    return kind(**values)
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise UflowError(message)

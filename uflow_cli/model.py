@@ -1,0 +1,91 @@
+"""From images to embeddings: the frozen extractor and the flow in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from uflow_cli.config import DeviceChoice, ModelConfig
+from uflow_cli.errors import UflowError
+from uflow_cli.features import (
+    FeatureExtractor,
+    FeatureNormalisation,
+    build_extractor,
+    check_input_size,
+    extractor_spec,
+    stack_images,
+)
+from uflow_cli.flow import UFlow
+from uflow_cli.images import resize_image
+
+
+@dataclass(frozen=True)
+class Model:
+    """A frozen extractor, a flow and the configuration that joins them, on one device."""
+
+    config: ModelConfig
+    extractor: FeatureExtractor
+    normalisation: FeatureNormalisation
+    flow: UFlow
+    device: torch.device
+
+    def features(self, images: Sequence[NDArray[np.uint8]]) -> list[Tensor]:
+        """Features of RGB `images`, each (H, W, 3) of any size: (B, C_s, H_s, W_s) per scale, not yet normalised."""
+        side = (self.config.input_size, self.config.input_size)
+        batch = stack_images([torch.from_numpy(resize_image(image, side)) for image in images])  # (B, 3, S, S)
+        batch = batch.to(self.device).contiguous(memory_format=torch.channels_last)
+        maps: list[Tensor] = self.extractor(batch)
+        return maps
+
+    def embed(self, features: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """Embeddings of `features`, per scale (B, C_s, H_s, W_s), and the flow's log_det_jacobian (B,)."""
+        embeddings, log_det_jacobian = self.flow(self.normalisation(features))
+        return embeddings, log_det_jacobian
+
+    @torch.inference_mode()
+    def embeddings(self, images: Sequence[NDArray[np.uint8]]) -> list[Tensor]:
+        """Embeddings of RGB `images`: (B, C_s, H_s, W_s) per scale, finest first; N(0, 1) on good images."""
+        return self.embed(self.features(images))[0]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything that training sets, on the CPU: flow and normalisation."""
+        modules = {"flow": self.flow, "normalisation": self.normalisation}
+        return {
+            f"{name}.{key}": value.detach().cpu().contiguous()
+            for name, module in modules.items()
+            for key, value in module.state_dict().items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """The inverse of `state_dict`; RuntimeError if it does not fit."""
+        for name, module in (("flow", self.flow), ("normalisation", self.normalisation)):
+            prefix = f"{name}."
+            module.load_state_dict(
+                {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+            )
+
+
+def build_model(config: ModelConfig, *, device: torch.device, seed: int = 0) -> Model:
+    """An extractor with its weights and an untrained flow whose initial state `seed` fixes."""
+    spec = extractor_spec(config.extractor)
+    check_input_size(spec, config.input_size)
+    extractor = build_extractor(config.extractor).to(device, memory_format=torch.channels_last)
+    flow = UFlow(spec.channels, spec.grids(config.input_size), seed=seed).to(device)
+    normalisation = FeatureNormalisation(spec.normalisation, spec.channels).to(device)
+    return Model(config, extractor, normalisation, flow, device)
+
+
+def choose_device(choice: DeviceChoice) -> torch.device:
+    """The device for `choice`; "auto" takes CUDA if a GPU is at hand. UflowError if "cuda" is asked for in vain."""
+    if choice == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if choice == "cuda" and not torch.cuda.is_available():
+        raise UflowError(
+            "device cuda: no CUDA GPU is usable here; use --device cpu, or --device auto to take what there is"
+        )
+    return torch.device(choice)

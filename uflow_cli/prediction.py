@@ -1,0 +1,145 @@
+"""From a trained model and an image to a verdict, regions and a mask. Logarithms are base 10, low is anomalous."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from uflow_cli.calibration import Calibration
+from uflow_cli.config import Tests
+from uflow_cli.images import resize_map
+from uflow_cli.likelihood import anomaly_score, squared_norms
+from uflow_cli.model import Model
+from uflow_cli.nfa import AContrario, Regions, a_contrario, log_n_tests, log_n_tests_by_size
+
+SCORE_SIZE = (256, 256)  # METHOD 5: the size at which scores are compared
+
+
+@dataclass(frozen=True)
+class Detection:
+    """A region with log_nfa below the threshold, in pixels of the original image."""
+
+    log_nfa: float
+    log_pfa: float
+    area: float  # pixels
+    bounding_box: tuple[int, int, int, int]  # left, top, right, bottom; right and bottom are outside
+    centroid: tuple[float, float]  # x, y
+    scale: int  # 1 is the finest
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one image of size (H, W)."""
+
+    size: tuple[int, int]
+    log_nfa: float  # the lowest of all regions
+    score: float  # the highest anomaly score
+    threshold: float  # on log_nfa
+    detections: tuple[Detection, ...]  # most significant first
+    mask: NDArray[np.bool_]  # (H, W)
+    score_map: NDArray[np.float32]  # (256, 256), high is anomalous
+    log_nfa_map: NDArray[np.float32]  # (256, 256), low is anomalous
+
+    @property
+    def is_defect(self) -> bool:
+        """Whether any region is below the threshold."""
+        return bool(self.detections)
+
+
+def predict(
+    model: Model, calibration: Calibration, images: Sequence[NDArray[np.uint8]], *, threshold: float = 0.0
+) -> list[Prediction]:
+    """Predictions for RGB `images`, each (H, W, 3) of any size; a region is detected where log_nfa < `threshold`."""
+    with torch.inference_mode():
+        embeddings = model.embeddings(images)
+        scores = anomaly_score(embeddings, size=SCORE_SIZE)[:, 0].float().cpu().numpy()  # (B, 256, 256)
+        norms = [u.cpu().numpy() for u in squared_norms(embeddings)]  # per scale (B, H_s, W_s)
+    result = a_contrario(norms, background=calibration.background, tests=model.config.tests)
+    ceiling = log_nfa_ceiling(result, tests=model.config.tests)
+    lowest = lowest_log_nfa(result, ceiling=ceiling)
+    grids = [(labels.shape[1], labels.shape[2]) for labels in result.labels]
+    predictions = []
+    for index, image in enumerate(images):
+        size = (image.shape[0], image.shape[1])
+        detected = detected_regions(result, index=index, threshold=threshold)
+        predictions.append(
+            Prediction(
+                size=size,
+                log_nfa=float(lowest[index]),
+                score=float(scores[index].max()),
+                threshold=threshold,
+                detections=tuple(
+                    _detection(detected, i, size=size, grid=grids[detected.scale[i]]) for i in range(len(detected))
+                ),
+                mask=detection_mask(result, detected, index=index, size=size),
+                score_map=scores[index],
+                log_nfa_map=log_nfa_map(result, index=index, ceiling=ceiling, size=SCORE_SIZE),
+            )
+        )
+    return predictions
+
+
+def log_nfa_ceiling(result: AContrario, *, tests: Tests) -> float:
+    """The log NFA of a cell that is no evidence at all: the log number of tests of a single cell."""
+    grids = [(labels.shape[1], labels.shape[2]) for labels in result.labels]
+    return log_n_tests(grids) if tests == "paper" else float(log_n_tests_by_size(grids, 1))
+
+
+def lowest_log_nfa(result: AContrario, *, ceiling: float) -> NDArray[np.float64]:
+    """The lowest log NFA of each image, (B,); `ceiling` where an image has no region that goes below it."""
+    lowest = np.full(len(result.labels[0]), ceiling)
+    np.minimum.at(lowest, result.regions.image, result.regions.log_nfa)
+    return lowest
+
+
+def detected_regions(result: AContrario, *, index: int, threshold: float) -> Regions:
+    """The regions of image `index` with log_nfa < `threshold`, most significant first."""
+    regions = result.regions
+    rows = np.flatnonzero((regions.image == index) & (regions.log_nfa < threshold))
+    return regions.select(rows[np.argsort(regions.log_nfa[rows], kind="stable")])
+
+
+def log_nfa_map(result: AContrario, *, index: int, ceiling: float, size: tuple[int, int]) -> NDArray[np.float32]:
+    """Lowest log NFA over scales at every pixel of image `index`, (H, W) (paper eq. 8): bilinear, then minimum.
+
+    Cells without a region, and regions that are no evidence, carry `ceiling`.
+    """
+    regions = result.regions.select(result.regions.image == index)
+    maps = []
+    for scale, labels in enumerate(result.labels):
+        values = np.minimum(regions.log_nfa[regions.scale == scale], ceiling)  # in the order of labels
+        cells = np.append(values, ceiling)[labels[index]]  # label -1, no region, takes the last
+        maps.append(resize_map(cells.astype(np.float32), size))
+    return np.minimum.reduce(maps)
+
+
+def detection_mask(result: AContrario, detected: Regions, *, index: int, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Union of the `detected` regions of image `index` at `size` (H, W).
+
+    Each region is up-sampled as an indicator and cut at one half, so that its outline follows its cells and does not
+    grow with its significance as the published mask does (METHOD 7.6).
+    """
+    mask = np.zeros(size, dtype=np.bool_)
+    for scale, labels in enumerate(result.labels):
+        wanted = detected.label[detected.scale == scale]
+        if len(wanted):
+            mask |= resize_map(np.isin(labels[index], wanted).astype(np.float32), size) >= 0.5
+    return mask
+
+
+def _detection(region: Regions, i: int, *, size: tuple[int, int], grid: tuple[int, int]) -> Detection:
+    y, x = size[0] / grid[0], size[1] / grid[1]  # pixels per cell
+    return Detection(
+        log_nfa=float(region.log_nfa[i]),
+        log_pfa=float(region.log_pfa[i]),
+        area=float(region.area[i] * x * y),
+        bounding_box=(
+            int(region.left[i] * x), int(region.top[i] * y), int(np.ceil(region.right[i] * x)), int(np.ceil(region.bottom[i] * y)),
+        ),
+        centroid=(float((region.column[i] + 0.5) * x), float((region.row[i] + 0.5) * y)),
+        scale=int(region.scale[i]) + 1,
+    )  # fmt: skip
