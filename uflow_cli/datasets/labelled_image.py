@@ -90,7 +90,7 @@ def find_mask(folder: Path, stems: Sequence[str]) -> Path:
 
 
 def subfolders(folder: Path, *, layout: str) -> list[Path]:
-    """List the folders inside `folder` in natural order, hidden ones left out. Raises DatasetError where `folder` is not one."""
+    """List the folders inside `folder`, hidden ones left out, in natural order. Raises DatasetError for no folder."""
     if not folder.is_dir():
         raise DatasetError(f"{folder}: no such folder; {layout}")
     inside = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
