@@ -1,4 +1,4 @@
-"""Plain, slow, obvious references for the native core. Nothing here is clever; everything is written as METHOD words it."""
+"""Plain, slow, obvious references for the native core, written as the method words it."""
 
 from __future__ import annotations
 
@@ -115,7 +115,9 @@ def regions(values: np.ndarray, log_tail: Callable[[float], float]) -> list[Node
     return sorted(leaves, key=lambda node: min(node.cells))
 
 
-def paint(shape: tuple[int, ...], found: list[Node], log_tail: Callable[[float], float]) -> tuple[np.ndarray, np.ndarray]:
+def paint(
+    shape: tuple[int, ...], found: list[Node], log_tail: Callable[[float], float]
+) -> tuple[np.ndarray, np.ndarray]:
     """log_pfa map (0 outside regions) and label map (-1 outside)."""
     log_pfa = np.zeros(shape)
     labels = np.full(shape, -1)
@@ -124,3 +126,44 @@ def paint(shape: tuple[int, ...], found: list[Node], log_tail: Callable[[float],
             log_pfa[cell] = node.area * log_tail(node.level)
             labels[cell] = label
     return log_pfa, labels
+
+
+def bottom_up_regions(
+    values: np.ndarray, parent: np.ndarray, order: np.ndarray, log_tail: Callable[[float], float]
+) -> list[tuple[float, int, float]]:
+    """(level, area, log_pfa) of the regions of log_pfa < 0, by a single pass over a given max-tree.
+
+    A node is closed if the iteration would turn it into a leaf; `best` is the node that then stands for it. `parent`
+    and `order` are scikit-image's: flat, parents before children. For maps too large for `regions`.
+    """
+    flat = values.ravel()
+    parent = parent.ravel()
+    root = int(order[0])
+    nodes = [int(p) for p in order if p == root or flat[parent[p]] != flat[p]]
+    area = dict.fromkeys(range(flat.size), 1)
+    for p in reversed(order[1:].tolist()):
+        area[int(parent[p])] += area[p]
+    children: dict[int, list[int]] = {node: [] for node in nodes}
+    for node in nodes:
+        if node != root:
+            children[int(parent[node])].append(node)
+
+    log_pfa = {node: area[node] * log_tail(float(flat[node])) for node in nodes}
+    best: dict[int, int | None] = {}  # None: open
+    for node in reversed(nodes):
+        bests = [best[child] for child in children[node]]
+        closed = [b for b in bests if b is not None]
+        if len(closed) < len(bests):
+            best[node] = None
+        elif len(bests) == 1:
+            best[node] = closed[0] if log_pfa[closed[0]] <= log_pfa[node] else node
+        else:
+            best[node] = node if all(log_pfa[node] <= log_pfa[b] for b in closed) else None
+
+    found = []
+    for node in nodes:
+        speaker = best[node]
+        maximal = node == root or best[int(parent[node])] is None
+        if speaker is not None and maximal and log_pfa[speaker] < 0:
+            found.append((float(flat[speaker]), area[speaker], log_pfa[speaker]))
+    return found

@@ -1,0 +1,202 @@
+"""What crosses from Python to the native core: arrays, errors, threads."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from uflow_cli import _core, nfa  # noqa: TID251 (the border itself is under test)
+from uflow_cli.nfa import Background
+
+OPTIONS = {"degrees_of_freedom": [4.0], "scales": [1.0], "tests": "paper", "tail": "chernoff", "n_threads": 1}
+GOOD = np.ones((1, 3, 4), np.float32)
+
+
+def core(u: object, **changes: object) -> object:
+    return _core.a_contrario([u], **{**OPTIONS, "keep_below": 0.0, **changes})  # type: ignore[arg-type, list-item]
+
+
+@pytest.mark.parametrize(
+    "u",
+    [
+        GOOD.astype(np.float64),
+        GOOD.astype(np.int32),
+        GOOD.astype(">f4"),
+        GOOD[:, :, ::2],
+        np.asfortranarray(np.ones((2, 3, 4), np.float32)),
+        GOOD.tolist(),
+        None,
+    ],
+    ids=["float64", "int32", "big-endian", "strided", "fortran", "list", "none"],
+)
+def test_the_core_copies_nothing_so_other_arrays_are_type_errors(u: object) -> None:
+    with pytest.raises(TypeError, match="incompatible function arguments"):
+        core(u)
+    if isinstance(u, np.ndarray):
+        with pytest.raises(TypeError, match="incompatible function arguments"):
+            _core.max_tree(u[0])
+        with pytest.raises(TypeError, match="incompatible function arguments"):
+            _core.squared_norm(u[None], 1)
+
+
+@pytest.mark.parametrize(
+    ("u", "changes"),
+    [
+        (GOOD[0], {}),
+        (GOOD[None], {}),
+        (np.ones((1, 0, 4), np.float32), {}),
+        (np.full((1, 2, 2), np.nan, np.float32), {}),
+        (np.full((1, 2, 2), np.inf, np.float32), {}),
+        (np.full((1, 2, 2), -1, np.float32), {}),
+        (GOOD, {"tests": "Paper"}),
+        (GOOD, {"tail": "chi2"}),
+        (GOOD, {"scales": []}),
+        (GOOD, {"scales": [0.0]}),
+        (GOOD, {"degrees_of_freedom": [np.inf]}),
+    ],
+)
+def test_the_core_checks_what_it_needs(u: np.ndarray, changes: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        core(u, **changes)
+
+
+def test_the_core_takes_no_scales_for_an_error() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        _core.a_contrario([], [], [], tests="paper", tail="exact", keep_below=0.0, n_threads=1)
+
+
+@pytest.mark.parametrize(
+    ("maps", "background", "message"),
+    [
+        ([], [], "squared_norms is empty"),
+        ([GOOD[0]], [Background(4)], r"squared_norms\[0\] must be \(images, height, width\), but has shape \(3, 4\)"),
+        ([GOOD, np.ones((1, 0, 4))], [Background(4)] * 2, r"squared_norms\[1\] is empty: shape \(1, 0, 4\)"),
+        ([GOOD], [Background(4)] * 2, "1 scales of squared_norms, but 2 backgrounds"),
+        ([GOOD, np.ones((2, 2, 2))], [Background(4)] * 2, r"all scales need the same images, but there are \[1, 2\]"),
+        ([GOOD * np.nan], [Background(4)], r"squared_norms\[0\] must be finite and not negative, but spans nan"),
+        ([GOOD * np.inf], [Background(4)], "must be finite and not negative, but spans inf"),
+        ([-GOOD], [Background(4)], "must be finite and not negative, but spans -1.0"),
+    ],
+)
+def test_wrong_maps_are_told_apart(maps: list[np.ndarray], background: list[Background], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        nfa.a_contrario(maps, background=background)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tests": "eq9"}, "tests must be one of paper, by-size, not 'eq9'"),
+        ({"tail": "normal"}, "tail must be one of chernoff, published, exact, not 'normal'"),
+        ({"n_threads": -1}, "n_threads must be 0"),
+        ({"keep_below": np.nan}, "keep_below is NaN"),
+    ],
+)
+def test_wrong_options_are_told_apart(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        nfa.a_contrario([GOOD], background=[Background(4)], **options)  # type: ignore[arg-type]
+
+
+def test_other_wrong_arguments_are_told_apart() -> None:
+    for law in ((0.0, 1.0), (-1.0, 1.0), (np.nan, 1.0), (4.0, 0.0), (4.0, np.inf)):
+        with pytest.raises(ValueError, match="of a background must be positive and finite"):
+            Background(*law)
+    with pytest.raises(ValueError, match="area is at least 1 cell"):
+        nfa.log_n_tests_by_size([(2, 2)], [0])
+    for grids in ([], [(0, 3)], [(-2, -2)]):
+        with pytest.raises(ValueError, match="grids must be"):
+            nfa.log_n_tests(grids)
+    for x in (-1.0, np.nan, np.inf):
+        with pytest.raises(ValueError, match="x must be finite and not negative"):
+            nfa.chi2_log_tail(x, degrees_of_freedom=3)
+    with pytest.raises(ValueError, match="NaN"):
+        nfa.max_tree(np.array([[1.0, np.nan]]))
+    with pytest.raises(ValueError, match=r"score must be \(height, width\)"):
+        nfa.max_tree(np.ones(4))
+    with pytest.raises(ValueError, match="embeddings must be"):
+        nfa.squared_norm(np.ones((3, 4, 5)))
+
+
+@pytest.mark.parametrize(
+    "u",
+    [
+        GOOD.astype(np.float64),
+        np.ones((1, 3, 8))[:, :, ::2],
+        np.asfortranarray(GOOD),
+        GOOD.astype(np.int64),
+        GOOD.tolist(),
+    ],
+    ids=["float64", "strided", "fortran", "int64", "list"],
+)
+def test_the_friendly_layer_takes_whatever_can_be_made_float32(u: object) -> None:
+    found = nfa.a_contrario([u], background=[Background(0.5)])  # type: ignore[list-item]
+    assert found.regions.area.tolist() == [12]
+
+
+def test_inputs_are_left_alone_and_may_be_read_only() -> None:
+    u = np.random.default_rng(0).chisquare(4, (1, 9, 9)).astype(np.float32)
+    before = u.copy()
+    u.flags.writeable = False
+    nfa.a_contrario([u], background=[Background(4)])
+    nfa.max_tree(u[0])
+    nfa.squared_norm(u[None])
+    np.testing.assert_array_equal(u, before)
+
+
+def test_results_have_the_documented_types_and_own_their_memory() -> None:
+    found = nfa.a_contrario([GOOD * 9, GOOD * 8], background=[Background(4), Background(4)])
+    assert [m.dtype for m in found.log_pfa + found.labels] == [np.float32, np.float32, np.int32, np.int32]
+    assert [m.shape for m in found.log_pfa + found.labels] == [(1, 3, 4)] * 4
+    kinds = {name: getattr(found.regions, name).dtype for name in nfa.Regions.__dataclass_fields__}
+    assert {name for name, kind in kinds.items() if kind == np.float64} == {
+        "level",
+        "log_pfa",
+        "log_nfa",
+        "row",
+        "column",
+    }
+    assert {name for name, kind in kinds.items() if kind == np.int64} == {"area"}
+    column = found.regions.area
+    del found
+    assert column.tolist() == [12, 12]
+    column[0] = 5  # writeable
+
+
+LONG = np.random.default_rng(0).chisquare(4, (1, 2000, 2000)).astype(np.float32)
+
+
+def test_another_thread_keeps_running_during_a_long_call() -> None:
+    ticks: list[float] = []
+    stop = threading.Event()
+
+    def tick() -> None:
+        while not stop.is_set():
+            ticks.append(time.perf_counter())
+            time.sleep(0.001)
+
+    with ThreadPoolExecutor(1) as pool:
+        ticking = pool.submit(tick)
+        start = time.perf_counter()
+        _core.a_contrario([LONG], **OPTIONS, keep_below=-1e9)  # type: ignore[arg-type]
+        end = time.perf_counter()
+        stop.set()
+        ticking.result()
+    inside = [t for t in ticks if start < t < end]
+    assert len(inside) >= 5
+    assert inside[-1] - inside[0] > 0.5 * (end - start)
+
+
+def test_threads_calling_at_once_agree() -> None:
+    maps = [LONG[:, :300, :300].copy(), LONG[:, 300:400, :100].copy()]
+
+    def run(_: int) -> tuple[bytes, bytes]:
+        found = nfa.a_contrario(maps, background=[Background(4), Background(3)])
+        return found.log_pfa[0].tobytes(), found.regions.log_nfa.tobytes()
+
+    with ThreadPoolExecutor(4) as pool:
+        results = set(pool.map(run, range(16)))
+    assert len(results) == 1
