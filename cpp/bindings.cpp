@@ -63,8 +63,8 @@ template <class T>
 using Array = py::array_t<T>;
 using Columns =
     py::typing::Tuple<Array<std::int32_t>, Array<std::int32_t>, Array<std::int32_t>, Array<double>, Array<double>,
-                      Array<double>, Array<std::int64_t>, Array<std::int32_t>, Array<std::int32_t>,
-                      Array<std::int32_t>, Array<std::int32_t>, Array<double>, Array<double>>;
+                      Array<double>, Array<std::int64_t>, Array<std::int32_t>, Array<std::int32_t>, Array<std::int32_t>,
+                      Array<std::int32_t>, Array<double>, Array<double>>;
 using Maps = py::typing::Tuple<py::typing::List<Array<float>>, py::typing::List<Array<std::int32_t>>, Columns>;
 using Tree = py::typing::Tuple<Array<std::int32_t>, Array<std::int32_t>, Array<std::int32_t>>;
 
@@ -77,8 +77,8 @@ Columns as_columns(uflow::RegionTable&& t) {
 }
 
 Maps a_contrario(std::vector<CArray<float>> const& squared_norms, std::vector<double> const& degrees_of_freedom,
-                      std::vector<double> const& scales, std::string const& tests, std::string const& tail,
-                      double keep_below, std::size_t n_threads) {
+                 std::vector<double> const& scales, std::string const& tests, std::string const& tail,
+                 double keep_below, std::size_t n_threads) {
     if (degrees_of_freedom.size() != squared_norms.size() || scales.size() != squared_norms.size())
         throw std::invalid_argument("every scale needs its degrees of freedom and its scale");
     uflow::Settings const settings{as_tests(tests), as_tail(tail), keep_below, n_threads};
@@ -91,8 +91,13 @@ Maps a_contrario(std::vector<CArray<float>> const& squared_norms, std::vector<do
         std::vector<py::ssize_t> const shape(u.shape(), u.shape() + 3);
         py::array_t<float> log_pfa_map(shape);
         py::array_t<std::int32_t> label_map(shape);
-        batch.push_back({u.data(), extent(u, 0), extent(u, 1), extent(u, 2), {degrees_of_freedom[s], scales[s]},
-                         log_pfa_map.mutable_data(), label_map.mutable_data()});
+        batch.push_back({u.data(),
+                         extent(u, 0),
+                         extent(u, 1),
+                         extent(u, 2),
+                         {degrees_of_freedom[s], scales[s]},
+                         log_pfa_map.mutable_data(),
+                         label_map.mutable_data()});
         log_pfa.append(std::move(log_pfa_map));
         labels.append(std::move(label_map));
     }

@@ -23,12 +23,14 @@ enum class Tail {
 namespace detail {
 
 // ln Gamma(a) - [(a - 1/2) ln a - a + ln(2 pi)/2], Stirling's remainder (Abramowitz & Stegun 6.1.41).
-// Below 16 the argument is first moved up by Gamma(a + 1) = a Gamma(a). Not std::lgamma: that writes the global signgam.
+// Below 16 the argument is first moved up by Gamma(a + 1) = a Gamma(a). Not std::lgamma: that writes the global
+// signgam.
 [[nodiscard]] inline double stirling_remainder(double a) {
     double moved = 0.0;
     for (; a < 16.0; a += 1.0) moved += (a + 0.5) * std::log1p(1.0 / a) - 1.0;
     auto const r = 1.0 / (a * a);
-    auto const series = 1.0 / 12 + r * (-1.0 / 360 + r * (1.0 / 1260 + r * (-1.0 / 1680 + r * (1.0 / 1188 - r * 691.0 / 360360))));
+    auto const series =
+        1.0 / 12 + r * (-1.0 / 360 + r * (1.0 / 1260 + r * (-1.0 / 1680 + r * (1.0 / 1188 - r * 691.0 / 360360))));
     return moved + series / a;
 }
 
@@ -81,7 +83,7 @@ struct TailLaw {
     Tail tail;
     double degrees_of_freedom;
     double scale;
-    double remainder;    // of Stirling's formula at half the degrees of freedom
+    double remainder;     // of Stirling's formula at half the degrees of freedom
     float certain_up_to;  // the highest U whose tail is surely 1; -1 if there is none
 };
 
@@ -105,7 +107,9 @@ namespace detail {
     constexpr float most = std::numeric_limits<float>::max();
     auto const mean = background.degrees_of_freedom * background.scale;
     auto level = static_cast<float>(std::min(mean, static_cast<double>(most)));
-    auto const certain = [&](float u) { return static_cast<double>(u) / background.scale <= background.degrees_of_freedom; };
+    auto const certain = [&](float u) {
+        return static_cast<double>(u) / background.scale <= background.degrees_of_freedom;
+    };
     while (!certain(level)) level = std::nextafter(level, 0.0F);
     while (level < most && certain(std::nextafter(level, most))) level = std::nextafter(level, most);
     return level;

@@ -13,7 +13,7 @@ namespace uflow {
 using Pixel = std::int32_t;
 
 struct Grid {
-    std::span<const float> values;  // row by row
+    std::span<float const> values;  // row by row
     Pixel height = 0;
     Pixel width = 0;
 };

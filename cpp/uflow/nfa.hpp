@@ -50,7 +50,7 @@ struct NumberOfTests {
     }
 };
 
-[[nodiscard]] inline NumberOfTests make_number_of_tests(std::span<const std::size_t> cells, Tests tests) {
+[[nodiscard]] inline NumberOfTests make_number_of_tests(std::span<std::size_t const> cells, Tests tests) {
     return {tests, tests == Tests::paper ? log_n_tests(cells) : log_n_positions_and_sizes(cells)};
 }
 
@@ -79,7 +79,7 @@ inline void append(RegionTable& table, std::size_t image, std::size_t scale, std
     }
 }
 
-[[nodiscard]] inline std::vector<std::size_t> cells_of(std::span<const Scale> scales) {
+[[nodiscard]] inline std::vector<std::size_t> cells_of(std::span<Scale const> scales) {
     std::vector<std::size_t> cells;
     for (auto const& scale : scales) {
         if (scale.images != scales.front().images) throw std::invalid_argument("all scales need the same images");
@@ -91,7 +91,7 @@ inline void append(RegionTable& table, std::size_t image, std::size_t scale, std
 }  // namespace detail
 
 // Paints log_pfa and labels of all scales and returns the table. One thread gives the same bits as many.
-[[nodiscard]] inline RegionTable detect(std::span<const Scale> scales, Settings const& settings) {
+[[nodiscard]] inline RegionTable detect(std::span<Scale const> scales, Settings const& settings) {
     auto const cells = detail::cells_of(scales);
     auto const log_n_tests = make_number_of_tests(cells, settings.tests);
     std::vector<TailLaw> laws;

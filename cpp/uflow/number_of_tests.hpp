@@ -22,9 +22,10 @@ constexpr double kPolyominoBeta = 4.062570;
 
 namespace detail {
 
-inline void check_cells(std::span<const std::size_t> cells) {
+inline void check_cells(std::span<std::size_t const> cells) {
     if (cells.empty()) throw std::invalid_argument("the number of tests needs at least one grid");
-    if (*std::min_element(cells.begin(), cells.end()) == 0) throw std::invalid_argument("a grid needs at least one cell");
+    if (*std::min_element(cells.begin(), cells.end()) == 0)
+        throw std::invalid_argument("a grid needs at least one cell");
 }
 
 // log10 of n * sum_{r=1..n} alpha beta^r / r, summed from the largest term down: r = n - j, so nothing overflows.
@@ -39,7 +40,7 @@ inline void check_cells(std::span<const std::size_t> cells) {
 }  // namespace detail
 
 // Paper eq. 9: log10 of sum_s |grid_s| sum_{r <= |grid_s|} alpha beta^r / r.
-[[nodiscard]] inline double log_n_tests(std::span<const std::size_t> cells) {
+[[nodiscard]] inline double log_n_tests(std::span<std::size_t const> cells) {
     detail::check_cells(cells);
     double highest = detail::log_n_tests_of_grid(*std::max_element(cells.begin(), cells.end()));
     double sum = 0.0;
@@ -53,7 +54,7 @@ inline void check_cells(std::span<const std::size_t> cells) {
 }
 
 // log10 of (cells of all grids) * (sizes a region can have).
-[[nodiscard]] inline double log_n_positions_and_sizes(std::span<const std::size_t> cells) {
+[[nodiscard]] inline double log_n_positions_and_sizes(std::span<std::size_t const> cells) {
     detail::check_cells(cells);
     double positions = 0.0;
     for (auto const n : cells) positions += static_cast<double>(n);

@@ -11,7 +11,8 @@
 
 namespace uflow {
 
-// As many threads as asked for (0: one per core), but not more than there are jobs, nor for less work than a thread costs.
+// As many threads as asked for (0: one per core), but not more than there are jobs, nor for less work than a thread
+// costs.
 [[nodiscard]] inline std::size_t useful_threads(std::size_t asked, std::size_t jobs, std::size_t pixels) {
     constexpr std::size_t pixels_worth_a_thread = 4096;
     if (asked == 0) asked = std::max(1U, std::thread::hardware_concurrency());

@@ -1,4 +1,5 @@
-// The regions of one map: PFA prune and PFA merge (paper section 4) brought to their fixpoint in one flood from the top.
+// The regions of one map: PFA prune and PFA merge (paper section 4) brought to their fixpoint in one flood from the
+// top.
 //
 // The iterated prune/merge comes to this (children before parents): a leaf of the max-tree is *closed* with best =
 // itself; a node with one child is closed if the child is, best = the lower log PFA of the child's best and itself
@@ -34,14 +35,14 @@ struct Region {
 
 // A chain of nodes of the max-tree while it grows: the node in progress, and the best of the completed ones.
 struct Branch {
-    std::int32_t link;      // union-find: towards the root; kOpen once it has met an open node
-    std::int32_t parent;    // the branch it grew into, always of a higher number; -1 if none
-    float level;            // of the node in progress
-    Pixel area;             // so far
-    double best_log_pfa;    // of a merge in progress: the lowest of its children, to be reached
+    std::int32_t link;    // union-find: towards the root; kOpen once it has met an open node
+    std::int32_t parent;  // the branch it grew into, always of a higher number; -1 if none
+    float level;          // of the node in progress
+    Pixel area;           // so far
+    double best_log_pfa;  // of a merge in progress: the lowest of its children, to be reached
     float best_level;
-    Pixel best_area;        // 0: no node has been completed yet
-    bool absorbs;           // false: a merge that has not paid off (yet); its children stand for themselves
+    Pixel best_area;  // 0: no node has been completed yet
+    bool absorbs;     // false: a merge that has not paid off (yet); its children stand for themselves
 };
 
 // Buffers that one map leaves behind for the next; hold no result.
@@ -56,7 +57,7 @@ constexpr std::int32_t kOutside = -1;  // not flooded (yet)
 constexpr std::int32_t kOpen = -2;
 
 class Flood {
-   public:
+ public:
     Flood(Grid const& grid, TailLaw const& law, std::span<std::int32_t> branch_of, Workspace& workspace)
         : grid_(grid), law_(law), branch_of_(branch_of), workspace_(workspace), branches_(workspace.branches) {}
 
@@ -69,7 +70,7 @@ class Flood {
         let_the_absorbed_go();
     }
 
-   private:
+ private:
     // A summit comes before all its neighbours (higher, ties: lower number), so it needs no sorting.
     void start_branches_at_summits() {
         auto const& value = grid_.values;
@@ -153,17 +154,17 @@ class Flood {
             else
                 around[n_around++] = root;
         });
-        auto const roots = std::span<const std::int32_t>(around, static_cast<std::size_t>(n_around));
+        auto const roots = std::span<std::int32_t const>(around, static_cast<std::size_t>(n_around));
         branch_of_[static_cast<std::size_t>(p)] = open ? cut(roots) : join(roots, level);
     }
 
     // An open node takes no part: what has been completed below stays as it is.
-    std::int32_t cut(std::span<const std::int32_t> roots) {
+    std::int32_t cut(std::span<std::int32_t const> roots) {
         for (auto const id : roots) branch(id).link = kOpen;
         return kOpen;
     }
 
-    std::int32_t join(std::span<const std::int32_t> roots, float level) {
+    std::int32_t join(std::span<std::int32_t const> roots, float level) {
         if (roots.size() == 1) {
             auto& only = branch(roots[0]);
             only.level = level;
@@ -214,8 +215,8 @@ class Flood {
 };
 
 // A branch's region is what the branch holds at or above the region's level. Numbers regions by their first pixel.
-[[nodiscard]] inline std::vector<Region> paint(Grid const& grid, std::span<float> log_pfa, std::span<std::int32_t> labels,
-                                               std::vector<Branch>& branches) {
+[[nodiscard]] inline std::vector<Region> paint(Grid const& grid, std::span<float> log_pfa,
+                                               std::span<std::int32_t> labels, std::vector<Branch>& branches) {
     std::vector<Region> regions;
     for (auto& b : branches) b.link = -1;  // from here on: the region's label
     for (Pixel y = 0, p = 0; y < grid.height; ++y) {

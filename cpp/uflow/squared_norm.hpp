@@ -11,7 +11,8 @@ namespace uflow {
 
 namespace detail {
 
-// Cells first..last of one image. Four channels per sweep: the sums stay in the first-level cache and are touched rarely.
+// Cells first..last of one image. Four channels per sweep: the sums stay in the first-level cache and are touched
+// rarely.
 inline void add_squares(float const* embedding, std::size_t channels, std::size_t cells, std::size_t first,
                         std::size_t last, float* __restrict sum) {
     std::fill(sum + first, sum + last, 0.0F);

@@ -25,7 +25,8 @@ namespace uflow {
     }
     for (auto const p : tree.order)
         if (!is_canonical(grid, tree, p))
-            area[static_cast<std::size_t>(p)] = area[static_cast<std::size_t>(tree.parent[static_cast<std::size_t>(p)])];
+            area[static_cast<std::size_t>(p)] =
+                area[static_cast<std::size_t>(tree.parent[static_cast<std::size_t>(p)])];
     return area;
 }
 

@@ -1,0 +1,55 @@
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+
+#include "uflow/chi2.hpp"
+
+using uflow::log_tail;
+using uflow::make_tail_law;
+using uflow::Tail;
+
+TEST_CASE("two degrees of freedom have the tail exp(-x/2), however far out") {
+    auto const law = make_tail_law({2.0}, Tail::exact);
+    for (double const x : {1e-9, 0.5, 2.0, 3.9, 4.1, 100.0, 1e5, 1e30})
+        CHECK(log_tail(law, x) == doctest::Approx(-0.5 * x / std::log(10.0)).epsilon(1e-14));
+}
+
+TEST_CASE("one degree of freedom has the tail erfc(sqrt(x/2))") {
+    auto const law = make_tail_law({1.0}, Tail::exact);
+    for (double const x : {1e-9, 0.5, 2.0, 3.9, 4.1, 100.0, 1000.0})
+        CHECK(log_tail(law, x) == doctest::Approx(std::log10(std::erfc(std::sqrt(0.5 * x)))).epsilon(1e-13));
+}
+
+TEST_CASE("the law of scale * chi2 is the law of chi2 at U / scale") {
+    for (auto const tail : {Tail::chernoff, Tail::published, Tail::exact})
+        CHECK(log_tail(make_tail_law({5.0, 0.25}, tail), 3.0) == log_tail(make_tail_law({5.0, 1.0}, tail), 12.0));
+}
+
+TEST_CASE("Stirling's remainder is that of ln Gamma") {
+    for (double const a : {0.05, 0.5, 1.0, 3.7, 15.9, 16.1, 408.0}) {
+        auto const leading = (a - 0.5) * std::log(a) - a + 0.5 * std::log(2.0 * std::numbers::pi);
+        CHECK(uflow::detail::stirling_remainder(a) == doctest::Approx(std::lgamma(a) - leading).epsilon(1e-9));
+    }
+}
+
+TEST_CASE("a level is certain exactly up to the one that is announced") {
+    for (double const k : {0.3, 4.0, 816.0})
+        for (double const scale : {0.37, 1.0, 1.9}) {
+            auto const law = make_tail_law({k, scale}, Tail::chernoff);
+            auto const above = std::nextafter(law.certain_up_to, std::numeric_limits<float>::max());
+            CHECK(log_tail(law, law.certain_up_to) == 0.0);
+            CHECK(static_cast<double>(above) / scale > k);
+        }
+    CHECK(make_tail_law({1e300, 1e300}, Tail::chernoff).certain_up_to == std::numeric_limits<float>::max());
+    CHECK(make_tail_law({1e-300, 1e-300}, Tail::chernoff).certain_up_to == 0.0F);
+}
+
+TEST_CASE("a law needs positive and finite numbers") {
+    constexpr auto infinity = std::numeric_limits<double>::infinity();
+    for (double const bad : {0.0, -1.0, infinity, std::numeric_limits<double>::quiet_NaN()}) {
+        CHECK_THROWS_AS((void)make_tail_law({bad, 1.0}, Tail::exact), std::invalid_argument);
+        CHECK_THROWS_AS((void)make_tail_law({1.0, bad}, Tail::exact), std::invalid_argument);
+    }
+}
