@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from uflow_cli.datasets import folder, mvtec
+from uflow_cli.datasets import btad, folder, kolektor, lgg_mri, mvtec, shanghaitech, visa
 from uflow_cli.datasets.folder import folder_dataset
 from uflow_cli.datasets.labelled_image import GOOD, Dataset, LabelledImage, read_label_mask, require_mask
 from uflow_cli.errors import DatasetError
@@ -32,9 +32,15 @@ class Layout:
 
 
 DATASETS: dict[str, Layout] = {
+    "btad": Layout(btad.LAYOUT, btad.categories, btad.load),
     "folder": Layout(folder.LAYOUT, folder.categories, folder.load),
+    "ksdd": Layout(kolektor.LAYOUT_KSDD, kolektor.categories_ksdd, kolektor.load_ksdd),
+    "ksdd2": Layout(kolektor.LAYOUT_KSDD2, kolektor.categories_ksdd2, kolektor.load_ksdd2),
+    "lgg_mri": Layout(lgg_mri.LAYOUT, lgg_mri.categories, lgg_mri.load),
     "mtd": Layout(mvtec.LAYOUT, mvtec.categories, mvtec.load_magnetic_tile),
     "mvtec": Layout(mvtec.LAYOUT, mvtec.categories, mvtec.load),
+    "shanghaitech": Layout(shanghaitech.LAYOUT, shanghaitech.categories, shanghaitech.load),
+    "visa": Layout(visa.LAYOUT, visa.categories, visa.load),
 }
 
 

@@ -70,10 +70,8 @@ def require_mask(labelled: LabelledImage) -> None:
             f"{labelled.path}: a defective image ({labelled.defect}) without mask; no mask folder was given"
         )
     if not labelled.mask_path.is_file():
-        raise DatasetError(
-            f"{labelled.path}: a defective image ({labelled.defect}) without mask; expected {labelled.mask_path} "
-            f"(or another suffix: {', '.join(IMAGE_SUFFIXES)})"
-        )
+        found = f"{labelled.path}: a defective image ({labelled.defect}) without mask"
+        raise DatasetError(f"{found}; expected {labelled.mask_path}")
 
 
 def find_mask(folder: Path, stems: Sequence[str]) -> Path:
