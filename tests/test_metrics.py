@@ -15,7 +15,7 @@ from scipy import ndimage, stats
 from sklearn import metrics as sklearn_metrics
 
 from uflow_cli import metrics
-from uflow_cli.metrics import pixels
+from uflow_cli.metrics import pixels, score_counts
 
 Pairs = list[tuple[NDArray[Any], NDArray[np.bool_]]]
 SPECIAL = [-np.inf, -2.5, -1.0, -1e-40, -0.0, 0.0, 1e-40, 0.5, 1.0, 1.0000001, 3e38, np.inf]
@@ -106,8 +106,8 @@ def test_few_values_and_odd_ones_are_counted_exactly(
 @settings(deadline=None)
 @given(hnp.arrays(np.float32, 6, elements=st.floats(width=32, allow_nan=False)))
 def test_keys_order_as_scores_do_and_give_them_back(scores: NDArray[np.float32]) -> None:
-    keys = pixels._ordered_keys(scores)
-    np.testing.assert_array_equal(pixels._scores_of(keys), scores)
+    keys = score_counts.ordered_keys(scores)
+    np.testing.assert_array_equal(score_counts.scores_of(keys), scores)
     np.testing.assert_array_equal(keys[:, None] < keys[None], scores[:, None] < scores[None])
 
 
@@ -187,9 +187,9 @@ def test_aupro_is_refused_beyond_0_to_1(max_fpr: float) -> None:
 def test_small_buffers_and_slices_count_the_same(monkeypatch: pytest.MonkeyPatch, n_values: int | None) -> None:
     pairs = random_pairs(3, n_images=8, n_values=n_values)
     expected = metrics.pixel_curve(pairs)
-    monkeypatch.setattr(pixels, "_NEGATIVE_BUFFER", 100)
-    monkeypatch.setattr(pixels, "_POSITIVE_BUFFER", 37)
-    monkeypatch.setattr(pixels, "_SLICE", 11)
+    monkeypatch.setattr(pixels, "NEGATIVE_BUFFER", 100)
+    monkeypatch.setattr(pixels, "POSITIVE_BUFFER", 37)
+    monkeypatch.setattr(score_counts, "_SLICE", 11)
     scores = metrics.PixelScores()
     for index, (score, mask) in enumerate(pairs):
         scores.add(score, mask)
@@ -203,7 +203,7 @@ def test_small_buffers_and_slices_count_the_same(monkeypatch: pytest.MonkeyPatch
 
 
 def test_memory_follows_the_number_of_distinct_scores_and_not_of_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pixels, "_NEGATIVE_BUFFER", 1 << 16)
+    monkeypatch.setattr(pixels, "NEGATIVE_BUFFER", 1 << 16)
     random = np.random.default_rng(0)
     few = random.random(1000, dtype=np.float32)
     mask = np.zeros((128, 128), dtype=np.bool_)

@@ -16,8 +16,8 @@ def split(
     """Draw `train_share` of the groups: their good images train, all images of the other groups test.
 
     At least one group is drawn and one left. The draw depends on the names of the groups and `seed` only; defective
-    images of drawn groups are in neither part. Raises DatasetError for fewer than two groups, and where the drawn groups
-    hold no good image.
+    images of drawn groups are in neither part. Raises DatasetError for fewer than two groups, and where the drawn
+    groups hold no good image.
     """
     names = sorted(groups)
     if len(names) < 2:
