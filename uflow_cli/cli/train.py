@@ -9,7 +9,7 @@ import typer
 
 from uflow_cli.cli import console
 from uflow_cli.cli.interrupt import stop_on_interrupt
-from uflow_cli.cli.options import DATA_ROOT, DEVICE, Category, DataRoot, DatasetName, Device, DeviceName
+from uflow_cli.cli.options import DATA_ROOT, DEVICE, Category, DataRoot, DatasetName, Device
 
 
 def train(
@@ -20,7 +20,10 @@ def train(
         Path | None, typer.Option("--images", help="Folder of good images, instead of --dataset.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Run folder.  [default: runs/<dataset>/<category>]")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training images.")] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Passes over the training images.  [default: enough for 1600 steps, 20 to 200]"),
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images per step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     input_size: Annotated[int | None, typer.Option(min=1, help="Side in pixels to which images are resized.")] = None,
@@ -46,7 +49,7 @@ def train(
     data = load_dataset(dataset, root=data_root, category=category) if dataset else folder_dataset(images or Path())
     run = out or Path("runs") / data.name / data.category
     console.print_training_start(data.name, data.category, len(data.train), run=run)
-    with console.training_display(config.epochs) as display, stop_on_interrupt(console.warn) as interrupt:
+    with console.training_display() as display, stop_on_interrupt(console.warn) as interrupt:
         result = train_run(
             [image.path for image in data.train], out=run, dataset=data.name, category=data.category,
             model_config=model_config, config=config, device=choose_device(device.value), observer=display,

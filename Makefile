@@ -1,0 +1,55 @@
+# make demo: set up, train on the built-in sample, detect, leave a report to look at.    make test: set up, run all tests.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO ?= demo
+JOBS ?= 2
+
+.PHONY: demo test test-python test-native sanitize lint format stubs bench clean
+
+demo: $(VENV)/.installed
+	$(BIN)/uflow sample --out $(DEMO)/data
+	$(BIN)/uflow train --dataset mvtec --category fabric --data-root $(DEMO)/data --out $(DEMO)/run --input-size 256 --epochs 12 --overwrite
+	$(BIN)/uflow detect $(DEMO)/data/fabric/test --model $(DEMO)/run --out $(DEMO)/detections
+	$(BIN)/uflow evaluate --model $(DEMO)/run --data-root $(DEMO)/data --report $(DEMO)/report
+
+test: test-native test-python
+
+test-python: $(VENV)/.installed-dev
+	$(BIN)/pytest
+
+test-native: $(VENV)/.installed-dev
+	cmake --preset test -DPython_EXECUTABLE=$(BIN)/python
+	cmake --build --preset test -j $(JOBS)
+	ctest --preset test
+
+sanitize: $(VENV)/.installed-dev
+	.ci/system-packages sanitize
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.hpp' '*.cpp')
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $$(git ls-files '*.hpp' '*.cpp')
+
+$(VENV)/.installed: pyproject.toml CMakeLists.txt $(wildcard cpp/*.cpp cpp/uflow/*.hpp)
+	.ci/system-packages
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	.ci/system-packages test
+	$(BIN)/python -m pip install --quiet --group dev
+	touch $@
+
+clean:
+	rm -rf build $(DEMO) $(VENV)

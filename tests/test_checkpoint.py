@@ -1,0 +1,114 @@
+"""Run folders load as they were saved, and damage is told in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import good_image
+
+from uflow_cli.checkpoint import CONFIG_NAME, FORMAT, find_newest_run, is_run, load_model, load_run
+from uflow_cli.errors import CheckpointError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def copied_run(small_run, tmp_path):
+    return shutil.copytree(small_run, tmp_path / "run")
+
+
+def edit_config(folder, **changes):
+    path = folder / CONFIG_NAME
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_run_folder_holds_weights_config_and_log_and_nothing_else(small_run):
+    names = sorted(path.name for path in small_run.iterdir())
+    run = load_run(small_run)
+    assert names == sorted([CONFIG_NAME, "log.csv", run.weights])
+    assert run.weights.endswith(".safetensors")
+
+
+def test_loaded_model_gives_finite_embeddings_and_the_same_twice(small_run):
+    image = good_image(7)
+    first = load_model(load_run(small_run), device=CPU).embeddings([image])
+    again = load_model(load_run(small_run), device=CPU).embeddings([image])
+    for a, b in zip(first, again, strict=True):
+        assert torch.isfinite(a).all()
+        assert torch.equal(a, b)
+
+
+def test_missing_folder_says_so(tmp_path):
+    with pytest.raises(CheckpointError, match=r"nowhere does not exist.*uflow train"):
+        load_run(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("what", ["config", "weights"])
+def test_incomplete_folder_names_what_is_missing(copied_run, what):
+    name = CONFIG_NAME if what == "config" else load_run(copied_run).weights
+    (copied_run / name).unlink()
+    with pytest.raises(CheckpointError, match=rf"incomplete: {name}"):
+        load_run(copied_run)
+
+
+def test_newer_format_says_update(copied_run):
+    edit_config(copied_run, format=FORMAT + 1)
+    with pytest.raises(CheckpointError, match=rf"format {FORMAT + 1}.*up to {FORMAT}.*update uflow"):
+        load_run(copied_run)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": "x"}', '{"format": 1}'])
+def test_damaged_config_says_so(copied_run, text):
+    (copied_run / CONFIG_NAME).write_text(text)
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_run(copied_run)
+
+
+@pytest.mark.parametrize("keep", [0, 7, 1000])
+def test_truncated_weights_say_so(copied_run, keep):
+    run = load_run(copied_run)
+    path = copied_run / run.weights
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_model(run, device=CPU)
+
+
+def test_weights_of_another_model_do_not_fit(copied_run):
+    from safetensors.torch import save_file
+
+    run = load_run(copied_run)
+    save_file({"flow.something": torch.zeros(1)}, copied_run / run.weights)
+    with pytest.raises(CheckpointError, match="does not fit"):
+        load_model(run, device=CPU)
+
+
+def test_other_extractor_weights_are_refused(copied_run):
+    edit_config(copied_run, extractor_digest="0" * 64)
+    with pytest.raises(CheckpointError, match="other weights of efficientnet-lite0"):
+        load_model(load_run(copied_run), device=CPU)
+
+
+def test_newest_run_is_the_one_written_last(small_run, tmp_path):
+    older, newer = tmp_path / "a" / "old", tmp_path / "b" / "c" / "new"
+    shutil.copytree(small_run, older)
+    shutil.copytree(small_run, newer)
+    os.utime(older / CONFIG_NAME, (1, 1))
+    assert find_newest_run(tmp_path) == newer
+    assert is_run(newer)
+    assert not is_run(tmp_path)
+
+
+def test_no_run_at_all_says_how_to_get_one(tmp_path):
+    with pytest.raises(CheckpointError, match="uflow train"):
+        find_newest_run(tmp_path / "runs")
+
+
+def test_calibration_in_config_is_finite(small_run):
+    calibration = load_run(small_run).calibration
+    assert np.isfinite(calibration.lowest_log_nfa).all()
+    assert all(b.degrees_of_freedom <= c for b, c in zip(calibration.background, calibration.n_channels, strict=True))

@@ -1,0 +1,41 @@
+"""Settings: refused where they make no sense, and the same after a round trip."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import pytest
+
+from uflow_cli.config import ModelConfig, TrainingConfig, config_from_dict
+from uflow_cli.errors import UflowError
+
+
+@pytest.mark.parametrize("config", [ModelConfig(), ModelConfig(tests="paper"), TrainingConfig(), TrainingConfig(epochs=3)])
+def test_round_trip(config):
+    assert config_from_dict(type(config), asdict(config)) == config
+
+
+def test_unknown_setting_is_named_with_the_known_ones():
+    with pytest.raises(UflowError, match=r"'epoch'.*epochs"):
+        config_from_dict(TrainingConfig, {"epoch": 3})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"learning_rate": float("nan")},
+        {"held_out_fraction": 0.0}, {"held_out_fraction": 1.0}, {"seed": -1},
+    ],
+)  # fmt: skip
+def test_senseless_settings_are_refused(wrong):
+    with pytest.raises(UflowError, match=next(iter(wrong)).replace("_", "[ -]").replace("held[ -]out", "held-out")):
+        TrainingConfig(**wrong)
+
+
+@pytest.mark.parametrize(("n_images", "expected"), [(4, 200), (50, 200), (646, 20), (100, 123), (100_000, 20)])
+def test_default_epochs_make_about_1600_steps(n_images, expected):
+    assert TrainingConfig(batch_size=8).n_epochs(n_images) == expected
+
+
+def test_given_epochs_win():
+    assert TrainingConfig(epochs=7).n_epochs(10_000) == 7

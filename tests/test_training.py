@@ -1,0 +1,164 @@
+"""Training: honest splits, falling loss, a run that is whole at every moment, and clear refusals."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL_MODEL, SMALL_TRAINING, Recorder, good_image
+
+from uflow_cli.checkpoint import load_model, load_run
+from uflow_cli.config import TrainingConfig
+from uflow_cli.errors import ImageError, TrainingError
+from uflow_cli.images import write_png
+from uflow_cli.training import batched, one_cycle, split_images, train
+
+CPU = torch.device("cpu")
+
+
+def run_training(paths, out, recorder, config=SMALL_TRAINING, **options):
+    return train(
+        paths, out=out, dataset="d", category="c", model_config=SMALL_MODEL, config=config, device=CPU, observer=recorder,
+        **options,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def good_paths(product):
+    return sorted((product / "stripes" / "train" / "good").iterdir())
+
+
+@pytest.mark.parametrize("n_images", [2, 3, 5, 9, 10, 16, 40, 53, 54, 160, 761])
+def test_split_uses_every_image_once_and_holds_out_enough(n_images):
+    split = split_images(n_images, held_out_fraction=0.15, seed=3)
+    held_out = set(split.selection) | set(split.calibration)
+    assert sorted(set(split.training) | held_out) == list(range(n_images))
+    assert not set(split.training) & held_out
+    assert len(held_out) == min(max(8, round(0.15 * n_images)), n_images // 2)
+    if split.shared:
+        assert split.selection == split.calibration
+        assert len(held_out) < 24
+    else:
+        assert not set(split.selection) & set(split.calibration)
+        assert min(len(split.selection), len(split.calibration)) >= 8
+
+
+def test_split_depends_on_the_seed_alone():
+    assert split_images(50, held_out_fraction=0.15, seed=1) == split_images(50, held_out_fraction=0.15, seed=1)
+    assert split_images(50, held_out_fraction=0.15, seed=1) != split_images(50, held_out_fraction=0.15, seed=2)
+
+
+@pytest.mark.parametrize("n_images", [0, 1])
+def test_too_few_images_to_hold_one_out(n_images):
+    with pytest.raises(TrainingError, match="at least 2"):
+        split_images(n_images, held_out_fraction=0.15, seed=0)
+
+
+def test_loss_falls_and_the_best_epoch_is_kept(good_paths, tmp_path, recorder):
+    result = run_training(good_paths, tmp_path / "run", recorder)
+    losses = [record.loss for record in recorder.epochs]
+    assert losses[-1] < losses[0] - 0.05
+    best = min(recorder.epochs, key=lambda record: record.held_out_loss)
+    run = load_run(tmp_path / "run")
+    assert run.progress.best_epoch == best.epoch == result.progress.best_epoch
+    assert run.weights == f"flow-{best.epoch:04d}.safetensors"
+    assert run.progress.state == "finished"
+    assert recorder.images == recorder.features == len(good_paths)
+
+
+def test_log_can_be_plotted(small_run):
+    with (small_run / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4]
+    assert all(float(row["loss"]) > 0 and float(row["held_out_loss"]) > 0 for row in rows)
+    assert float(rows[-1]["seconds"]) > float(rows[0]["seconds"])
+
+
+def test_same_seed_same_model_other_seed_another(good_paths, tmp_path):
+    config = TrainingConfig(epochs=1, batch_size=4)
+    states = []
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        run_training(good_paths, tmp_path / name, Recorder([]), TrainingConfig(epochs=1, batch_size=4, seed=seed))
+        states.append(load_model(load_run(tmp_path / name), device=CPU).state_dict())
+    assert config.seed == 0
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert any(not torch.equal(states[0][key], states[2][key]) for key in states[0])
+
+
+def test_stopping_keeps_a_usable_run(good_paths, tmp_path, recorder):
+    asked = itertools.count()
+    result = run_training(good_paths, tmp_path / "run", recorder, should_stop=lambda: next(asked) >= 1)
+    assert [record.epoch for record in recorder.epochs] == [1, 2]
+    run = load_run(tmp_path / "run")
+    assert run.progress.state == result.progress.state == "stopped"
+    load_model(run, device=CPU)
+
+
+def test_run_is_whole_after_the_first_epoch(good_paths, tmp_path):
+    """A kill after any epoch leaves a model that works."""
+
+    class Killed(Recorder):
+        def on_epoch(self, record):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_training(good_paths, tmp_path / "run", Killed([]))
+    load_model(load_run(tmp_path / "run"), device=CPU)
+    assert not list((tmp_path / "run").glob(".*"))  # no litter
+
+
+def test_existing_run_is_not_overwritten_unless_asked(good_paths, tmp_path, recorder):
+    one_epoch = TrainingConfig(epochs=1, batch_size=4)
+    run_training(good_paths, tmp_path / "run", recorder, one_epoch)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    with pytest.raises(TrainingError, match="--overwrite"):
+        run_training(good_paths, tmp_path / "run", recorder, one_epoch)
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    run_training(good_paths, tmp_path / "run", recorder, TrainingConfig(epochs=1, batch_size=4, seed=1), overwrite=True)
+    assert load_run(tmp_path / "run").training.seed == 1
+
+
+def test_unreadable_images_are_named_before_training_starts(good_paths, tmp_path, recorder):
+    broken, empty = tmp_path / "broken.png", tmp_path / "empty.png"
+    broken.write_bytes(good_paths[0].read_bytes()[:500])
+    empty.touch()
+    with pytest.raises(ImageError, match=r"broken\.png.*1 more of 22 images"):
+        run_training([*good_paths, broken, empty], tmp_path / "run", recorder)
+    assert recorder.features == 0
+    assert not (tmp_path / "run").exists()
+
+
+def test_few_images_train_and_share_the_held_out_ones(tmp_path, recorder):
+    paths = [tmp_path / f"{i}.png" for i in range(5)]
+    for i, path in enumerate(paths):
+        write_png(path, good_image(i))
+    result = run_training(paths, tmp_path / "run", recorder, TrainingConfig(epochs=1, batch_size=2))
+    assert result.calibration.shared
+    assert result.calibration.n_images == 2
+
+
+def test_diverging_training_is_one_clear_error(good_paths, tmp_path, recorder):
+    with pytest.raises(TrainingError, match="lower --learning-rate"):
+        run_training(good_paths, tmp_path / "run", recorder, TrainingConfig(epochs=3, batch_size=4, learning_rate=1e4))
+
+
+def test_batches_cover_all_indices_in_order():
+    assert [list(b) for b in batched(range(7), 3)] == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+def test_learning_rate_warms_up_and_decays():
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimiser = torch.optim.SGD([parameter], lr=1.0)
+    schedule = one_cycle(optimiser, 100)
+    rates = []
+    for _ in range(100):
+        rates.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        schedule.step()
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == pytest.approx(1.0)
+    assert int(np.argmax(rates)) == 9
+    assert rates[-1] == pytest.approx(0.01, abs=0.01)
