@@ -3,12 +3,14 @@
 Colours mean the same in every picture. NFA in log10: low is anomalous; anomaly score in [0, 1): high is anomalous.
 """
 
+import struct
+import zlib
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from uflow_cli.images import colour_map, draw_outlines, put_text, resize_image, resize_map
+from uflow_cli.images import colour_map, draw_outlines, outline, put_text, resize_image, resize_map
 
 Picture: TypeAlias = NDArray[np.uint8]
 Map: TypeAlias = NDArray[np.floating[Any]]
@@ -144,3 +146,30 @@ def _with_bar(picture: Picture, ticks: dict[float, str]) -> Picture:
         margin[row, 20:24] = _INK
         margin = put_text(margin, label, at=(27, min(max(row + 4, 9), height - 2)), colour=_INK, height=8)
     return np.hstack([picture, margin])
+
+
+def heat_png(score_map: Map) -> bytes:
+    """The heat alone as a PNG with transparency, to be laid over the image by whoever shows it."""
+    colour, opacity = heat(score_map)
+    alpha = np.rint(opacity * 255).astype(np.uint8)[..., None]
+    pixels = np.concatenate([np.where(alpha > 0, colour, 0), alpha], axis=2, dtype=np.uint8)
+    height, width = pixels.shape[:2]
+    above = np.concatenate([np.zeros_like(pixels[:1]), pixels[:-1]])
+    rows = (pixels - above).reshape(height, 4 * width)  # filter 2, "up": smooth maps become small numbers
+    lines = np.concatenate([np.full((height, 1), 2, dtype=np.uint8), rows], axis=1)
+    header = struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(lines.tobytes(), 9)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_png_chunk(kind, data) for kind, data in chunks)
+
+
+def _png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
+
+
+def outline_path(mask: Mask) -> str:
+    """The outlines of a mask's parts as SVG path data in the mask's pixels; "" for an empty mask."""
+    pieces = []
+    for polygon in outline(mask):
+        points = " ".join(f"{x + 0.5:g},{y + 0.5:g}" for x, y in polygon.tolist())
+        pieces.append(f"M{points}Z")
+    return "".join(pieces)

@@ -1,0 +1,143 @@
+"""What a report says. NFA in log10: low is anomalous; anomaly score: high is anomalous; pixels are the image's own."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Outcome(StrEnum):
+    """How a verdict compares with the truth; FLAGGED and PASSED where the truth is not known."""
+
+    FOUND = "found"
+    MISSED = "missed"
+    FALSE_ALARM = "false-alarm"
+    CORRECT_PASS = "correct-pass"
+    FLAGGED = "flagged"
+    PASSED = "passed"
+
+
+class Region(Protocol):
+    """A detected region; `prediction.Detection` is one."""
+
+    @property
+    def log_nfa(self) -> float:
+        """Base 10, low is anomalous."""
+
+    @property
+    def area(self) -> float:
+        """Pixels."""
+
+    @property
+    def bounding_box(self) -> tuple[int, int, int, int]:
+        """Left, top, right, bottom; right and bottom are outside."""
+
+    @property
+    def centroid(self) -> tuple[float, float]:
+        """As (x, y)."""
+
+    @property
+    def scale(self) -> int:
+        """1 is the finest."""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """Something to know, with its value as people read it; `note` explains."""
+
+    label: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class LossPoint:
+    """One epoch of training."""
+
+    epoch: int
+    loss: float
+    held_out_loss: float
+
+
+@dataclass(frozen=True)
+class ReportSummary:
+    """What was run, and what came out for all images together.
+
+    `threshold`: on log10 NFA, below it an image is called a defect; `promise`: what that rests on, in a sentence.
+    `facts`: the run (model, training images, ...); `figures`: results over all images (AUROC, ...), shown large.
+    What follows from the images alone (defects found, false alarms) is counted by the report itself.
+    """
+
+    threshold: float
+    promise: str
+    facts: tuple[Fact, ...] = ()
+    figures: tuple[Fact, ...] = ()
+    warnings: tuple[str, ...] = ()
+    losses: tuple[LossPoint, ...] = ()
+    best_epoch: int | None = None
+
+
+@dataclass(frozen=True)
+class ReportImage:
+    """One image and what was found in it.
+
+    `image`: (H, W, 3) RGB; `score_map`, `mask`, `true_mask`: of any size, they show the whole image.
+    `log_nfa`: the lowest of the image. `kind`: "good" or a kind of defect, None where nobody knows;
+    `truly_defective`: None where nobody knows. `overlap`: IoU of mask and true mask, as the caller measures it.
+    """
+
+    name: str
+    is_defect: bool
+    log_nfa: float
+    anomaly_score: float
+    image: NDArray[np.uint8]
+    score_map: NDArray[np.floating[Any]]
+    mask: NDArray[np.bool_]
+    regions: tuple[Region, ...] = field(default=())
+    kind: str | None = None
+    truly_defective: bool | None = None
+    true_mask: NDArray[np.bool_] | None = None
+    overlap: float | None = None
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the page keeps of an image once its pictures are written: a thousand of these are small."""
+
+    number: int  # from 1
+    name: str
+    kind: str | None
+    outcome: Outcome
+    log_nfa: float
+    anomaly_score: float
+    overlap: float | None
+    size: tuple[int, int]  # (H, W) of the image
+    shown: tuple[int, int]  # (H, W) of its picture; outlines are in its pixels
+    picture: str  # relative link
+    heat: str
+    found_outline: str  # SVG path data, "" for nothing
+    true_outline: str
+    regions: tuple[Region, ...]
+
+    @property
+    def is_defect(self) -> bool:
+        """The verdict."""
+        return self.outcome in (Outcome.FOUND, Outcome.FALSE_ALARM, Outcome.FLAGGED)
+
+    @property
+    def truly_defective(self) -> bool | None:
+        """The truth, None where nobody knows."""
+        if self.outcome in (Outcome.FLAGGED, Outcome.PASSED):
+            return None
+        return self.outcome in (Outcome.FOUND, Outcome.MISSED)
+
+
+def outcome_of(*, is_defect: bool, truly_defective: bool | None) -> Outcome:
+    """Compare a verdict with the truth."""
+    if truly_defective is None:
+        return Outcome.FLAGGED if is_defect else Outcome.PASSED
+    if truly_defective:
+        return Outcome.FOUND if is_defect else Outcome.MISSED
+    return Outcome.FALSE_ALARM if is_defect else Outcome.CORRECT_PASS

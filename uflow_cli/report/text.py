@@ -1,0 +1,24 @@
+"""Words and numbers as they stand on the page."""
+
+import math
+from html import escape
+
+
+def clean(text: str) -> str:
+    """Any text, file names that are no Unicode included, ready to stand in HTML or in a quoted attribute."""
+    printable = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return escape("".join(c if c.isprintable() or c == " " else "\N{REPLACEMENT CHARACTER}" for c in printable))
+
+
+def brief(value: float) -> str:
+    """A number that somebody chose, with no more digits than it needs."""
+    text = readable(value, 2)
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def readable(value: float, digits: int = 1) -> str:
+    """A number for people: thousands apart, a true minus sign, ∞, and – for what is no number."""
+    if math.isnan(value):
+        return "–"
+    text = "∞" if math.isinf(value) else f"{abs(value):,.{digits}f}"
+    return f"−{text}" if value < 0 and text.strip("0.,") else text
