@@ -223,6 +223,7 @@ def test_the_fair_threshold_is_the_lowest_that_lets_so_many_pixels_through(score
     counted = metrics.PixelScores()
     counted.add(scores, np.zeros(scores.shape, dtype=np.bool_))
     threshold = counted.threshold(allowed)
+    assert threshold in scores
     assert np.count_nonzero(scores > threshold) <= allowed
     below = np.unique(scores[scores < threshold])
     assert not len(below) or np.count_nonzero(scores > below[-1]) > allowed

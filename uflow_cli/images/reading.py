@@ -39,8 +39,8 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         colour = colour * (pixels[..., 3:] / scale)
     if colour.dtype != np.uint8:
         colour = np.rint(colour * (255.0 / scale)).astype(np.uint8)
-    rgb = np.repeat(colour, 3, axis=2) if colour.shape[2] == 1 else colour[..., ::-1]
-    return np.ascontiguousarray(rgb)
+    to_rgb = cv2.COLOR_GRAY2RGB if colour.shape[2] == 1 else cv2.COLOR_BGR2RGB
+    return np.asarray(cv2.cvtColor(np.ascontiguousarray(colour), to_rgb), dtype=np.uint8)
 
 
 def read_mask(path: Path, *, above: int | None = None) -> NDArray[np.bool_]:

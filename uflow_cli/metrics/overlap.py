@@ -49,7 +49,7 @@ def mean_iou(pairs: Iterable[tuple[NDArray[np.bool_], NDArray[np.bool_]]]) -> Me
 
 
 class IouSweep:
-    """Mean IoU at many thresholds at once: each image's pixels are sorted into the thresholds once."""
+    """Mean IoU at many thresholds at once: each image's pixels are sorted once."""
 
     def __init__(self, thresholds: Sequence[float] | Floats) -> None:
         """Take thresholds (T,) in rising order; raises ValueError for others."""
@@ -68,10 +68,8 @@ class IouSweep:
         _require_masks(mask, np.zeros(log_nfa.shape, dtype=np.bool_))
         if np.isnan(log_nfa).any():
             raise ValueError("a value of the map is NaN")
-        first = np.searchsorted(self.thresholds, log_nfa.ravel(), side="right")  # the first threshold that detects it
-        n_bins = len(self.thresholds) + 1
-        detected = np.cumsum(np.bincount(first, minlength=n_bins))[:-1]
-        right = np.cumsum(np.bincount(first[mask.ravel()], minlength=n_bins))[:-1]
+        detected = np.searchsorted(np.sort(log_nfa, axis=None), self.thresholds, side="left")  # pixels below each one
+        right = np.searchsorted(np.sort(log_nfa[mask]), self.thresholds, side="left")
         union = detected + np.count_nonzero(mask) - right
         counted_in = np.array([1.0, float(mask.any())])
         self._sums += counted_in[:, None] * np.where(union > 0, right / np.maximum(union, 1), 1.0)
