@@ -163,7 +163,8 @@ def test_what_is_counted(tmp_path: Path) -> None:
 def test_without_truth_nothing_is_said_of_it(tmp_path: Path) -> None:
     page = write(tmp_path / "report", [an_image("a.png", flagged=True), an_image("b.png")])
     assert page.all("data-outcome") == ["flagged", "passed"]
-    for word in ("False alarm", "Missed", "missed", "Defects found", "overlap"):
+    assert "How sure is each verdict?" in page.words
+    for word in ("How far apart", "By kind", "False alarm", "Missed", "missed", "Defects found", "overlap"):
         assert word not in page.words
     assert "true" not in page.all("data-layer")
 

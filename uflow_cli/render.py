@@ -158,7 +158,7 @@ def heat_png(score_map: Map) -> bytes:
     rows = (pixels - above).reshape(height, 4 * width)  # filter 2, "up": smooth maps become small numbers
     lines = np.concatenate([np.full((height, 1), 2, dtype=np.uint8), rows], axis=1)
     header = struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(lines.tobytes(), 9)), (b"IEND", b""))
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(lines.tobytes(), 6)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(_png_chunk(kind, data) for kind, data in chunks)
 
 

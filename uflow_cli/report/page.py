@@ -42,9 +42,10 @@ def report_page(*, title: str, summary: ReportSummary, cards: Sequence[Card]) ->
         figures="".join([*_counted(cards), *(_figure(fact) for fact in summary.figures)]),
         threshold=brief(summary.threshold),
         promise=clean(summary.promise),
+        question="How far apart are good and bad?" if knows_truth else "How sure is each verdict?",
         separation=separation_chart(cards, threshold=summary.threshold),
         loss=_sheet("Training", losses),
-        kinds=_kinds_table(cards),
+        kinds=_sheet("By kind", _kinds_table(cards) if kinds else ""),
         facts=_sheet("What was run", f"<dl>{facts}</dl>" if facts else ""),
         filters=_filters(cards, knows_truth=knows_truth),
         kind_options='<option value="">all</option>'
