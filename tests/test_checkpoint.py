@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import good_image
+from products import good_image
 
 from uflow_cli.checkpoint import CONFIG_NAME, FORMAT, find_newest_run, is_run, load_model, load_run
 from uflow_cli.errors import CheckpointError

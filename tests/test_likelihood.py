@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from uflow_cli.likelihood import anomaly_score, likelihood_map, squared_norms
+from uflow_cli.likelihood import MAX_SQUARED_NORM, anomaly_score, likelihood_map, squared_norms
 
 
 def test_zero_embeddings_have_likelihood_one_and_score_zero():
@@ -33,6 +33,14 @@ def test_a_stranger_cell_scores_higher():
     score = anomaly_score([z], size=(8, 8))[0, 0]
     assert score.argmax().item() == 3 * 8 + 5
     assert 0 <= score.min() <= score.max() < 1
+
+
+def test_embeddings_beyond_float32_are_anomalous_and_finite():
+    z = torch.zeros(1, 2, 1, 3)
+    z[0, 0, 0] = torch.tensor([1e30, float("nan"), float("inf")])
+    [u] = squared_norms([z])
+    assert torch.equal(u, torch.full((1, 1, 3), MAX_SQUARED_NORM))
+    torch.testing.assert_close(anomaly_score([z], size=(1, 3)), torch.ones(1, 1, 1, 3))
 
 
 def test_squared_norms_sum_over_channels():

@@ -8,7 +8,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL_MODEL, SMALL_TRAINING, Recorder, good_image
+from products import SMALL_MODEL, SMALL_TRAINING, Recorder, good_image
 
 from uflow_cli.checkpoint import load_model, load_run
 from uflow_cli.config import TrainingConfig

@@ -21,7 +21,7 @@ EXTRACTION_BATCH = 8
 
 
 class FeatureStore:
-    """Features of N images: per scale a (N, C_s, H_s, W_s) float16 array in an unnamed file that dies with the process."""
+    """Features of N images: per scale (N, C_s, H_s, W_s) float16, in unnamed files that die with the process."""
 
     def __init__(self, n_images: int, shapes: Sequence[tuple[int, int, int]], *, folder: Path) -> None:
         self.arrays: list[NDArray[np.float16]] = []

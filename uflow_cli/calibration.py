@@ -73,8 +73,9 @@ def threshold_for_rate(calibration: Calibration, rate: float) -> float:
     rank = math.floor(rate * (calibration.n_images + 1) + 1e-9)
     if rank < 1:
         raise UflowError(
-            f"false-alarm rate {rate:g} cannot be promised by {calibration.n_images} held-out images: the smallest is "
-            f"{calibration.smallest_rate:.4f}; allow that, or train with at least {math.ceil(1 / rate) - 1} held-out images"
+            f"false-alarm rate {rate:g} cannot be promised by {calibration.n_images} held-out images: "
+            f"the smallest is {calibration.smallest_rate:.4f}; allow that, or train with at least "
+            f"{math.ceil(1 / rate) - 1} held-out images"
         )
     return calibration.lowest_log_nfa[min(rank, calibration.n_images) - 1]
 

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
-from FrEIA.framework import GraphINN, InputNode, Node, OutputNode
-from FrEIA.modules import AllInOneBlock, Concat, IRevNetUpsampling, Split
+from FrEIA.framework import GraphINN, InputNode, Node, OutputNode  # noqa: TID251
+from FrEIA.modules import AllInOneBlock, Concat, IRevNetUpsampling, Split  # noqa: TID251
 from torch import Tensor, nn
 
 FLOW_STEPS_PER_STAGE = 4  # paper 4.3

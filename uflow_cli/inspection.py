@@ -74,7 +74,8 @@ def choose_threshold(run: Run, *, nfa_threshold: float | None, false_alarm_rate:
     caveat = "; these images also chose the epoch, so the promise is approximate" if calibration.shared else ""
     return (
         threshold,
-        f"at most {false_alarm_rate:.3g} of good images flagged, from {calibration.n_images} held-out good images{caveat}",
+        f"at most {false_alarm_rate:.3g} of good images flagged, "
+        f"from {calibration.n_images} held-out good images{caveat}",
     )
 
 
@@ -84,7 +85,7 @@ def inspect(
 ) -> Inspection:  # fmt: skip
     """Inspect the images at `paths` and write masks, overlays and detections.json to `out`.
 
-    Unreadable images are reported in `errors`, the others are inspected all the same. `on_progress(n)` hears of n more images.
+    Unreadable images are reported in `errors`, the others are inspected all the same. `on_progress(n)` hears of n more.
     """
     threshold, promise = choose_threshold(run, nfa_threshold=nfa_threshold, false_alarm_rate=false_alarm_rate)
     model = load_model(run, device=device)
@@ -118,7 +119,7 @@ def output_names(paths: Sequence[Path]) -> dict[Path, str]:
     for path in paths:
         name = path.stem
         parents = [part for part in path.parent.parts if part not in ("/", "..", ".")]
-        while (len(by_stem[path.stem]) > 1 and name == path.stem or name in taken) and parents:
+        while ((len(by_stem[path.stem]) > 1 and name == path.stem) or name in taken) and parents:
             name = f"{parents.pop()}_{name}"
         number = 2
         unique = name

@@ -8,10 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+MAX_SQUARED_NORM = 1e30  # finite, and far beyond any threshold
+
 
 def likelihood_map(embeddings: Sequence[Tensor], *, size: tuple[int, int]) -> Tensor:
     """Mean over scales of exp(-|z|² / 2C). Returns (B, 1, H, W) in (0, 1]; low is anomalous."""
-    maps = [torch.exp(-0.5 * z.square().mean(dim=1, keepdim=True)) for z in embeddings]  # (B, 1, H_s, W_s)
+    n_channels = [z.shape[1] for z in embeddings]
+    norms = [u.unsqueeze(1) for u in squared_norms(embeddings)]  # (B, 1, H_s, W_s)
+    maps = [torch.exp(-0.5 * u / c) for u, c in zip(norms, n_channels, strict=True)]
     resized = [F.interpolate(m, size, mode="bilinear", align_corners=False) for m in maps]  # (B, 1, H, W)
     return torch.stack(resized).mean(dim=0)
 
@@ -22,5 +26,9 @@ def anomaly_score(embeddings: Sequence[Tensor], *, size: tuple[int, int]) -> Ten
 
 
 def squared_norms(embeddings: Sequence[Tensor]) -> list[Tensor]:
-    """U = Σ_c z² per cell and scale, (B, H_s, W_s) float32, on the device that holds the embeddings (paper eq. 5)."""
-    return [z.float().square().sum(dim=1) for z in embeddings]
+    """U = Σ_c z² per cell and scale, (B, H_s, W_s) float32, on the device that holds the embeddings (paper eq. 5).
+
+    An image unlike anything seen can drive the flow beyond float32; what overflows counts as MAX_SQUARED_NORM.
+    """
+    sums = [z.float().square().sum(dim=1) for z in embeddings]
+    return [torch.nan_to_num(u, nan=MAX_SQUARED_NORM).clamp_max(MAX_SQUARED_NORM) for u in sums]

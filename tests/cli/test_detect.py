@@ -1,0 +1,111 @@
+"""`uflow detect`: verdicts as a table and as JSON, pictures, exit codes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from products import defective_image, good_image
+
+from uflow_cli.checkpoint import CONFIG_NAME
+from uflow_cli.images import read_mask, write_png
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "parts with space"
+    write_png(folder / "good é.png", good_image(1))
+    write_png(folder / "bad.png", defective_image(2)[0])
+    return folder
+
+
+def test_table_says_verdict_and_regions(uflow, small_run, images, tmp_path):
+    outcome = uflow("detect", images, "--model", small_run, "--nfa-threshold", 0, "--out", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    for heading in ("image", "verdict", "log NFA", "area px", "bounding box", "centroid", "scale"):
+        assert heading in outcome.out
+    assert "defect" in outcome.out
+    assert "1 of 2 images have a defect at log NFA < 0" in outcome.out
+    assert read_mask(tmp_path / "out" / "bad_mask.png").any()
+    assert not read_mask(tmp_path / "out" / "good é_mask.png").any()
+
+
+def test_json_is_alone_on_stdout_and_equals_the_file(uflow, small_run, images, tmp_path):
+    outcome = uflow("detect", images, "--model", small_run, "--out", tmp_path / "out", "--json")
+    assert outcome.code == 0
+    values = json.loads(outcome.out)
+    assert values == json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert {"version", "model", "nfa_threshold", "promise", "images", "errors"} <= values.keys()
+    [bad] = [entry for entry in values["images"] if entry["verdict"] == "defect"]
+    assert bad["path"].endswith("bad.png")
+    assert min(region["log_nfa"] for region in bad["regions"]) == bad["log_nfa"] < 0
+
+
+def test_fail_on_defect_exits_with_three_only_if_there_is_one(uflow, small_run, images, tmp_path):
+    out = ["--model", small_run, "--out", tmp_path / "out", "--fail-on-defect"]
+    assert uflow("detect", images, *out).code == 3
+    assert uflow("detect", images / "good é.png", *out).code == 0
+
+
+def test_false_alarm_rate_below_what_can_be_promised_names_the_smallest(uflow, small_run, images, tmp_path):
+    outcome = uflow("detect", images, "--model", small_run, "--out", tmp_path / "out", "--false-alarm-rate", 0.001)
+    assert outcome.code == 1
+    assert "smallest is 0.1111" in outcome.err
+    assert not (tmp_path / "out").exists()
+    assert uflow("detect", images, "--model", small_run, "--out", tmp_path / "out", "--false-alarm-rate", 0.2).code == 0
+
+
+def test_unreadable_image_is_named_others_go_on_exit_one(uflow, small_run, images, tmp_path):
+    (images / "cut.png").write_bytes((images / "bad.png").read_bytes()[:400])
+    outcome = uflow("detect", images, "--model", small_run, "--out", tmp_path / "out")
+    assert outcome.code == 1
+    assert outcome.err.count("uflow: ") == 1
+    assert "cut.png" in outcome.err
+    assert "of 2 images have a defect" in outcome.out
+    assert (tmp_path / "out" / "bad_mask.png").exists()
+
+
+def test_newest_run_is_used_and_named(uflow, small_run, images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(small_run, tmp_path / "runs" / "mine")
+    outcome = uflow("detect", images)
+    assert outcome.code == 0
+    assert "using the newest run, runs/mine" in outcome.err
+    assert (tmp_path / "detections" / "detections.json").exists()
+
+
+def test_no_run_at_all_says_how_to_get_one(uflow, images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    outcome = uflow("detect", images)
+    assert outcome.code == 1
+    assert "uflow train" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [("remove", "incomplete"), ("newer", "update uflow"), ("missing", "does not exist")]
+)
+def test_bad_model_folder_is_one_line(uflow, small_run, images, tmp_path, change, message):
+    run = tmp_path / "run"
+    if change != "missing":
+        shutil.copytree(small_run, run)
+    if change == "remove":
+        next(run.glob("*.safetensors")).unlink()
+    if change == "newer":
+        values = json.loads((run / CONFIG_NAME).read_text())
+        (run / CONFIG_NAME).write_text(json.dumps({**values, "format": 99}))
+    outcome = uflow("detect", images, "--model", run, "--out", tmp_path / "out")
+    assert outcome.code == 1
+    assert message in outcome.err
+    assert outcome.err.startswith("uflow: ")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("what", ["missing", "empty"])
+def test_nothing_to_inspect_is_an_error(uflow, small_run, tmp_path, what):
+    path = tmp_path / what
+    if what == "empty":
+        path.mkdir()
+    outcome = uflow("detect", path, "--model", small_run, "--out", tmp_path / "out")
+    assert outcome.code == 1
+    assert str(path) in outcome.err

@@ -1,0 +1,157 @@
+"""`uflow train`: from a folder of good images to a run, and one clear line for everything a user can fix."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from products import good_image
+
+from uflow_cli.checkpoint import load_run
+from uflow_cli.images import write_png
+
+QUICK = ["--epochs", "1", "--batch-size", "4", "--input-size", "64", "--device", "cpu"]
+
+
+def one_line(err: str) -> str:
+    """The error line, which must be the last and alone start with the program's name."""
+    lines = [line for line in err.splitlines() if line.startswith("uflow:")]
+    assert len(lines) == 1
+    assert "Traceback" not in err
+    return lines[0]
+
+
+@pytest.fixture
+def good_folder(product):
+    return product / "stripes" / "train" / "good"
+
+
+def test_folder_of_good_images_is_enough(uflow, good_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    outcome = uflow("train", "--images", good_folder, *QUICK)
+    assert outcome.code == 0, outcome.err
+    run = load_run(tmp_path / "runs" / "folder" / "good")
+    assert (run.origin.dataset, run.origin.category) == ("folder", "good")
+    assert "lite preset on 20 good images" in outcome.err
+    assert re.search(
+        r"epoch 1/1 +loss \d\.\d+ +held-out loss \d\.\d+ +best +elapsed 0:\d\d:\d\d +left 0:00:00", outcome.err
+    )
+    assert "degrees of freedom" in outcome.out
+    assert "smallest false-alarm rate" in outcome.out
+
+
+def test_mvtec_layout_trains_into_the_default_run_folder(uflow, product, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    outcome = uflow("train", "--dataset", "mvtec", "--category", "stripes", "--data-root", product, "--seed", 4, *QUICK)
+    assert outcome.code == 0, outcome.err
+    run = load_run(tmp_path / "runs" / "mvtec" / "stripes")
+    assert run.training.seed == 4
+    assert run.origin.n_training + run.origin.n_selection == 20
+
+
+def test_second_training_into_the_same_folder_asks_for_overwrite(uflow, good_folder, tmp_path):
+    assert uflow("train", "--images", good_folder, "--out", tmp_path / "run", *QUICK).code == 0
+    outcome = uflow("train", "--images", good_folder, "--out", tmp_path / "run", *QUICK)
+    assert outcome.code == 1
+    assert "--overwrite" in one_line(outcome.err)
+
+
+def test_few_images_are_warned_of(uflow, tmp_path):
+    for i in range(4):
+        write_png(tmp_path / "few" / f"{i}.png", good_image(i))
+    outcome = uflow("train", "--images", tmp_path / "few", "--out", tmp_path / "run", *QUICK)
+    assert outcome.code == 0
+    assert "warning: 4 good images are few: no false-alarm rate below 33%" in " ".join(outcome.err.split())
+
+
+@pytest.mark.parametrize("what", ["missing", "empty", "no images", "one image", "file"])
+def test_bad_folder_is_one_line(uflow, tmp_path, what):
+    folder = tmp_path / "images"
+    if what != "missing":
+        folder.mkdir()
+    if what == "no images":
+        (folder / "notes.txt").write_text("hello")
+    if what == "one image":
+        write_png(folder / "0.png", good_image(0))
+    if what == "file":
+        folder.rmdir()
+        folder.write_text("hello")
+    outcome = uflow("train", "--images", folder, "--out", tmp_path / "run", *QUICK)
+    assert outcome.code == 1
+    assert ("at least 2" if what == "one image" else str(folder)) in one_line(outcome.err)
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_category_lists_those_there_are(uflow, product, tmp_path):
+    outcome = uflow(
+        "train", "--dataset", "mvtec", "--category", "dots", "--data-root", product, "--out", tmp_path / "run"
+    )
+    assert outcome.code == 1
+    assert "'dots'" in one_line(outcome.err)
+    assert "stripes" in one_line(outcome.err)
+
+
+def test_unknown_data_set_lists_the_known_ones(uflow, product):
+    outcome = uflow("train", "--dataset", "mvtek", "--category", "stripes", "--data-root", product)
+    assert outcome.code == 1
+    assert "mvtec" in one_line(outcome.err)
+
+
+def test_category_without_good_images_is_one_line(uflow, product, tmp_path):
+    shutil.copytree(product / "stripes" / "test", tmp_path / "hollow" / "test")
+    (tmp_path / "hollow" / "train" / "good").mkdir(parents=True)
+    outcome = uflow(
+        "train", "--dataset", "mvtec", "--category", "hollow", "--data-root", tmp_path, "--out", tmp_path / "run"
+    )
+    assert outcome.code == 1
+    assert "good" in one_line(outcome.err)
+
+
+def test_truncated_image_is_named_before_training(uflow, good_folder, tmp_path):
+    folder = shutil.copytree(good_folder, tmp_path / "good")
+    data = (folder / "005.png").read_bytes()
+    (folder / "005.png").write_bytes(data[: len(data) // 2])
+    outcome = uflow("train", "--images", folder, "--out", tmp_path / "run", *QUICK)
+    assert outcome.code == 1
+    assert "005.png" in one_line(outcome.err)
+    assert "epoch" not in outcome.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_cuda_without_a_gpu_is_one_line(uflow, good_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    outcome = uflow("train", "--images", good_folder, "--out", tmp_path / "run", "--device", "cuda")
+    assert outcome.code == 1
+    assert "--device cpu" in one_line(outcome.err)
+
+
+def test_input_size_that_does_not_fit_is_one_line(uflow, good_folder, tmp_path):
+    outcome = uflow("train", "--images", good_folder, "--out", tmp_path / "run", "--input-size", "100")
+    assert outcome.code == 1
+    assert "multiple of 32" in one_line(outcome.err)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_ctrl_c_leaves_a_usable_run(good_folder, tmp_path):
+    command = [
+        sys.executable, "-m", "uflow_cli", "train", "--images", str(good_folder), "--out", str(tmp_path / "run"),
+        "--epochs", "5000", "--batch-size", "4", "--input-size", "64", "--device", "cpu",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("epoch 2/"):
+            process.send_signal(signal.SIGINT)
+            break
+    deadline = time.monotonic() + 120
+    _, err = process.communicate(timeout=deadline - time.monotonic())
+    assert process.returncode == 0, err
+    assert "keeping the best one" in err
+    assert load_run(tmp_path / "run").progress.state == "stopped"

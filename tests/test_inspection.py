@@ -1,0 +1,99 @@
+"""Inspection of files: outputs on disk, names that never collide, and unreadable images among good ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from products import defective_image, good_image
+
+from uflow_cli.checkpoint import load_run
+from uflow_cli.errors import UflowError
+from uflow_cli.images import read_image, read_mask, write_png
+from uflow_cli.inspection import RESULT_NAME, choose_threshold, find_images, inspect, output_names
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_png(tmp_path / "in" / "good.png", good_image(1))
+    write_png(tmp_path / "in" / "sub" / "bad.png", defective_image(2)[0][:80])
+    return tmp_path / "in"
+
+
+def test_outputs_have_the_size_of_their_image_and_agree_with_the_json(small_run, folder, tmp_path):
+    out = tmp_path / "out"
+    inspection = inspect(load_run(small_run), find_images([folder]), out=out, device=CPU)
+    values = json.loads((out / RESULT_NAME).read_text())
+    assert values["version"] == 1
+    assert values["n_images"] == 2
+    assert values["errors"] == []
+    for entry in values["images"]:
+        image, mask, overlay = read_image(entry["path"]), read_mask(Path(entry["mask"])), read_image(entry["overlay"])
+        assert mask.shape == image.shape[:2] == (entry["height"], entry["width"])
+        assert overlay.shape == image.shape
+        assert mask.any() == (entry["verdict"] == "defect") == bool(entry["regions"])
+        for region in entry["regions"]:
+            assert set(region) == {"log_nfa", "log_pfa", "area", "bounding_box", "centroid", "scale"}
+            assert region["log_nfa"] < 0
+    assert values["n_defects"] == inspection.n_defects == 1
+    assert {path.name for path in out.iterdir()} == {
+        RESULT_NAME, "good_mask.png", "good_overlay.png", "bad_mask.png", "bad_overlay.png",
+    }  # fmt: skip
+
+
+def test_unreadable_image_is_told_and_the_others_are_inspected(small_run, folder, tmp_path):
+    (folder / "cut.png").write_bytes((folder / "good.png").read_bytes()[:300])
+    paths = [*find_images([folder]), tmp_path / "missing.png"]
+    inspection = inspect(load_run(small_run), paths, out=tmp_path / "out", device=CPU)
+    assert len(inspection.images) == 2
+    assert [path.name for path, _ in inspection.errors] == ["cut.png", "missing.png"]
+    assert "cut.png" in inspection.errors[0][1]
+    assert len(json.loads((tmp_path / "out" / RESULT_NAME).read_text())["errors"]) == 2
+
+
+def test_folders_are_searched_and_an_image_named_twice_counts_once(folder):
+    assert [p.name for p in find_images([folder, folder / "good.png"])] == ["good.png", "bad.png"]
+
+
+def test_folder_without_images_is_an_error(tmp_path):
+    with pytest.raises(UflowError, match="image"):
+        find_images([tmp_path])
+
+
+def test_names_never_collide():
+    paths = [Path(p) for p in ("a/1.png", "b/1.png", "b/1.jpg", "c/2.png", "c/b_1.png", "x/a/1.png", "./2.tif")]
+    names = output_names(paths)
+    assert len(set(names.values())) == len(paths)
+    assert output_names([Path("a/1.png"), Path("a/2.png")]) == {Path("a/1.png"): "1", Path("a/2.png"): "2"}
+
+
+def test_threshold_is_zero_by_default_and_says_what_it_promises(small_run):
+    run = load_run(small_run)
+    threshold, promise = choose_threshold(run, nfa_threshold=None, false_alarm_rate=None)
+    assert threshold == 0.0
+    assert "at most 1 expected false detection" in promise
+    assert f"of {run.calibration.n_images} held-out" in promise
+
+
+def test_rate_threshold_flags_at_most_its_share_of_the_held_out_images(small_run):
+    run = load_run(small_run)
+    threshold, promise = choose_threshold(run, nfa_threshold=None, false_alarm_rate=0.3)
+    assert run.calibration.false_alarm_images(threshold) <= 0.3 * run.calibration.n_images
+    assert "approximate" in promise  # few images: the same ones chose the epoch
+
+
+def test_full_disk_or_forbidden_folder_is_one_error(small_run, folder, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UflowError, match="cannot be written"):
+        inspect(load_run(small_run), find_images([folder]), out=tmp_path / "file" / "out", device=CPU)
+
+
+def test_overlay_shows_the_image(small_run, folder, tmp_path):
+    [good] = inspect(load_run(small_run), [folder / "good.png"], out=tmp_path / "out", device=CPU).images
+    image, overlay = read_image(good.path).astype(float), read_image(good.overlay_path).astype(float)
+    assert np.corrcoef(image.ravel(), overlay.ravel())[0, 1] > 0.5
