@@ -66,17 +66,19 @@ def _spline_weights(side: int, cells: int) -> Array:
 
 def _thread_noise(rng: Rng, index: NDArray[np.intp], along: Array, length: float) -> Array:
     """Noise (H, W) of each thread's own that changes over `length` threads along it."""
-    table = rng.standard_normal((N_CHARACTERS, N_CHARACTERS), dtype=np.float32)
+    table = rng.standard_normal(N_CHARACTERS * N_CHARACTERS, dtype=np.float32)
     position = along / length
-    first = np.floor(position).astype(np.intp)
-    t = (position - first).astype(np.float32)
-    return np.asarray(table[index, first & _WRAP] * (1 - t) + table[index, (first + 1) & _WRAP] * t)
+    floor = np.floor(position)
+    first = floor.astype(np.intp)
+    thread = index * N_CHARACTERS
+    before, after = table.take(thread + (first & _WRAP)), table.take(thread + ((first + 1) & _WRAP))
+    return np.asarray(before + (after - before) * (position - floor))
 
 
 def _threads(rng: Rng, across: Array, along: Array, *, up: float) -> tuple[Array, Array]:
     """Height and brightness (H, W) of all parallel threads; `up` +1 or -1 puts them over or under the others."""
-    number = np.floor(across).astype(np.intp)
-    index = number & _WRAP
+    number = np.floor(across)
+    index = number.astype(np.intp) & _WRAP
     thickness, shade, phase = rng.standard_normal((3, N_CHARACTERS), dtype=np.float32)
     thickness, shade = 0.47 + 0.02 * thickness, 1 + 0.05 * shade
     offset = across - number - 0.5 + 0.035 * _thread_noise(rng, index, along, 2.5)
@@ -126,8 +128,8 @@ def photograph(rng: Rng, cloth: Cloth) -> NDArray[np.uint8]:
     facing = np.clip(facing, 0, 2.2) / np.sqrt(1 + slope_x**2 + slope_y**2)
     hollow = np.clip(ndimage.uniform_filter(height, round(1.3 * cloth.pitch)) - height, 0, 3)
     y, x = np.mgrid[-1 : 1 : height.shape[0] * 1j, -1 : 1 : height.shape[1] * 1j].astype(np.float32)
-    fall = rng.normal(0, 0.06, 2) + 0.05 * np.array([np.cos(azimuth), np.sin(azimuth)])
-    lamp = rng.normal(1.15, 0.04) * (1 + fall[0] * x + fall[1] * y - 0.05 * (x**2 + y**2))
+    fall_x, fall_y = (rng.normal(0, 0.06, 2) + 0.05 * np.array([np.cos(azimuth), np.sin(azimuth)])).tolist()
+    lamp = rng.normal(1.15, 0.04) * (1 + fall_x * x + fall_y * y - 0.05 * (x**2 + y**2))
     light = brightness * lamp * (0.42 + 0.58 * facing) / (1 + 0.55 * hollow)
     linear = average(colour * light[..., None]) * (1 + rng.normal(0, 0.008, 3))
     linear = ndimage.gaussian_filter(np.clip(linear, 0, 1), (0.45, 0.45, 0), truncate=3)
