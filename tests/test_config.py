@@ -10,7 +10,9 @@ from uflow_cli.config import ModelConfig, TrainingConfig, config_from_dict
 from uflow_cli.errors import UflowError
 
 
-@pytest.mark.parametrize("config", [ModelConfig(), ModelConfig(tests="paper"), TrainingConfig(), TrainingConfig(epochs=3)])
+@pytest.mark.parametrize(
+    "config", [ModelConfig(), ModelConfig(tests="paper"), TrainingConfig(), TrainingConfig(epochs=3)]
+)
 def test_round_trip(config):
     assert config_from_dict(type(config), asdict(config)) == config
 

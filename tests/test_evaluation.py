@@ -67,7 +67,9 @@ def test_missing_mask_is_told_before_anything_is_computed(small_run, data):
     broken = dataclasses.replace(data.test[-1], mask_path=Path("/nowhere/000_mask.png"))
     seen = []
     with pytest.raises(DatasetError, match="000_mask"):
-        evaluate_run(load_run(small_run), dataclasses.replace(data, test=(*data.test, broken)), device=CPU, on_image=seen.append)
+        evaluate_run(
+            load_run(small_run), dataclasses.replace(data, test=(*data.test, broken)), device=CPU, on_image=seen.append
+        )
     assert not seen
 
 

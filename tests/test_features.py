@@ -75,7 +75,8 @@ def test_channel_normalisation_standardises_the_training_features_and_trains_not
     normalisation = FeatureNormalisation("channel", (4, 6))
     generator = torch.Generator().manual_seed(0)
     batches = [
-        [5 + 3 * torch.randn(n, 4, 8, 8, generator=generator), 100 * torch.randn(n, 6, 4, 4, generator=generator)] for n in (5, 3)
+        [5 + 3 * torch.randn(n, 4, 8, 8, generator=generator), 100 * torch.randn(n, 6, 4, 4, generator=generator)]
+        for n in (5, 3)
     ]
     normalisation.fit(batches)
     normalised = [torch.cat(maps) for maps in zip(*(normalisation(b) for b in batches), strict=True)]

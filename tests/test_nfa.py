@@ -29,8 +29,8 @@ backgrounds = st.builds(Background, st.sampled_from([0.5, 2.0, 4.0, 7.3]), st.sa
 
 def cell_log_tail(background: Background, tail: nfa.Tail, level: float) -> float:
     """log10 of the tail of one cell of U = `level`."""
-    x = level / background.scale
-    return float(nfa.chi2_log_tail(x, degrees_of_freedom=background.degrees_of_freedom, tail=tail))
+    k, scale = background.degrees_of_freedom, background.scale
+    return float(nfa.chi2_log_tail(level, degrees_of_freedom=k, scale=scale, tail=tail))
 
 
 def detect(u: np.ndarray, k: float, **options: object) -> nfa.AContrario:
@@ -383,6 +383,13 @@ def test_chernoff_is_its_formula_above_the_mean_and_published_everywhere(k: floa
     clamped = float(nfa.chi2_log_tail(x, degrees_of_freedom=k, tail="chernoff"))
     assert published == pytest.approx(expected, rel=1e-13)
     assert clamped == (published if x > k else 0.0)
+
+
+@pytest.mark.parametrize("tail", TAILS)
+def test_the_tail_of_a_scaled_law_is_the_tail_of_the_unscaled_quotient(tail: nfa.Tail) -> None:
+    x = np.linspace(0, 40, 100)
+    scaled = nfa.chi2_log_tail(x * 0.7, degrees_of_freedom=7.3, scale=0.7, tail=tail)
+    np.testing.assert_allclose(scaled, nfa.chi2_log_tail(x, degrees_of_freedom=7.3, tail=tail), rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize("k", DEGREES)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from products import defective_image, good_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from products import defective_image, good_image
 
 from uflow_cli.checkpoint import load_model, load_run
 from uflow_cli.images import resize_map

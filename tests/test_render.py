@@ -44,7 +44,7 @@ def test_a_higher_score_is_more_opaque_up_to_one() -> None:
     _, opacity = heat(np.linspace(0.4, 1, 50)[None])
     assert (np.diff(opacity[0]) > 0).all()
     assert opacity[0, 0] == 0
-    assert 0.5 < opacity[0, -1] < 1  # the picture never vanishes
+    assert 0.5 < opacity[0, -1] < 0.7  # the picture never vanishes
 
 
 def test_scales_are_fixed_and_bounded() -> None:

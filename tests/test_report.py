@@ -178,6 +178,15 @@ def test_cards_carry_verdict_numbers_and_regions(tmp_path: Path) -> None:
     assert "−12.5 1,234 10, 5, 20 × 20 20, 15 2" in page.words
 
 
+def test_of_very_many_regions_the_first_are_listed_and_the_rest_counted(tmp_path: Path) -> None:
+    regions = tuple(FakeRegion(log_nfa=-1000.0 + n) for n in range(120))
+    page = write(tmp_path / "report", [replace(FOUR[0], regions=regions)])
+    assert "120 regions" in page.words
+    assert "and 100 more" in page.words
+    assert page.words.count("10, 5, 20 × 20") == 20
+    assert "−981.0" in page.words
+
+
 def test_the_kinds_table_says_how_many_of_each_kind_were_called_defective(tmp_path: Path) -> None:
     images = [replace(FOUR[0], overlap=0.5), replace(FOUR[0], overlap=0.7), *FOUR[1:]]
     words = write(tmp_path / "report", images).words
@@ -386,7 +395,17 @@ def test_an_outline_is_closed_paths_in_pixels() -> None:
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(-12.34, "−12.3"), (12345.6, "12,345.6"), (-0.01, "0.0"), (np.inf, "∞"), (-np.inf, "−∞"), (np.nan, "–")],
+    [
+        (-12.34, "−12.3"),
+        (12345.6, "12,345.6"),
+        (-0.01, "0.0"),
+        (-1.17e9, "−1.2×10⁹"),
+        (3e13, "3.0×10¹³"),
+        (999999.0, "999,999.0"),
+        (np.inf, "∞"),
+        (-np.inf, "−∞"),
+        (np.nan, "–"),
+    ],
 )
 def test_numbers_are_written_for_people(value: float, shown: str) -> None:
     assert readable(value) == shown
