@@ -108,14 +108,12 @@ def orientation(data: bytes, kind: str) -> int:
     exif = b""
     if kind == "JPEG":
         blocks = [payload for marker, payload in _jpeg_segments(data) if marker == 0xE1 and payload[:6] == b"Exif\0\0"]
-        exif = blocks[0][6:] if blocks else b""
+        exif = blocks[0] if blocks else b""
     elif kind == "PNG":
         exif = next((payload for chunk, payload, _ in _png_chunks(data) if chunk == b"eXIf"), b"")
     elif kind == "WebP":
-        exif = next((payload for chunk, payload in _riff_chunks(data) if chunk == b"EXIF"), b"").removeprefix(
-            b"Exif\0\0"
-        )
-    value = _exif_short(exif, tag=274)
+        exif = next((payload for chunk, payload in _riff_chunks(data) if chunk == b"EXIF"), b"")
+    value = _exif_short(exif.removeprefix(b"Exif\0\0"), tag=274)
     return value if value in range(1, 9) else 1
 
 

@@ -113,18 +113,15 @@ def _read_pixels(path: Path) -> tuple[NDArray[Any], str]:
         raise ImageError(f"{path}: the {kind} file is damaged ({fault}); copy or export it again")
     pixels = _decode(data)
     if pixels is None:
-        raise ImageError(
-            f"{path}: the {kind} file cannot be decoded; it is cut short or damaged, copy or export it again"
-        )
+        fault = "it is cut short or damaged"
+        raise ImageError(f"{path}: the {kind} file cannot be decoded ({fault}); copy or export it again")
     if pixels.dtype not in _PIXEL_SCALE:
         raise ImageError(f"{path}: its pixels are {pixels.dtype}; expected 8 or 16 bit unsigned, or float in 0..1")
     if pixels.dtype.kind == "f" and not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
         found = f"{pixels.min():g} to {pixels.max():g}"
         raise ImageError(f"{path}: its float pixels go from {found}; expected floats in 0..1, or an 8 or 16 bit image")
     pixels = pixels.reshape(*pixels.shape[:2], -1)
-    if (
-        kind == "TIFF"
-    ):  # libtiff turns the picture and multiplies by a declared alpha itself; a fourth channel says no more
+    if kind == "TIFF":  # libtiff turns the picture and multiplies by a declared alpha itself
         return pixels[..., : 3 if pixels.shape[2] >= 3 else 1], kind
     return _upright(pixels, orientation(data, kind)), kind
 
