@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -65,7 +67,7 @@ def test_predictions_do_not_depend_on_the_batch(loaded):
 def test_lower_threshold_finds_no_more(loaded):
     image, _ = defective_image(302)
     masks = [predict(*loaded, [image], threshold=t)[0].mask for t in (3.0, 0.0, -5.0, -1e9)]
-    for larger, smaller in zip(masks, masks[1:], strict=False):
+    for larger, smaller in itertools.pairwise(masks):
         assert not (smaller & ~larger).any()
     assert not masks[-1].any()
 

@@ -74,7 +74,7 @@ def build_model(config: ModelConfig, *, device: torch.device, seed: int = 0) -> 
     """An extractor with its weights and an untrained flow whose initial state `seed` fixes."""
     spec = extractor_spec(config.extractor)
     check_input_size(spec, config.input_size)
-    extractor = build_extractor(config.extractor).to(device, memory_format=torch.channels_last)
+    extractor = build_extractor(config.extractor).to(device).to(memory_format=torch.channels_last)
     flow = UFlow(spec.channels, spec.grids(config.input_size), seed=seed).to(device)
     normalisation = FeatureNormalisation(spec.normalisation, spec.channels).to(device)
     return Model(config, extractor, normalisation, flow, device)
