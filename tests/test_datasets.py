@@ -168,6 +168,7 @@ def test_folders_of_kinds_are_labelled_by_their_names(root: Path, ending: str) -
     dataset = datasets.folder_dataset(root / "okay", test=root / "line 3", masks=root / "drawn")
     assert kinds(dataset) == {"good": 1, "hole": 1}
     assert [marked(image) for image in dataset.test] == [0, 3]
+    assert dataset.test[0].mask_path is None
     without = datasets.folder_dataset(root / "okay", test=root / "line 3")
     assert kinds(without) == kinds(dataset)
     with pytest.raises(DatasetError, match=r"c\.png: a defective image \(hole\) without mask; no mask folder"):
@@ -260,6 +261,7 @@ def test_a_held_out_split_parts_groups_and_repeats(groups: set[str], seed: int, 
     train, test = held_out.split(images, train_share=share, seed=seed)
     assert {image.path for image in train}.isdisjoint({image.path for image in test})
     assert {image.path.name for image in (*train, *test)} == groups
+    assert test
     assert {image.defect for image in train} == {"good"}
     shuffled = dict(sorted(images.items(), reverse=True))
     assert held_out.split(shuffled, train_share=share, seed=seed) == (train, test)

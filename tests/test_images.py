@@ -552,6 +552,7 @@ def test_text_is_written_on_a_copy_where_asked() -> None:
     drawn = images.put_text(image, "NFA -7", at=(10, 30), colour=(0, 255, 0), height=12)
     assert not image.any()
     rows, columns = np.nonzero(drawn[..., 1])
+    assert 10 <= np.ptp(rows) <= 14
     assert 16 <= rows.min() < rows.max() <= 32
     assert columns.min() >= 9
     assert not drawn[..., 0].any()

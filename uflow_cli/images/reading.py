@@ -127,7 +127,8 @@ def _read_pixels(path: Path) -> tuple[NDArray[Any], str]:
 
 
 def _decode(data: bytes) -> NDArray[Any] | None:
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what is wrong is said in our own error
+    set_log_level = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel  # OpenCV 4, 5
+    set_log_level(0)  # silent: what is wrong is said in our own error
     try:
         decoded: NDArray[Any] | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:  # a picture of more than 2^30 pixels, or damage that OpenCV did not expect
