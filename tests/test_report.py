@@ -411,6 +411,10 @@ def test_numbers_are_written_for_people(value: float, shown: str) -> None:
     assert readable(value) == shown
 
 
+def test_a_round_large_number_is_a_bare_power() -> None:
+    assert (readable(-1e6, 0), readable(3e6, 0)) == ("−10⁶", "3×10⁶")
+
+
 @pytest.mark.parametrize(("value", "shown"), [(0.0, "0"), (-1.5, "−1.5"), (100.0, "100"), (-2.345, "−2.35")])
 def test_chosen_numbers_have_no_needless_digits(value: float, shown: str) -> None:
     assert brief(value) == shown

@@ -25,7 +25,7 @@ NFA_HALF: Final = 10.0  # log NFA of -10, once in 10^10 images, is the middle of
 FOUND_COLOUR: Final[Colour] = (0, 225, 255)  # cyan: the heat scale has black, purple, orange and yellow
 TRUE_COLOUR: Final[Colour] = (255, 255, 255)
 _RIM_COLOUR: Final[Colour] = (12, 14, 20)  # around each line, so that it shows on anything
-_HEAT_OPACITY: Final = 0.72
+_HEAT_OPACITY: Final = 0.58  # at the highest score; what is below must still be seen
 _BACKGROUND: Final[Colour] = (24, 26, 31)
 _INK: Final[Colour] = (226, 230, 236)
 

@@ -15,6 +15,7 @@ from uflow_cli.report.contents import Card, Fact, Outcome, Region, ReportSummary
 from uflow_cli.report.text import brief, clean, readable
 
 GENERATOR: Final = '<meta name="generator" content="uflow report">'  # by which a report is known as ours
+_MAX_REGIONS: Final = 20  # listed one by one for an image, in the order given; all are in the outline
 _VERDICTS: Final = {
     Outcome.FOUND: "Defect",
     Outcome.FLAGGED: "Defect",
@@ -189,7 +190,7 @@ def _drawing(card: Card) -> str:
                 f'<g class="layer-{layer}"><path class="{rim}" d="{path}"/><path class="line-{layer}" d="{path}"/></g>'
             )
     across, down = width / card.size[1], height / card.size[0]
-    for number, region in enumerate(card.regions):
+    for number, region in enumerate(card.regions[:_MAX_REGIONS]):
         left, top, right, bottom = region.bounding_box
         layers.append(
             f'<rect class="box" data-region="{number}" x="{left * across:.1f}" y="{top * down:.1f}" '
@@ -213,8 +214,10 @@ def _regions(card: Card) -> str:
     head = "".join(f'<th title="{hint}">{label}</th>' for label, hint, _ in columns)
     rows = "".join(
         f'<tr data-region="{number}">{"".join(f"<td>{shown(region)}</td>" for _, _, shown in columns)}</tr>'
-        for number, region in enumerate(card.regions)
+        for number, region in enumerate(card.regions[:_MAX_REGIONS])
     )
+    if len(card.regions) > _MAX_REGIONS:
+        rows += f'<tr><td colspan="{len(columns)}">and {len(card.regions) - _MAX_REGIONS} more</td></tr>'
     count = "1 region" if len(card.regions) == 1 else f"{len(card.regions)} regions"
     return (
         f'<details><summary>{count}</summary><div class="scroll"><table><thead><tr>{head}</tr></thead>'

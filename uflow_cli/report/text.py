@@ -2,6 +2,10 @@
 
 import math
 from html import escape
+from typing import Final
+
+_LARGE: Final = 1e6
+_SUPERSCRIPTS: Final = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def clean(text: str) -> str:
@@ -17,8 +21,15 @@ def brief(value: float) -> str:
 
 
 def readable(value: float, digits: int = 1) -> str:
-    """A number for people: thousands apart, a true minus sign, ∞, and – for what is no number."""
+    """A number for people: thousands apart, powers of ten above that, a true minus sign, ∞, – for what is no number."""
     if math.isnan(value):
         return "–"
-    text = "∞" if math.isinf(value) else f"{abs(value):,.{digits}f}"
+    size = abs(value)
+    text = "∞" if math.isinf(value) else _power(size, digits) if size >= _LARGE else f"{size:,.{digits}f}"
     return f"−{text}" if value < 0 and text.strip("0.,") else text
+
+
+def _power(size: float, digits: int) -> str:
+    mantissa, exponent = f"{size:.{digits}e}".split("e+")
+    factor = "" if mantissa == "1" else f"{mantissa}×"
+    return f"{factor}10{exponent.lstrip('0').translate(_SUPERSCRIPTS)}"

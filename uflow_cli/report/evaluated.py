@@ -1,0 +1,97 @@
+"""A report of an evaluation: from measures, runs and evaluated images to what a report says."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+from uflow_cli.checkpoint import LOG_NAME, Run
+from uflow_cli.evaluation import EvaluatedImage, Evaluation
+from uflow_cli.inspection import choose_threshold
+from uflow_cli.metrics import iou
+from uflow_cli.report.contents import Fact, LossPoint, ReportImage, ReportSummary
+
+
+def report_image(evaluated: EvaluatedImage) -> ReportImage:
+    """What a report shows of an evaluated image."""
+    prediction, labelled = evaluated.prediction, evaluated.labelled
+    return ReportImage(
+        name=f"{labelled.path.parent.name}/{labelled.path.name}",
+        is_defect=prediction.is_defect,
+        log_nfa=prediction.log_nfa,
+        anomaly_score=prediction.score,
+        image=evaluated.image,
+        score_map=prediction.score_map,
+        mask=prediction.mask,
+        regions=prediction.detections,
+        kind=labelled.defect,
+        truly_defective=not labelled.is_good,
+        true_mask=None if labelled.is_good else evaluated.true_mask,
+        overlap=None if labelled.is_good else iou(prediction.mask, evaluated.true_mask),
+    )
+
+
+def report_summary(run: Run, evaluation: Evaluation) -> ReportSummary:
+    """What a report says of all images of an evaluation together."""
+    _, promise = choose_threshold(run, nfa_threshold=evaluation.threshold, false_alarm_rate=None)
+    calibration, origin = run.calibration, run.origin
+    laws = zip(calibration.background, calibration.mean_ratio, calibration.n_channels, strict=True)
+    facts = (
+        Fact("model", str(run.folder)),
+        Fact("data set", f"{evaluation.dataset}/{evaluation.category}"),
+        Fact("extractor", f"{run.model.extractor} at {run.model.input_size} x {run.model.input_size}"),
+        Fact("training images", str(origin.n_training), "good ones only"),
+        Fact("held-out images", _held_out(run), "good ones that never trained the flow"),
+        Fact("epoch kept", f"{run.progress.best_epoch} of {run.progress.epochs_done}", "by held-out likelihood"),
+        *(
+            Fact(
+                f"background, scale {s}",
+                f"v = {v:.3f}, k = {b.degrees_of_freedom:.1f} of {c}",
+                "1 and C for perfect noise",
+            )
+            for s, (b, v, c) in enumerate(laws, start=1)
+        ),
+    )
+    figures = (
+        Fact("image AUROC", _share(evaluation.image_auroc), "by the highest anomaly score"),
+        Fact("pixel AUROC", _share(evaluation.pixel_auroc)),
+        Fact("AUPRO", _share(evaluation.aupro), "to a false-positive rate of 0.3"),
+        Fact(
+            "mIoU, defective images", _share(evaluation.miou.defective_images), f"at log NFA < {evaluation.threshold:g}"
+        ),
+        Fact("mIoU, all images", _share(evaluation.miou.all_images), "a good image without detection counts 1"),
+    )
+    warnings = tuple(
+        f"scale {s + 1}: v = {calibration.mean_ratio[s]:.3f} is outside 0.95..1.10, the flow fits the held-out images badly"
+        for s in calibration.misfits()
+    )
+    return ReportSummary(
+        threshold=evaluation.threshold,
+        promise=f"The threshold allows {promise}.",
+        facts=facts,
+        figures=figures,
+        warnings=warnings,
+        losses=read_losses(run.folder / LOG_NAME),
+        best_epoch=run.progress.best_epoch,
+    )
+
+
+def read_losses(path: Path) -> tuple[LossPoint, ...]:
+    """The losses of a training log; none where there is no log."""
+    if not path.is_file():
+        return ()
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return tuple(LossPoint(int(row["epoch"]), float(row["loss"]), float(row["held_out_loss"])) for row in rows)
+
+
+def _held_out(run: Run) -> str:
+    origin = run.origin
+    if run.calibration.shared:
+        return f"{origin.n_calibration}, which chose the epoch and calibrated"
+    return f"{origin.n_selection} chose the epoch, {origin.n_calibration} calibrated"
+
+
+def _share(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}"
