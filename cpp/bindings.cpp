@@ -120,9 +120,10 @@ Tree max_tree(CArray<float> const& score) {
     return py::make_tuple(as_array(std::move(tree.parent)), as_array(std::move(tree.order)), as_array(std::move(area)));
 }
 
-py::array_t<double> chi2_log_tail(CArray<double> const& x, double degrees_of_freedom, std::string const& tail) {
+py::array_t<double> chi2_log_tail(CArray<double> const& x, double degrees_of_freedom, double scale,
+                                  std::string const& tail) {
     need_dimensions(x, 1, "x is (n,)");
-    auto const law = uflow::make_tail_law({degrees_of_freedom, 1.0}, as_tail(tail));
+    auto const law = uflow::make_tail_law({degrees_of_freedom, scale}, as_tail(tail));
     std::vector<double> result(extent(x, 0));
     {
         auto const* const data = x.data();
@@ -166,8 +167,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used(), py::multiple_interpreters::per
           "log PFA maps, label maps and the columns of the region table, of squared norms (B, H_s, W_s) per scale.");
     m.def("max_tree", &max_tree, py::arg("score").noconvert(),
           "Max-tree of `score` (H, W): parent, order and area, each (H*W,).");
-    m.def("chi2_log_tail", &chi2_log_tail, py::arg("x").noconvert(), py::arg("degrees_of_freedom"), py::arg("tail"),
-          "log10 of the tail of chi2 at each x (n,).");
+    m.def("chi2_log_tail", &chi2_log_tail, py::arg("x").noconvert(), py::arg("degrees_of_freedom"), py::arg("scale"),
+          py::arg("tail"), "log10 of the tail of scale * chi2 at each x (n,).");
     m.def("log_n_tests", &log_n_tests, py::arg("cells"), "log10 N_T of grids of so many cells (paper eq. 9).");
     m.def("log_n_tests_by_size", &log_n_tests_by_size, py::arg("cells"), py::arg("area").noconvert(),
           "log10 N_T(n) for each area n (n,), of grids of so many cells.");

@@ -135,7 +135,7 @@ def a_contrario(
 
     `squared_norms[s]` is (B, H_s, W_s), finest scale first, finite and not negative; `background[s]` its law on good
     images. The table holds the regions of log_nfa < `keep_below`, the maps hold all. `n_threads` 0 uses all cores; any
-    number gives the same bits. Under "published" U = 0 counts as the smallest normal float: its log stays finite.
+    number gives the same bits. Under "published" U = 0 counts as 1e-38 of the mean: its log stays finite.
 
     Raises ValueError for missing scales, wrong shapes, empty maps, NaN, infinite or negative values.
     """
@@ -151,15 +151,20 @@ def a_contrario(
     _check_n_threads(n_threads)
     if math.isnan(keep_below):
         raise ValueError("keep_below is NaN")
-    log_pfa, labels, columns = _core.a_contrario(
-        maps,
-        degrees_of_freedom=[law.degrees_of_freedom for law in background],
-        scales=[law.scale for law in background],
-        tests=tests,
-        tail=tail,
-        keep_below=keep_below,
-        n_threads=n_threads,
-    )
+    try:
+        log_pfa, labels, columns = _core.a_contrario(
+            maps,
+            degrees_of_freedom=[law.degrees_of_freedom for law in background],
+            scales=[law.scale for law in background],
+            tests=tests,
+            tail=tail,
+            keep_below=keep_below,
+            n_threads=n_threads,
+        )
+    except ValueError:  # the core looks at every value anyway; which map was it?
+        for s, u in enumerate(maps):
+            _check_squared_norm(u, f"squared_norms[{s}]")
+        raise
     return AContrario(log_pfa=tuple(log_pfa), labels=tuple(labels), regions=Regions(*columns))
 
 
@@ -176,8 +181,12 @@ def log_n_tests_by_size(grids: Sequence[tuple[int, int]], area: ArrayLike) -> ND
     return _core.log_n_tests_by_size(_cells(grids), np.ascontiguousarray(areas).reshape(-1)).reshape(areas.shape)
 
 
-def chi2_log_tail(x: ArrayLike, *, degrees_of_freedom: float, tail: Tail = "exact") -> NDArray[np.float64]:
-    """log10 of P(chi2(degrees_of_freedom) >= x), or of its bound, for one cell. Same shape as `x`; never underflows.
+def chi2_log_tail(
+    x: ArrayLike, *, degrees_of_freedom: float, scale: float = 1.0, tail: Tail = "exact"
+) -> NDArray[np.float64]:
+    """log10 of P(scale * chi2(degrees_of_freedom) >= x), or of its bound, for one cell.
+
+    Same shape as `x`; never underflows. A region's log_pfa is its area times this at its level.
 
     Raises ValueError for NaN or negative `x`.
     """
@@ -185,14 +194,14 @@ def chi2_log_tail(x: ArrayLike, *, degrees_of_freedom: float, tail: Tail = "exac
     values = np.asarray(x, dtype=np.float64)
     if not np.all((values >= 0) & (values < np.inf)):
         raise ValueError("x must be finite and not negative")
-    law = Background(degrees_of_freedom)
-    flat = _core.chi2_log_tail(np.ascontiguousarray(values).reshape(-1), law.degrees_of_freedom, tail)
+    law = Background(degrees_of_freedom, scale)
+    flat = _core.chi2_log_tail(np.ascontiguousarray(values).reshape(-1), law.degrees_of_freedom, law.scale, tail)
     return flat.reshape(values.shape)
 
 
 def max_tree(score: ArrayLike) -> MaxTree:
     """Max-tree of `score` (H, W), infinities allowed. Raises ValueError for NaN or an empty map."""
-    values = _as_float32(score, "score", ("height", "width"), finite=False)
+    values = _as_float32(score, "score", ("height", "width"))
     parent, order, area = _core.max_tree(values)
     flat = values.reshape(-1)
     canonical = flat[parent] != flat
@@ -207,19 +216,22 @@ def squared_norm(embeddings: ArrayLike, *, n_threads: int = 0) -> NDArray[np.flo
     """
     _check_n_threads(n_threads)
     axes = ("images", "channels", "height", "width")
-    return _core.squared_norm(_as_float32(embeddings, "embeddings", axes, finite=False), n_threads)
+    return _core.squared_norm(_as_float32(embeddings, "embeddings", axes), n_threads)
 
 
-def _as_float32(array: ArrayLike, name: str, axes: tuple[str, ...], *, finite: bool = True) -> NDArray[np.float32]:
-    """A C-contiguous float32 array of the given axes, none of them empty; `finite`: and finite and not negative."""
+def _as_float32(array: ArrayLike, name: str, axes: tuple[str, ...]) -> NDArray[np.float32]:
+    """A C-contiguous float32 array of the given axes, none of them empty."""
     values = np.ascontiguousarray(array, dtype=np.float32)
     if values.ndim != len(axes):
         raise ValueError(f"{name} must be ({', '.join(axes)}), but has shape {np.shape(array)}")
     if values.size == 0:
         raise ValueError(f"{name} is empty: shape {values.shape}")
-    if finite and not (values.min() >= 0 and values.max() < np.inf):  # min and max hand a NaN on
-        raise ValueError(f"{name} must be finite and not negative, but spans {values.min()} to {values.max()}")
     return values
+
+
+def _check_squared_norm(u: NDArray[np.float32], name: str) -> None:
+    if not (u.min() >= 0 and u.max() < np.inf):  # min and max hand a NaN on
+        raise ValueError(f"{name} must be finite and not negative, but spans {u.min()} to {u.max()}") from None
 
 
 def _cells(grids: Sequence[tuple[int, int]]) -> list[int]:

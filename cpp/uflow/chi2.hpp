@@ -34,13 +34,18 @@ namespace detail {
     return moved + series / a;
 }
 
-// t - 1 - ln t >= 0 for t = x / mean, without cancellation around the mean.
-[[nodiscard]] inline double chernoff_rate(double x, double mean) {
-    auto const excess = (x - mean) / mean;
-    if (std::abs(excess) > 0.01) return x / mean - 1.0 - std::log(x / mean);
-    double sum = 0.0;  // e^2/2 - e^3/3 + ...: nine terms leave less than 1e-17 of the sum
-    for (int j = 10; j >= 2; --j) sum = 1.0 / j - excess * sum;
-    return excess * excess * sum;
+// t - 1 - ln t for t = x / mean; never negative, no cancellation around the mean.
+// With e = t - 1 and s = e / (2 + e), ln t = 2 atanh s, and e - 2s = e s: what is left of the difference is a product.
+[[nodiscard]] inline double chernoff_rate(double x, double mean, double inverse_mean) {
+    auto const e = (x - mean) * inverse_mean;
+    if (!(e > -0.3 && e < 0.5)) return x * inverse_mean - 1.0 - std::log(x * inverse_mean);
+    auto const s = e / (2.0 + e);
+    auto const q = s * s;  // at most 0.04: the first term left out is below 1e-17 of the sum
+    auto const q2 = q * q;
+    auto const low = (1.0 / 3 + q * (1.0 / 5)) + q2 * (1.0 / 7 + q * (1.0 / 9));
+    auto const middle = (1.0 / 11 + q * (1.0 / 13)) + q2 * (1.0 / 15 + q * (1.0 / 17));
+    auto const high = 1.0 / 19 + q * (1.0 / 21);
+    return s * (e - 2.0 * q * (low + q2 * q2 * (middle + q2 * q2 * high)));
 }
 
 // ln Q(a, y), the regularised upper incomplete gamma function. Lentz's continued fraction above the mean (DLMF 8.9.2),
@@ -48,7 +53,8 @@ namespace detail {
 [[nodiscard]] inline double log_upper_gamma(double a, double y, double remainder) {
     if (y <= 0.0) return 0.0;
     constexpr double epsilon = std::numeric_limits<double>::epsilon();
-    auto const log_factor = -a * chernoff_rate(y, a) - remainder + 0.5 * std::log(a / (2.0 * std::numbers::pi));
+    auto const log_factor =
+        -a * chernoff_rate(y, a, 1.0 / a) - remainder + 0.5 * std::log(a / (2.0 * std::numbers::pi));
     if (y < a + 1.0) {
         double term = 1.0 / a;
         double sum = term;
@@ -81,38 +87,35 @@ namespace detail {
 // A background law with its constants worked out.
 struct TailLaw {
     Tail tail;
-    double degrees_of_freedom;
-    double scale;
-    double remainder;     // of Stirling's formula at half the degrees of freedom
     float certain_up_to;  // the highest U whose tail is surely 1; -1 if there is none
+    double mean, inverse_mean;
+    double factor;                // log10 of the Chernoff bound per unit of rate
+    double shape, inverse_scale;  // of the gamma law: U ~ 2 scale * gamma(shape)
+    double remainder;             // of Stirling's formula at `shape`
 };
 
-// log10 P(one cell >= level); at most 0.
+// log10 P(U >= level) of one cell; at most 0.
 [[nodiscard]] inline double log_tail(TailLaw const& law, double level) {
-    auto const k = law.degrees_of_freedom;
-    auto x = level / law.scale;
-    if (law.tail == Tail::exact)
-        return std::min(0.0, detail::log_upper_gamma(0.5 * k, 0.5 * x, law.remainder) / std::numbers::ln10);
-    if (law.tail == Tail::chernoff && x <= k) return 0.0;
-    x = std::max(x, static_cast<double>(std::numeric_limits<float>::min()));  // a zero stays finite
-    return -0.5 * k * detail::chernoff_rate(x, k) / std::numbers::ln10;
+    if (law.tail == Tail::exact) {
+        auto const log_q = detail::log_upper_gamma(law.shape, 0.5 * level * law.inverse_scale, law.remainder);
+        return std::min(0.0, log_q / std::numbers::ln10);
+    }
+    if (law.tail == Tail::chernoff && level <= law.mean) return 0.0;
+    // Zero counts as about 1e-38 of the mean, or the published formula would be infinite.
+    auto const x = std::max(level, double{std::numeric_limits<float>::min()} * law.mean);
+    return law.factor * detail::chernoff_rate(x, law.mean, law.inverse_mean);
 }
 
 namespace detail {
 
 // Everything up to the mean is certain under the clamped bound, only U = 0 under the exact tail.
-[[nodiscard]] inline float highest_certain_level(Background const& background, Tail tail) {
+[[nodiscard]] inline float highest_certain_level(double mean, Tail tail) {
     if (tail == Tail::published) return -1.0F;
     if (tail == Tail::exact) return 0.0F;
     constexpr float most = std::numeric_limits<float>::max();
-    auto const mean = background.degrees_of_freedom * background.scale;
-    auto level = static_cast<float>(std::min(mean, static_cast<double>(most)));
-    auto const certain = [&](float u) {
-        return static_cast<double>(u) / background.scale <= background.degrees_of_freedom;
-    };
-    while (!certain(level)) level = std::nextafter(level, 0.0F);
-    while (level < most && certain(std::nextafter(level, most))) level = std::nextafter(level, most);
-    return level;
+    if (mean >= double{most}) return most;
+    auto const nearest = static_cast<float>(mean);
+    return double{nearest} <= mean ? nearest : std::nextafter(nearest, 0.0F);
 }
 
 }  // namespace detail
@@ -121,9 +124,18 @@ namespace detail {
     auto const positive = [](double x) { return std::isfinite(x) && x > 0.0; };
     if (!positive(background.degrees_of_freedom) || !positive(background.scale))
         throw std::invalid_argument("degrees of freedom and scale must be positive and finite");
-    return {tail, background.degrees_of_freedom, background.scale,
-            detail::stirling_remainder(0.5 * background.degrees_of_freedom),
-            detail::highest_certain_level(background, tail)};
+    auto const mean = background.degrees_of_freedom * background.scale;
+    auto const shape = 0.5 * background.degrees_of_freedom;
+    if (!positive(mean) || !positive(1.0 / mean) || !positive(1.0 / background.scale) || !positive(shape))
+        throw std::invalid_argument("degrees of freedom or scale are too extreme");
+    return {tail,
+            detail::highest_certain_level(mean, tail),
+            mean,
+            1.0 / mean,
+            -shape / std::numbers::ln10,
+            shape,
+            1.0 / background.scale,
+            detail::stirling_remainder(shape)};
 }
 
 }  // namespace uflow

@@ -40,6 +40,13 @@ struct RegionTable {
     std::vector<double> row, column;
 };
 
+template <class Visit>
+void for_each_column(RegionTable& t, Visit&& visit) {
+    for (auto* column : {&t.image, &t.scale, &t.label, &t.top, &t.left, &t.bottom, &t.right}) visit(*column);
+    for (auto* column : {&t.level, &t.log_pfa, &t.log_nfa, &t.row, &t.column}) visit(*column);
+    visit(t.area);
+}
+
 // log10 N_T of a region, ready to be asked for many areas.
 struct NumberOfTests {
     Tests tests;
@@ -56,27 +63,49 @@ struct NumberOfTests {
 
 namespace detail {
 
-inline void append(RegionTable& table, std::size_t image, std::size_t scale, std::vector<Region> const& regions,
-                   NumberOfTests const& log_n_tests, double keep_below) {
-    std::int32_t label = 0;
-    for (auto const& region : regions) {
+// The kept regions of one map, with their log NFA.
+struct MapRows {
+    std::vector<Region> regions;  // all of them, in the order of their labels
+    std::vector<double> log_nfa;
+    std::size_t kept = 0;
+};
+
+inline void evaluate(MapRows& rows, NumberOfTests const& log_n_tests, double keep_below) {
+    rows.log_nfa.reserve(rows.regions.size());
+    for (auto const& region : rows.regions) {
         auto const log_nfa = log_n_tests(region.area) + region.log_pfa;
-        auto const this_label = label++;
-        if (!(log_nfa < keep_below)) continue;
-        table.image.push_back(static_cast<std::int32_t>(image));
-        table.scale.push_back(static_cast<std::int32_t>(scale));
-        table.label.push_back(this_label);
-        table.level.push_back(double{region.level});
-        table.log_pfa.push_back(region.log_pfa);
-        table.log_nfa.push_back(log_nfa);
-        table.area.push_back(region.area);
-        table.top.push_back(region.top);
-        table.left.push_back(region.left);
-        table.bottom.push_back(region.bottom);
-        table.right.push_back(region.right);
-        table.row.push_back(region.row);
-        table.column.push_back(region.column);
+        rows.log_nfa.push_back(log_nfa);
+        rows.kept += log_nfa < keep_below;
     }
+}
+
+[[nodiscard]] inline RegionTable make_table(std::span<MapRows const> maps, std::size_t scales, double keep_below) {
+    std::size_t size = 0;
+    for (auto const& rows : maps) size += rows.kept;
+    RegionTable table;
+    for_each_column(table, [&](auto& column) { column.resize(size); });
+    std::size_t row = 0;
+    for (std::size_t map = 0; map < maps.size(); ++map) {
+        for (std::size_t label = 0; label < maps[map].regions.size(); ++label) {
+            auto const& region = maps[map].regions[label];
+            if (!(maps[map].log_nfa[label] < keep_below)) continue;
+            table.image[row] = static_cast<std::int32_t>(map / scales);
+            table.scale[row] = static_cast<std::int32_t>(map % scales);
+            table.label[row] = static_cast<std::int32_t>(label);
+            table.level[row] = double{region.level};
+            table.log_pfa[row] = region.log_pfa;
+            table.log_nfa[row] = maps[map].log_nfa[label];
+            table.area[row] = region.area;
+            table.top[row] = region.top;
+            table.left[row] = region.left;
+            table.bottom[row] = region.bottom;
+            table.right[row] = region.right;
+            table.row[row] = region.row;
+            table.column[row] = region.column;
+            ++row;
+        }
+    }
+    return table;
 }
 
 [[nodiscard]] inline std::vector<std::size_t> cells_of(std::span<Scale const> scales) {
@@ -101,7 +130,7 @@ inline void append(RegionTable& table, std::size_t image, std::size_t scale, std
     auto const maps = images * scales.size();
     std::size_t pixels = 0;
     for (auto const n : cells) pixels += images * n;
-    std::vector<std::vector<Region>> regions(maps);
+    std::vector<detail::MapRows> rows(maps);
     std::vector<Workspace> workspaces(useful_threads(settings.threads, maps, pixels));
     // Scale by scale: the large maps of the finest scale start first and the small ones fill the gaps.
     for_each_in_parallel(maps, workspaces.size(), [&](std::size_t job, std::size_t worker) {
@@ -110,14 +139,12 @@ inline void append(RegionTable& table, std::size_t image, std::size_t scale, std
         auto const& scale = scales[s];
         auto const offset = image * cells[s];
         auto const grid = make_grid(scale.squared_norm + offset, scale.height, scale.width);
-        regions[image * scales.size() + s] = find_regions(grid, laws[s], {scale.log_pfa + offset, cells[s]},
-                                                          {scale.labels + offset, cells[s]}, workspaces[worker]);
+        auto& map = rows[image * scales.size() + s];
+        map.regions = find_regions(grid, laws[s], {scale.log_pfa + offset, cells[s]}, {scale.labels + offset, cells[s]},
+                                   workspaces[worker]);
+        detail::evaluate(map, log_n_tests, settings.keep_below);
     });
-
-    RegionTable table;
-    for (std::size_t map = 0; map < maps; ++map)
-        detail::append(table, map / scales.size(), map % scales.size(), regions[map], log_n_tests, settings.keep_below);
-    return table;
+    return detail::make_table(rows, scales.size(), settings.keep_below);
 }
 
 }  // namespace uflow

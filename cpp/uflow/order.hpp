@@ -19,6 +19,10 @@ namespace uflow {
     return bits & 0x80000000U ? ~bits : bits | 0x80000000U;
 }
 
+[[nodiscard]] inline float value_of_ordered_bits(std::uint32_t key) {
+    return std::bit_cast<float>(key & 0x80000000U ? key & 0x7FFFFFFFU : ~key);
+}
+
 struct KeyedPixel {
     std::uint32_t key;  // ordered_bits of the value
     Pixel pixel;

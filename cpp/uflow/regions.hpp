@@ -1,27 +1,20 @@
-// The regions of one map: PFA prune and PFA merge (paper section 4) brought to their fixpoint in one flood from the
-// top.
-//
-// The iterated prune/merge comes to this (children before parents): a leaf of the max-tree is *closed* with best =
-// itself; a node with one child is closed if the child is, best = the lower log PFA of the child's best and itself
-// (ties: the child's); a node with several children is closed with best = itself if all of them are closed and its log
-// PFA is <= all their bests; any other node is *open*. The regions are the bests of the maximal closed nodes.
-//
-// Nothing above an open node can be closed again, so an open pixel only has to be known as such: no tree is built, no
-// set is united and no tail is evaluated there. And where the law gives a probability of 1 (the clamped bound below the
-// mean) a log PFA of 0 can neither lower a best nor absorb a region: such pixels are not even sorted.
+// The regions of one map, in one flood from the top: no tree is built (see branches.hpp for why none is needed).
 #pragma once
 
-#include <cmath>
+#include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <span>
-#include <stdexcept>
 #include <vector>
 
+#include "uflow/branches.hpp"
+#include "uflow/buffer.hpp"
 #include "uflow/chi2.hpp"
 #include "uflow/grid.hpp"
 #include "uflow/order.hpp"
+#include "uflow/summits.hpp"
 
 namespace uflow {
 
@@ -33,215 +26,193 @@ struct Region {
     double row, column;              // centroid
 };
 
-// A chain of nodes of the max-tree while it grows: the node in progress, and the best of the completed ones.
-struct Branch {
-    std::int32_t link;    // union-find: towards the root; kOpen once it has met an open node
-    std::int32_t parent;  // the branch it grew into, always of a higher number; -1 if none
-    float level;          // of the node in progress
-    Pixel area;           // so far
-    double best_log_pfa;  // of a merge in progress: the lowest of its children, to be reached
-    float best_level;
-    Pixel best_area;  // 0: no node has been completed yet
-    bool absorbs;     // false: a merge that has not paid off (yet); its children stand for themselves
-};
-
 // Buffers that one map leaves behind for the next; hold no result.
 struct Workspace {
-    std::vector<KeyedPixel> pixels, scratch;
-    std::vector<Branch> branches;
+    Buffer<std::uint8_t> kind;
+    Buffer<float> outer;
+    Buffer<KeyedPixel> slopes, scratch;
+    Buffer<BranchId> branch_of;
+    Buffer<Pixel> row;
+    BranchBuffers branches;
 };
 
 namespace detail {
 
-constexpr std::int32_t kOutside = -1;  // not flooded (yet)
-constexpr std::int32_t kOpen = -2;
+constexpr std::size_t kFetchAhead = 24;         // pixels: what a trip to memory takes
+constexpr std::size_t kFitsTheCache = 1 << 15;  // pixels: no trips below
 
-class Flood {
- public:
-    Flood(Grid const& grid, TailLaw const& law, std::span<std::int32_t> branch_of, Workspace& workspace)
-        : grid_(grid), law_(law), branch_of_(branch_of), workspace_(workspace), branches_(workspace.branches) {}
+// A macro, because gcc takes a function that only prefetches for one without effect and drops the call.
+#if defined(__GNUC__)
+#define UFLOW_PREFETCH(address) __builtin_prefetch(address)
+#else
+#define UFLOW_PREFETCH(address) static_cast<void>(address)
+#endif
 
-    void run() {
-        start_branches_at_summits();
-        auto const rest = sort_decreasing(workspace_.pixels, workspace_.scratch);
-        for (auto const& item : rest) add(item.pixel);
-        for (std::size_t b = 0; b < branches_.size(); ++b)
-            if (branches_[b].link == static_cast<std::int32_t>(b)) complete(static_cast<std::int32_t>(b));
-        let_the_absorbed_go();
-    }
+// A frame around the map spares the flood all questions about borders: one row above and below, and one column that is
+// to the right of one row and to the left of the next.
+struct Frame {
+    std::size_t stride, first, size;
+};
 
- private:
-    // A summit comes before all its neighbours (higher, ties: lower number), so it needs no sorting.
-    void start_branches_at_summits() {
-        auto const& value = grid_.values;
-        auto& pixels = workspace_.pixels;
-        branches_.clear();
-        pixels.clear();
-        bool valid = true;
-        for (Pixel y = 0, p = 0; y < grid_.height; ++y) {
-            for (Pixel x = 0; x < grid_.width; ++x, ++p) {
-                auto const i = static_cast<std::size_t>(p);
-                auto const v = value[i];
-                valid &= v >= 0.0F && v <= std::numeric_limits<float>::max();
-                branch_of_[i] = kOutside;
-                if (!(v > law_.certain_up_to)) continue;
-                auto const width = static_cast<std::size_t>(grid_.width);
-                bool const summit = (y == 0 || v > value[i - width]) && (x == 0 || v > value[i - 1]) &&
-                                    (x + 1 == grid_.width || v >= value[i + 1]) &&
-                                    (y + 1 == grid_.height || v >= value[i + width]);
-                if (summit)
-                    branch_of_[i] = new_branch(v, 1);
-                else
-                    pixels.push_back({ordered_bits(v), p});
-            }
+[[nodiscard]] inline Frame make_frame(Grid const& grid) {
+    auto const stride = static_cast<std::size_t>(grid.width) + 1;
+    return {stride, stride + 1, stride * (static_cast<std::size_t>(grid.height) + 2) + 1};
+}
+
+struct Flood {
+    TailLaw const& law;
+    Frame frame;
+    std::span<BranchId> branch_of;  // framed
+    Branches branches;
+    std::span<KeyedPixel> slopes;  // `pixel` counts in the frame
+};
+
+// Every summit becomes a branch, every slope waits to be sorted. Both are written down for every pixel and counted only
+// where they are: a wrong guess of the processor would cost more.
+inline void set_out(Grid const& grid, std::span<std::uint8_t const> kind, Flood& flood) {
+    auto const width = static_cast<std::size_t>(grid.width);
+    auto& branches = flood.branches;
+    auto* const slopes = flood.slopes.data();
+    std::size_t n_slopes = 0;
+    std::fill(flood.branch_of.begin(), flood.branch_of.end(), kOutside);
+    for (std::size_t start = 0, place = flood.frame.first; start < grid.values.size(); start += width) {
+        for (std::size_t x = 0; x < width; ++x) {
+            auto const value = grid.values[start + x];
+            auto const is = kind[start + x];
+            branches[branches.size].level = value;
+            flood.branch_of[place + x] = is == Kind::summit ? branches.size : kOutside;
+            branches.size += is >> 1;
+            slopes[n_slopes] = {ordered_bits(value), static_cast<Pixel>(place + x)};
+            n_slopes += is & 1U;
         }
-        if (!valid) throw std::invalid_argument("squared norms must be finite and not negative");
-        workspace_.scratch.resize(pixels.size());
+        place += flood.frame.stride;
     }
+    for (auto id = kFirstBranch; id < branches.size; ++id) start_branch(branches, id, branches[id].level);
+}
 
-    std::int32_t new_branch(float level, Pixel area) {
-        auto const id = static_cast<std::int32_t>(branches_.size());
-        branches_.push_back({id, -1, level, area, std::numeric_limits<double>::infinity(), level, 0, true});
-        return id;
+// A pixel at `level` joins the branches around it; each of `around` is a root, kOpen or kOutside.
+inline BranchId join(Flood& flood, std::span<BranchId const, 4> around, float level) {
+    auto& branches = flood.branches;
+    BranchId roots[4];
+    std::size_t n_roots = 0;
+    bool open = false;
+    for (auto const root : around) {
+        if (root == kOutside || std::find(roots, roots + n_roots, root) != roots + n_roots) continue;
+        if (root == kOpen || (branches[root].level > level && !complete(branches, root, flood.law)))
+            open = true;
+        else
+            roots[n_roots++] = root;
     }
-
-    Branch& branch(std::int32_t id) { return branches_[static_cast<std::size_t>(id)]; }
-
-    // The branch's root, or kOpen.
-    std::int32_t find(std::int32_t id) {
-        for (auto link = branch(id).link; link != id; link = branch(id).link) {
-            if (link == kOpen) return kOpen;
-            auto const next = branch(link).link;
-            branch(id).link = next;  // path halving
-            if (next == kOpen) return kOpen;
-            id = next;
-        }
-        return id;
-    }
-
-    // The node in progress has got its last pixel. Returns whether it is closed.
-    bool complete(std::int32_t id) {
-        auto& b = branch(id);
-        auto const log_pfa = b.area * log_tail(law_, b.level);
-        if (b.absorbs ? log_pfa < b.best_log_pfa : log_pfa <= b.best_log_pfa) {
-            b.absorbs = true;
-            b.best_log_pfa = log_pfa;
-            b.best_level = b.level;
-            b.best_area = b.area;
-        }
-        if (!b.absorbs) b.link = kOpen;
-        return b.absorbs;
-    }
-
-    // Pixel p joins the nodes around it, all of them as high as p or higher.
-    void add(Pixel p) {
-        auto const level = grid_.values[static_cast<std::size_t>(p)];
-        std::int32_t around[4];
-        int n_around = 0;
-        bool open = false;
-        for_each_neighbour(grid_, p, [&](Pixel q) {
-            auto const id = branch_of_[static_cast<std::size_t>(q)];
-            if (id == kOutside) return;
-            auto const root = id == kOpen ? kOpen : find(id);
-            if (root == kOpen) {
-                open = true;
-                return;
-            }
-            for (int i = 0; i < n_around; ++i)
-                if (around[i] == root) return;
-            if (branch(root).level > level && !complete(root))
-                open = true;
-            else
-                around[n_around++] = root;
-        });
-        auto const roots = std::span<std::int32_t const>(around, static_cast<std::size_t>(n_around));
-        branch_of_[static_cast<std::size_t>(p)] = open ? cut(roots) : join(roots, level);
-    }
-
-    // An open node takes no part: what has been completed below stays as it is.
-    std::int32_t cut(std::span<std::int32_t const> roots) {
-        for (auto const id : roots) branch(id).link = kOpen;
+    if (open) {
+        for (std::size_t i = 0; i < n_roots; ++i) branches.link_of(roots[i]) = kOpen;
         return kOpen;
     }
+    if (n_roots > 1) return merge(branches, {roots, n_roots}, level);
+    extend(branches, roots[0], level);
+    return roots[0];
+}
 
-    std::int32_t join(std::span<std::int32_t const> roots, float level) {
-        if (roots.size() == 1) {
-            auto& only = branch(roots[0]);
-            only.level = level;
-            ++only.area;
-            return roots[0];
-        }
-        auto const id = new_branch(level, 1);
-        auto& node = branch(id);
-        int children = 0;
-        for (auto const root : roots) {
-            auto& b = branch(root);
-            node.area += b.area;
-            b.link = b.parent = id;
-            bool const merge_in_progress = !b.absorbs;
-            if (!merge_in_progress && b.best_area == 0) continue;  // a piece of this very node
-            children += merge_in_progress ? 2 : 1;
-            if (b.best_log_pfa < node.best_log_pfa) {
-                node.best_log_pfa = b.best_log_pfa;
-                node.best_level = b.best_level;
-                node.best_area = b.best_area;
-            }
-        }
-        if (children > 1) {
-            node.absorbs = false;
-            node.best_area = 0;
-        }
-        return id;
+// The pixel at `place`, all of whose flooded neighbours are as high as it or higher.
+inline void add_pixel(Flood& flood, std::size_t place, float level) {
+    auto& branches = flood.branches;
+    auto const* const here = flood.branch_of.data() + place;
+    auto const stride = static_cast<std::ptrdiff_t>(flood.frame.stride);
+    auto const two_links = [&](std::ptrdiff_t step) { return branches.link_of(branches.link_of(here[step])); };
+    BranchId around[4] = {two_links(-stride), two_links(-1), two_links(1), two_links(stride)};
+    bool roots = true;
+    for (auto const id : around) roots &= branches.link_of(id) == id;
+    if (!roots)
+        for (auto& id : around) id = find_root(branches, id);
+    auto& branch = flood.branch_of[place];
+    if ((around[0] | around[1] | around[2] | around[3]) == kOpen) {
+        branch = kOpen;  // most of a noisy map
+        return;
     }
-
-    // From the last branch to the first: `parent` becomes the branch that speaks for it, -1 where no region is left.
-    void let_the_absorbed_go() {
-        for (auto id = static_cast<std::int32_t>(branches_.size()); id-- > 0;) {
-            auto& b = branch(id);
-            if (b.parent >= 0 && branch(b.parent).absorbs) {
-                b.absorbs = true;
-                b.parent = branch(b.parent).parent;
-            } else {
-                b.parent = b.absorbs && b.best_area > 0 && b.best_log_pfa < 0.0 ? id : -1;
-            }
+    auto const root = std::max({around[0], around[1], around[2], around[3]});
+    bool alone = true;
+    for (auto const id : around) alone &= id == root || id == kOutside;
+    if (alone) {
+        if (branches[root].level > level && !complete(branches, root, flood.law)) {
+            branch = kOpen;
+        } else {
+            extend(branches, root, level);
+            branch = root;
         }
+        return;
     }
+    branch = join(flood, around, level);
+}
 
-    Grid grid_;
-    TailLaw law_;
-    std::span<std::int32_t> branch_of_;
-    Workspace& workspace_;
-    std::vector<Branch>& branches_;
+inline void run_flood(Flood& flood, std::span<KeyedPixel const> sorted) {
+    auto const add = [&](KeyedPixel const& slope) {
+        add_pixel(flood, static_cast<std::size_t>(slope.pixel), value_of_ordered_bits(slope.key));
+    };
+    auto const stride = static_cast<std::ptrdiff_t>(flood.frame.stride);
+    auto const* const branch_of = flood.branch_of.data();
+    std::size_t i = 0;
+    if (flood.frame.size > kFitsTheCache)
+        for (; i + kFetchAhead < sorted.size(); ++i) {
+            // First the neighbourhood of a pixel to come, then, when half the way is gone, the branches found there.
+            auto const* const far = branch_of + sorted[i + kFetchAhead].pixel;
+            UFLOW_PREFETCH(far - stride);
+            UFLOW_PREFETCH(far);
+            UFLOW_PREFETCH(far + stride);
+            auto const* const near = branch_of + sorted[i + kFetchAhead / 2].pixel;
+            for (auto const step : {-stride, std::ptrdiff_t{-1}, std::ptrdiff_t{1}, stride}) {
+                UFLOW_PREFETCH(&flood.branches.link_of(near[step]));
+                UFLOW_PREFETCH(&flood.branches[near[step]]);
+            }
+            add(sorted[i]);
+        }
+    for (; i < sorted.size(); ++i) add(sorted[i]);
+    for (auto id = kFirstBranch; id < flood.branches.size; ++id)
+        if (flood.branches.link_of(id) == id) complete(flood.branches, id, flood.law);
+    settle(flood.branches);
+}
+
+struct Canvas {
+    std::span<float> log_pfa;
+    std::span<std::int32_t> labels;
 };
 
 // A branch's region is what the branch holds at or above the region's level. Numbers regions by their first pixel.
-[[nodiscard]] inline std::vector<Region> paint(Grid const& grid, std::span<float> log_pfa,
-                                               std::span<std::int32_t> labels, std::vector<Branch>& branches) {
+[[nodiscard]] inline std::vector<Region> paint(Grid const& grid, Flood const& flood, Canvas const& canvas,
+                                               std::span<Pixel> row) {
     std::vector<Region> regions;
-    for (auto& b : branches) b.link = -1;  // from here on: the region's label
-    for (Pixel y = 0, p = 0; y < grid.height; ++y) {
-        for (Pixel x = 0; x < grid.width; ++x, ++p) {
-            auto const i = static_cast<std::size_t>(p);
-            auto const id = labels[i];
-            labels[i] = -1;
-            log_pfa[i] = 0.0F;
-            if (id < 0) continue;
-            auto const speaker = branches[static_cast<std::size_t>(id)].parent;
-            if (speaker < 0) continue;
-            auto& b = branches[static_cast<std::size_t>(speaker)];
-            if (grid.values[i] < b.best_level) continue;
-            if (b.link < 0) {
-                b.link = static_cast<std::int32_t>(regions.size());
+    auto const& branches = flood.branches;
+    auto const& label_of = branches.link;  // done with linking
+    std::fill_n(label_of.begin(), branches.size, -1);
+    auto const* branch_of = flood.branch_of.data() + flood.frame.first;
+    std::size_t start = 0;
+    for (Pixel y = 0; y < grid.height;
+         ++y, branch_of += flood.frame.stride, start += static_cast<std::size_t>(grid.width)) {
+        auto* const values = grid.values.data() + start;
+        auto* const labels = canvas.labels.data() + start;
+        auto* const log_pfa = canvas.log_pfa.data() + start;
+        std::size_t n_inside = 0;
+        for (Pixel x = 0; x < grid.width; ++x) {
+            auto const& b = branches[branch_of[x]];
+            std::uint32_t const inside = values[x] >= b.level;
+            labels[x] = -1;
+            // 0 outside, by a mask: here, too, a jump would often be guessed wrong.
+            log_pfa[x] = std::bit_cast<float>(std::bit_cast<std::uint32_t>(b.painted_log_pfa) & (0U - inside));
+            row[n_inside] = x;
+            n_inside += inside;
+        }
+        for (auto const x : row.first(n_inside)) {
+            auto const& b = branches[branch_of[x]];
+            auto& label = branches.link_of(b.parent);
+            if (label < 0) {
+                label = static_cast<std::int32_t>(regions.size());
                 regions.push_back({b.best_log_pfa, b.best_level, b.best_area, y, x, y, x, 0.0, 0.0});
             }
-            auto& region = regions[static_cast<std::size_t>(b.link)];
+            auto& region = regions[static_cast<std::size_t>(label)];
             region.left = std::min(region.left, x);
             region.right = std::max(region.right, x);
             region.bottom = y;
             region.row += y;
             region.column += x;
-            labels[i] = b.link;
-            log_pfa[i] = static_cast<float>(std::max(b.best_log_pfa, -double{std::numeric_limits<float>::max()}));
+            labels[x] = label;
         }
     }
     for (auto& region : regions) {
@@ -259,8 +230,16 @@ class Flood {
 [[nodiscard]] inline std::vector<Region> find_regions(Grid const& squared_norm, TailLaw const& law,
                                                       std::span<float> log_pfa, std::span<std::int32_t> labels,
                                                       Workspace& workspace) {
-    detail::Flood(squared_norm, law, labels, workspace).run();
-    return detail::paint(squared_norm, log_pfa, labels, workspace.branches);
+    auto const kind = room(workspace.kind, squared_norm.values.size());
+    auto const outer = room(workspace.outer, static_cast<std::size_t>(squared_norm.width));
+    auto const count = classify(squared_norm, law.certain_up_to, kind, outer);
+    auto const frame = detail::make_frame(squared_norm);
+    detail::Flood flood{law, frame, room(workspace.branch_of, frame.size),
+                        make_branches(workspace.branches, count.summits), room(workspace.slopes, count.slopes + 1)};
+    detail::set_out(squared_norm, kind, flood);
+    detail::run_flood(flood, sort_decreasing(flood.slopes.first(count.slopes), room(workspace.scratch, count.slopes)));
+    return detail::paint(squared_norm, flood, {log_pfa, labels},
+                         room(workspace.row, static_cast<std::size_t>(squared_norm.width)));
 }
 
 }  // namespace uflow
