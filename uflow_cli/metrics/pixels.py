@@ -127,22 +127,21 @@ class PixelScores:
         )
 
     def threshold(self, false_pixels: float) -> float:
-        """Lowest float32 t such that at most `false_pixels` defect-free pixels (of all images together) score above t.
+        """Lowest score t of which at most `false_pixels` defect-free pixels (of all images together) score above t.
 
         The fair threshold of METHOD 5 is `threshold(n_images)` over good training images at 256 x 256. ValueError for a
         negative number, and before any defect-free pixel was added.
         """
         if false_pixels < 0 or not self._negative.total:
             raise ValueError(f"{false_pixels} false pixels of {self._negative.total}; expected 0 or more, of 1 or more")
-        low, high = 0, (1 << 32) - 1  # the answer lies in low..high
+        low, high = self._negative.lowest(), (1 << 32) - 1  # keys; the answer lies in low..high
         while low < high:
             middle = (low + high) // 2
             if self._negative.above(np.array([middle], dtype=np.uint32))[0] <= false_pixels:
                 high = middle
             else:
                 low = middle + 1
-        floor = self._negative.lowest()  # below every score, any t will do: take the lowest score
-        return float(scores_of(np.array([max(low, floor)], dtype=np.uint32))[0])
+        return float(scores_of(np.array([low], dtype=np.uint32))[0])
 
 
 def pixel_curve(pairs: Iterable[tuple[NDArray[Any], NDArray[np.bool_]]]) -> PixelCurve:

@@ -32,6 +32,7 @@ class ScoreCounts:
         self._keys = np.empty(buffer, dtype=np.uint32)
         self._weights = np.empty(buffer) if weighted else None
         self._buffered = 0
+        self._sorted_to = 0  # of the buffer
         self._runs: list[_Run] = []
 
     def add(self, keys: NDArray[np.uint32], weights: Floats | None = None) -> None:
@@ -86,13 +87,14 @@ class ScoreCounts:
     def _sorted(self) -> list[_Run]:
         """Sort the buffer where it stands, and return it as one more run."""
         keys = self._keys[: self._buffered]
-        if self._weights is None:
-            keys.sort()
-            weights = None
-        else:
-            weights = self._weights[: self._buffered]
-            order = np.argsort(keys, kind="stable")
-            keys[:], weights[:] = keys[order], weights[order]
+        weights = None if self._weights is None else self._weights[: self._buffered]
+        if self._sorted_to < self._buffered:
+            if weights is None:
+                keys.sort()
+            else:
+                order = np.argsort(keys, kind="stable")
+                keys[:], weights[:] = keys[order], weights[order]
+            self._sorted_to = self._buffered
         return [*self._runs, _Run(keys, None, weights)] if len(keys) else self._runs
 
     def _flush(self) -> None:
@@ -103,7 +105,7 @@ class ScoreCounts:
             length += len(runs[-joined - 1].keys)
             joined += 1
         self._runs = [*runs[:-joined], _merge(runs[-joined:])]
-        self._buffered = 0
+        self._buffered = self._sorted_to = 0
 
 
 def _merge(runs: list[_Run]) -> _Run:
