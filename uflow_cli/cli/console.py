@@ -279,12 +279,12 @@ def _print_inspection_table(inspection: Inspection) -> None:
     console.print(f"masks, overlays and detections.json in {escape(str(inspection.out))}", soft_wrap=True)
 
 
-def print_evaluation(evaluation: Evaluation, *, as_json: bool) -> None:
-    """The measures as a table, or as JSON."""
+def print_evaluation(evaluation: Evaluation, *, report: Path | None, as_json: bool) -> None:
+    """The measures as a table, or as JSON; and where the report is."""
     from uflow_cli.evaluation import evaluation_to_dict
 
     if as_json:
-        print_json(evaluation_to_dict(evaluation))
+        print_json({**evaluation_to_dict(evaluation), "report": None if report is None else str(report)})
         return
     console = _out()
     table = Table(title=evaluation.title,
@@ -294,6 +294,8 @@ def print_evaluation(evaluation: Evaluation, *, as_json: bool) -> None:
     for name, value in evaluation.rows():
         table.add_row(name, value)
     console.print(table)
+    if report is not None:
+        console.print(f"report to look at: {escape(str(report))}", soft_wrap=True)
 
 
 def _duration(seconds: float) -> str:

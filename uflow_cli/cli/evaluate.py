@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
@@ -25,14 +26,24 @@ def evaluate(
     """Measure a model on a data set's test images: ranking, outlines, and false alarms against the promise."""
     from uflow_cli.checkpoint import find_newest_run, load_run
     from uflow_cli.datasets import load_dataset
-    from uflow_cli.evaluation import evaluate_run
+    from uflow_cli.evaluation import EvaluatedImage, evaluate_run
     from uflow_cli.model import choose_device
+    from uflow_cli.report import report_image, report_summary, report_writer
 
     run_folder = model or find_newest_run(Path("runs"))
     run = load_run(run_folder)
     if model is None:
         console.note(f"using the newest run, {run_folder}")
     data = load_dataset(dataset or run.origin.dataset, root=data_root, category=category or run.origin.category)
-    with console.progress("evaluating", total=len(data.test)) as advance:
-        evaluation = evaluate_run(run, data, device=choose_device(device.value), on_image=lambda _image: advance(1))
-    console.print_evaluation(evaluation, as_json=json)
+    with contextlib.ExitStack() as stack:
+        writer = stack.enter_context(report_writer(report)) if report else None
+        advance = stack.enter_context(console.progress("evaluating", total=len(data.test)))
+
+        def on_image(evaluated: EvaluatedImage) -> None:
+            if writer:
+                writer.add(report_image(evaluated))
+            advance(1)
+
+        evaluation = evaluate_run(run, data, device=choose_device(device.value), on_image=on_image)
+        page = writer.finish(title=evaluation.title, summary=report_summary(run, evaluation)) if writer else None
+    console.print_evaluation(evaluation, report=page, as_json=json)

@@ -63,7 +63,8 @@ def report_summary(run: Run, evaluation: Evaluation) -> ReportSummary:
         Fact("mIoU, all images", _share(evaluation.miou.all_images), "a good image without detection counts 1"),
     )
     warnings = tuple(
-        f"scale {s + 1}: v = {calibration.mean_ratio[s]:.3f} is outside 0.95..1.10, the flow fits the held-out images badly"
+        f"scale {s + 1}: v = {calibration.mean_ratio[s]:.3f} is outside 0.95..1.10, "
+        "the flow fits the held-out images badly"
         for s in calibration.misfits()
     )
     return ReportSummary(

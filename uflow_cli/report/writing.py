@@ -1,7 +1,8 @@
 """The report's folder: pictures are written one image at a time, and the whole appears at once."""
 
+import contextlib
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -16,15 +17,27 @@ _PICTURES: Final = "images"
 _PICTURE_SIDE: Final = 512  # pixels: sharp in the gallery, fair when enlarged, and a thousand fit on a memory stick
 
 
-def write_report(
-    folder: Path,
-    *,
-    title: str,
-    summary: ReportSummary,
-    images: Iterable[ReportImage],
-    picture_side: int = _PICTURE_SIDE,
-) -> Path:
-    """Write `folder`/index.html and its pictures and return the page's path; images are taken one at a time.
+class ReportWriter:
+    """Takes images one at a time, then the summary that follows from them. Use it through `report_writer`."""
+
+    def __init__(self, made: Path, put_in_place: Callable[[], Path], *, picture_side: int) -> None:
+        self._made, self._put_in_place, self._side = made, put_in_place, picture_side
+        self._cards: list[Card] = []
+
+    def add(self, image: ReportImage) -> None:
+        """Write the pictures of the next image."""
+        self._cards.append(_write_pictures(self._made, len(self._cards) + 1, image, side=self._side))
+
+    def finish(self, *, title: str, summary: ReportSummary) -> Path:
+        """Write the page, put the report in its place, and return the page's path there."""
+        page = report_page(title=title, summary=summary, cards=self._cards)
+        (self._made / PAGE_NAME).write_text(page, encoding="utf-8")
+        return self._put_in_place()
+
+
+@contextlib.contextmanager
+def report_writer(folder: Path, *, picture_side: int = _PICTURE_SIDE) -> Iterator[ReportWriter]:
+    """A writer of the report `folder`, which holds it once `finish` was called and what it held before until then.
 
     An earlier report in `folder` is replaced; anything else there is left alone: UflowError. Also for a disk that
     does not take it. A run that is killed leaves what was there before.
@@ -36,15 +49,31 @@ def write_report(
         with tempfile.TemporaryDirectory(prefix=".report-", dir=folder.parent, ignore_cleanup_errors=True) as workshop:
             made = Path(workshop) / "new"
             (made / _PICTURES).mkdir(parents=True)
-            cards = [_write_pictures(made, n, image, side=picture_side) for n, image in enumerate(images, start=1)]
-            page = report_page(title=title, summary=summary, cards=cards)
-            (made / PAGE_NAME).write_text(page, encoding="utf-8")
-            _swap(made, folder, old=Path(workshop) / "old")
+
+            def put_in_place() -> Path:
+                _swap(made, folder, old=Path(workshop) / "old")
+                return folder / PAGE_NAME
+
+            yield ReportWriter(made, put_in_place, picture_side=picture_side)
     except OSError as error:
         raise UflowError(
             f"{folder}: cannot be written ({error.strerror or error}); choose another folder or free its disk"
         ) from error
-    return folder / PAGE_NAME
+
+
+def write_report(
+    folder: Path,
+    *,
+    title: str,
+    summary: ReportSummary,
+    images: Iterable[ReportImage],
+    picture_side: int = _PICTURE_SIDE,
+) -> Path:
+    """Write `folder`/index.html and its pictures and return the page's path; see `report_writer`."""
+    with report_writer(folder, picture_side=picture_side) as writer:
+        for image in images:
+            writer.add(image)
+        return writer.finish(title=title, summary=summary)
 
 
 def _write_pictures(folder: Path, number: int, image: ReportImage, *, side: int) -> Card:
