@@ -44,10 +44,13 @@ def a_contrario(
     """
 
 def chi2_log_tail(
-    x: numpy.typing.NDArray[numpy.float64], degrees_of_freedom: typing.SupportsFloat | typing.SupportsIndex, tail: str
+    x: numpy.typing.NDArray[numpy.float64],
+    degrees_of_freedom: typing.SupportsFloat | typing.SupportsIndex,
+    scale: typing.SupportsFloat | typing.SupportsIndex,
+    tail: str,
 ) -> numpy.typing.NDArray[numpy.float64]:
     """
-    log10 of the tail of chi2 at each x (n,).
+    log10 of the tail of scale * chi2 at each x (n,).
     """
 
 def log_n_tests(cells: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> float:

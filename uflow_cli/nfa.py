@@ -40,6 +40,9 @@ Tail = Literal["chernoff", "published", "exact"]
 Tests = Literal["paper", "by-size"]
 """Number of tests: paper eq. 9, the same for every region; or the same budget split evenly over the regions' sizes."""
 
+_TAILS: tuple[str, ...] = get_args(Tail)
+_TESTS: tuple[str, ...] = get_args(Tests)
+
 
 @dataclass(frozen=True)
 class Background:
@@ -146,8 +149,8 @@ def a_contrario(
         raise ValueError(f"{len(maps)} scales of squared_norms, but {len(background)} backgrounds")
     if len({len(u) for u in maps}) != 1:
         raise ValueError(f"all scales need the same images, but there are {[len(u) for u in maps]}")
-    _check_choice(tests, Tests, "tests")
-    _check_choice(tail, Tail, "tail")
+    _check_choice(tests, _TESTS, "tests")
+    _check_choice(tail, _TAILS, "tail")
     _check_n_threads(n_threads)
     if math.isnan(keep_below):
         raise ValueError("keep_below is NaN")
@@ -190,7 +193,7 @@ def chi2_log_tail(
 
     Raises ValueError for NaN or negative `x`.
     """
-    _check_choice(tail, Tail, "tail")
+    _check_choice(tail, _TAILS, "tail")
     values = np.asarray(x, dtype=np.float64)
     if not np.all((values >= 0) & (values < np.inf)):
         raise ValueError("x must be finite and not negative")
@@ -241,9 +244,9 @@ def _cells(grids: Sequence[tuple[int, int]]) -> list[int]:
     return cells
 
 
-def _check_choice(value: str, choices: object, name: str) -> None:
-    if value not in get_args(choices):
-        raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}, not {value!r}")
+def _check_choice(value: str, choices: tuple[str, ...], name: str) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
 
 
 def _check_n_threads(n_threads: int) -> None:

@@ -124,7 +124,9 @@ inline void extend(Branches const& branches, BranchId id, float level) {
 // After the flood: every branch takes over the best of the branch that absorbed it, if one did. `parent` becomes the
 // branch that speaks for it, `level` the level from which on its pixels belong to the region: infinite if there is
 // none.
-inline void settle(Branches const& branches) {
+// Returns the number of regions.
+[[nodiscard]] inline std::size_t settle(Branches const& branches) {
+    std::size_t n_regions = 0;
     constexpr auto nowhere = std::numeric_limits<float>::infinity();
     constexpr double lowest = std::numeric_limits<float>::lowest();
     for (auto const id : {kOutside, kOpen}) branches[id] = {0.0, nowhere, kMerging, nowhere, 0, kOutside, 0.0F};
@@ -139,7 +141,9 @@ inline void settle(Branches const& branches) {
         b.parent = id;
         b.level = region ? b.best_level : nowhere;
         b.painted_log_pfa = static_cast<float>(std::max(b.best_log_pfa, lowest));
+        n_regions += region;
     }
+    return n_regions;
 }
 
 }  // namespace uflow

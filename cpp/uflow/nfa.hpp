@@ -1,6 +1,7 @@
 // A contrario detection of a whole batch: every map of every scale to its regions and their log10 NFA.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -47,18 +48,26 @@ void for_each_column(RegionTable& t, Visit&& visit) {
     visit(t.area);
 }
 
-// log10 N_T of a region, ready to be asked for many areas.
+// log10 N_T of a region, ready to be asked for many areas; most regions are small.
 struct NumberOfTests {
     Tests tests;
     double constant;
+    std::array<double, 16> of_small;
 
-    [[nodiscard]] double operator()(double area) const {
+    [[nodiscard]] double operator()(Pixel area) const {
+        if (static_cast<std::size_t>(area) < of_small.size()) return of_small[static_cast<std::size_t>(area)];
         return tests == Tests::paper ? constant : log_n_tests_by_size(constant, area);
     }
 };
 
 [[nodiscard]] inline NumberOfTests make_number_of_tests(std::span<std::size_t const> cells, Tests tests) {
-    return {tests, tests == Tests::paper ? log_n_tests(cells) : log_n_positions_and_sizes(cells)};
+    NumberOfTests log_n_tests{
+        tests, tests == Tests::paper ? uflow::log_n_tests(cells) : log_n_positions_and_sizes(cells), {}};
+    for (std::size_t area = 0; area < log_n_tests.of_small.size(); ++area)
+        log_n_tests.of_small[area] = tests == Tests::paper
+                                         ? log_n_tests.constant
+                                         : log_n_tests_by_size(log_n_tests.constant, static_cast<double>(area));
+    return log_n_tests;
 }
 
 namespace detail {

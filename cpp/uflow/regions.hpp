@@ -65,6 +65,7 @@ struct Flood {
     std::span<BranchId> branch_of;  // framed
     Branches branches;
     std::span<KeyedPixel> slopes;  // `pixel` counts in the frame
+    std::size_t n_regions = 0;
 };
 
 // Every summit becomes a branch, every slope waits to be sorted. Both are written down for every pixel and counted only
@@ -167,7 +168,7 @@ inline void run_flood(Flood& flood, std::span<KeyedPixel const> sorted) {
     for (; i < sorted.size(); ++i) add(sorted[i]);
     for (auto id = kFirstBranch; id < flood.branches.size; ++id)
         if (flood.branches.link_of(id) == id) complete(flood.branches, id, flood.law);
-    settle(flood.branches);
+    flood.n_regions = settle(flood.branches);
 }
 
 struct Canvas {
@@ -178,8 +179,9 @@ struct Canvas {
 // A branch's region is what the branch holds at or above the region's level. Numbers regions by their first pixel.
 [[nodiscard]] inline std::vector<Region> paint(Grid const& grid, Flood const& flood, Canvas const& canvas,
                                                std::span<Pixel> row) {
-    std::vector<Region> regions;
     auto const& branches = flood.branches;
+    std::vector<Region> regions;
+    regions.reserve(flood.n_regions);
     auto const& label_of = branches.link;  // done with linking
     std::fill_n(label_of.begin(), branches.size, -1);
     auto const* branch_of = flood.branch_of.data() + flood.frame.first;

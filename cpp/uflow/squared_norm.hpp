@@ -11,26 +11,26 @@ namespace uflow {
 
 namespace detail {
 
-// Cells first..last of one image. Four channels per sweep: the sums stay in the first-level cache and are touched
-// rarely.
-inline void add_squares(float const* embedding, std::size_t channels, std::size_t cells, std::size_t first,
+// Channels per sweep over the cells: many streams at once keep the memory busy, and the sums are touched rarely.
+constexpr std::size_t kTogether = 16;
+
+// Cells first..last of one image, `together` channels from `z` on.
+template <std::size_t together>
+inline void add_squares(float const* z, std::size_t cells, std::size_t first, std::size_t last, float* __restrict sum) {
+    for (auto i = first; i < last; ++i) {
+        float squares = 0.0F;
+        for (std::size_t c = 0; c < together; ++c) squares += z[i + c * cells] * z[i + c * cells];
+        sum[i] += squares;
+    }
+}
+
+inline void sum_squares(float const* embedding, std::size_t channels, std::size_t cells, std::size_t first,
                         std::size_t last, float* __restrict sum) {
     std::fill(sum + first, sum + last, 0.0F);
     std::size_t c = 0;
-    for (; c + 4 <= channels; c += 4) {
-        auto const* const z = embedding + c * cells;
-        for (auto i = first; i < last; ++i) {
-            auto const a = z[i];
-            auto const b = z[i + cells];
-            auto const d = z[i + 2 * cells];
-            auto const e = z[i + 3 * cells];
-            sum[i] += (a * a + b * b) + (d * d + e * e);
-        }
-    }
-    for (; c < channels; ++c) {
-        auto const* const z = embedding + c * cells;
-        for (auto i = first; i < last; ++i) sum[i] += z[i] * z[i];
-    }
+    for (; c + kTogether <= channels; c += kTogether)
+        add_squares<kTogether>(embedding + c * cells, cells, first, last, sum);
+    for (; c < channels; ++c) add_squares<1>(embedding + c * cells, cells, first, last, sum);
 }
 
 }  // namespace detail
@@ -45,7 +45,7 @@ inline void squared_norm(float const* embeddings, std::size_t images, std::size_
                          [&](std::size_t job, std::size_t) {
                              auto const image = job / blocks;
                              auto const first = job % blocks * block;
-                             detail::add_squares(embeddings + image * channels * cells, channels, cells, first,
+                             detail::sum_squares(embeddings + image * channels * cells, channels, cells, first,
                                                  std::min(cells, first + block), out + image * cells);
                          });
 }
