@@ -406,3 +406,8 @@ def test_a_bootstrap_draws_within_strata() -> None:
 def test_a_bootstrap_without_values_is_nan() -> None:
     assert all(map(math.isnan, metrics.bootstrap_interval(lambda _: float("nan"), [0, 1], seed=0, n_resamples=5)))
     assert all(map(math.isnan, metrics.bootstrap_interval(lambda _: 1.0, [], seed=0)))
+
+
+def test_a_bootstrap_leaves_out_the_resamples_that_have_no_value() -> None:
+    values = np.array([float("nan"), 2.0, 2.0])
+    assert metrics.bootstrap_interval(lambda i: float(values[i].max()), np.zeros(3), seed=0) == (2.0, 2.0)
