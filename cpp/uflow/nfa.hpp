@@ -72,38 +72,28 @@ struct NumberOfTests {
 
 namespace detail {
 
-// The kept regions of one map, with their log NFA.
-struct MapRows {
-    std::vector<Region> regions;  // all of them, in the order of their labels
-    std::vector<double> log_nfa;
-    std::size_t kept = 0;
-};
-
-inline void evaluate(MapRows& rows, NumberOfTests const& log_n_tests, double keep_below) {
-    rows.log_nfa.reserve(rows.regions.size());
-    for (auto const& region : rows.regions) {
-        auto const log_nfa = log_n_tests(region.area) + region.log_pfa;
-        rows.log_nfa.push_back(log_nfa);
-        rows.kept += log_nfa < keep_below;
-    }
+// Regions of log NFA below the limit; what is left out leaves its memory, too.
+inline void keep_only(std::vector<Region>& regions, NumberOfTests const& log_n_tests, double keep_below) {
+    std::erase_if(regions, [&](Region const& r) { return !(log_n_tests(r.area) + r.log_pfa < keep_below); });
+    regions.shrink_to_fit();
 }
 
-[[nodiscard]] inline RegionTable make_table(std::span<MapRows const> maps, std::size_t scales, double keep_below) {
+// `maps` holds the regions of each image and scale, scales changing fastest.
+[[nodiscard]] inline RegionTable make_table(std::span<std::vector<Region> const> maps, std::size_t scales,
+                                            NumberOfTests const& log_n_tests) {
     std::size_t size = 0;
-    for (auto const& rows : maps) size += rows.kept;
+    for (auto const& regions : maps) size += regions.size();
     RegionTable table;
     for_each_column(table, [&](auto& column) { column.resize(size); });
     std::size_t row = 0;
     for (std::size_t map = 0; map < maps.size(); ++map) {
-        for (std::size_t label = 0; label < maps[map].regions.size(); ++label) {
-            auto const& region = maps[map].regions[label];
-            if (!(maps[map].log_nfa[label] < keep_below)) continue;
+        for (auto const& region : maps[map]) {
             table.image[row] = static_cast<std::int32_t>(map / scales);
             table.scale[row] = static_cast<std::int32_t>(map % scales);
-            table.label[row] = static_cast<std::int32_t>(label);
+            table.label[row] = region.label;
             table.level[row] = double{region.level};
             table.log_pfa[row] = region.log_pfa;
-            table.log_nfa[row] = maps[map].log_nfa[label];
+            table.log_nfa[row] = log_n_tests(region.area) + region.log_pfa;
             table.area[row] = region.area;
             table.top[row] = region.top;
             table.left[row] = region.left;
@@ -139,7 +129,7 @@ inline void evaluate(MapRows& rows, NumberOfTests const& log_n_tests, double kee
     auto const maps = images * scales.size();
     std::size_t pixels = 0;
     for (auto const n : cells) pixels += images * n;
-    std::vector<detail::MapRows> rows(maps);
+    std::vector<std::vector<Region>> regions(maps);
     std::vector<Workspace> workspaces(useful_threads(settings.threads, maps, pixels));
     // Scale by scale: the large maps of the finest scale start first and the small ones fill the gaps.
     for_each_in_parallel(maps, workspaces.size(), [&](std::size_t job, std::size_t worker) {
@@ -148,12 +138,12 @@ inline void evaluate(MapRows& rows, NumberOfTests const& log_n_tests, double kee
         auto const& scale = scales[s];
         auto const offset = image * cells[s];
         auto const grid = make_grid(scale.squared_norm + offset, scale.height, scale.width);
-        auto& map = rows[image * scales.size() + s];
-        map.regions = find_regions(grid, laws[s], {scale.log_pfa + offset, cells[s]}, {scale.labels + offset, cells[s]},
-                                   workspaces[worker]);
-        detail::evaluate(map, log_n_tests, settings.keep_below);
+        auto& found = regions[image * scales.size() + s];
+        found = find_regions(grid, laws[s], {scale.log_pfa + offset, cells[s]}, {scale.labels + offset, cells[s]},
+                             workspaces[worker]);
+        detail::keep_only(found, log_n_tests, settings.keep_below);
     });
-    return detail::make_table(rows, scales.size(), settings.keep_below);
+    return detail::make_table(regions, scales.size(), log_n_tests);
 }
 
 }  // namespace uflow

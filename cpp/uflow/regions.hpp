@@ -19,8 +19,9 @@
 namespace uflow {
 
 struct Region {
-    double log_pfa;  // area * log_tail(level), below 0
-    float level;     // lowest U
+    double log_pfa;      // area * log_tail(level), below 0
+    float level;         // lowest U
+    std::int32_t label;  // in its label map
     Pixel area;
     Pixel top, left, bottom, right;  // half-open
     double row, column;              // centroid
@@ -206,7 +207,7 @@ struct Canvas {
             auto& label = branches.link_of(b.parent);
             if (label < 0) {
                 label = static_cast<std::int32_t>(regions.size());
-                regions.push_back({b.best_log_pfa, b.best_level, b.best_area, y, x, y, x, 0.0, 0.0});
+                regions.push_back({b.best_log_pfa, b.best_level, label, b.best_area, y, x, y, x, 0.0, 0.0});
             }
             auto& region = regions[static_cast<std::size_t>(label)];
             region.left = std::min(region.left, x);
