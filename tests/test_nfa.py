@@ -277,6 +277,14 @@ def test_a_fork_absorbs_its_children_only_if_it_is_at_least_as_improbable() -> N
     assert detect(np.array([[30, 11, 30]], np.float32), k).regions.area.tolist() == [1, 1]
 
 
+def test_ties_go_to_the_leaf_of_a_chain_and_to_the_fork_of_a_merge() -> None:
+    # With two degrees of freedom log P(U >= u) = -u/2: equal area * level is equal log_pfa, here to the last bit.
+    twice, once, thrice = (float(nfa.chi2_log_tail(u, degrees_of_freedom=2)) for u in (13.0, 6.5, 19.5))
+    assert (2 * once, 3 * once) == (twice, thrice)
+    assert detect(np.array([[13, 6.5]], np.float32), 2, tail="exact").regions.area.tolist() == [1]
+    assert detect(np.array([[19.5, 6.5, 19.5]], np.float32), 2, tail="exact").regions.area.tolist() == [3]
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (6, 7)])
 @pytest.mark.parametrize(("level", "n_regions"), [(200.0, 1), (64.0, 0), (10.0, 0), (0.0, 0)])
 def test_a_constant_map_is_one_region_above_the_mean_and_none_below(

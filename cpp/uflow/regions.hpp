@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <limits>
 #include <span>
+#include <stdexcept>
 #include <vector>
 
 #include "uflow/branches.hpp"
@@ -57,7 +58,10 @@ struct Frame {
 
 [[nodiscard]] inline Frame make_frame(Grid const& grid) {
     auto const stride = static_cast<std::size_t>(grid.width) + 1;
-    return {stride, stride + 1, stride * (static_cast<std::size_t>(grid.height) + 2) + 1};
+    auto const size = stride * (static_cast<std::size_t>(grid.height) + 2) + 1;
+    if (size > static_cast<std::size_t>(std::numeric_limits<Pixel>::max()))
+        throw std::invalid_argument("a map and its frame may have at most 2^31 - 1 pixels");
+    return {stride, stride + 1, size};
 }
 
 struct Flood {

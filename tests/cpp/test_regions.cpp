@@ -58,6 +58,17 @@ TEST_CASE("regions are the bests of the maximal closed nodes") {
     }
 }
 
+TEST_CASE("ties go to the leaf of a chain and to the fork of a merge") {
+    auto const law = uflow::make_tail_law({2.0}, uflow::Tail::exact);  // log P(U >= u) = -u/2
+    REQUIRE(2 * uflow::log_tail(law, 6.5) == uflow::log_tail(law, 13.0));
+    REQUIRE(3 * uflow::log_tail(law, 6.5) == uflow::log_tail(law, 19.5));
+    uflow::Workspace workspace;
+    std::vector<float> const chain{13.0F, 6.5F};
+    std::vector<float> const fork{19.5F, 6.5F, 19.5F};
+    CHECK(find(uflow::make_grid(chain.data(), 1, 2), law, workspace).regions.at(0).area == 1);
+    CHECK(find(uflow::make_grid(fork.data(), 1, 3), law, workspace).regions.at(0).area == 3);
+}
+
 TEST_CASE("boxes are half-open and centroids are means of cells") {
     std::vector<float> const values{0, 0, 0, 0,  //
                                     0, 9, 9, 0,  //
@@ -73,6 +84,12 @@ TEST_CASE("boxes are half-open and centroids are means of cells") {
     CHECK(found[0].right == 3);
     CHECK(found[0].row == doctest::Approx(4.0 / 3));
     CHECK(found[0].column == doctest::Approx(4.0 / 3));
+}
+
+TEST_CASE("a frame that cannot be numbered is refused") {
+    float const value = 0;
+    CHECK_NOTHROW((void)uflow::detail::make_frame(uflow::make_grid(&value, 40000, 40000)));
+    CHECK_THROWS_AS((void)uflow::detail::make_frame(uflow::make_grid(&value, 2000000000, 1)), std::invalid_argument);
 }
 
 TEST_CASE("squared norms are finite and not negative") {
