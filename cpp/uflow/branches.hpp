@@ -110,14 +110,15 @@ inline void extend(Branches const& branches, BranchId id, float level) {
         b.parent = id;
         branches.link_of(root) = id;
         if (b.best_area == kNone) continue;  // a piece of this very node
-        children += b.best_area == kMerging ? 2 : 1;
+        ++children;
         if (b.best_log_pfa < node.best_log_pfa) {
             node.best_log_pfa = b.best_log_pfa;
             node.best_level = b.best_level;
             node.best_area = b.best_area;
         }
     }
-    if (children > 1) node.best_area = kMerging;
+    if (children > 1)
+        node.best_area = kMerging;  // with one child it is the child's: kMerging, too, of a merge in progress
     return id;
 }
 

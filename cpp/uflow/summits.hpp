@@ -15,7 +15,9 @@ namespace uflow {
 
 // What a pixel is to the flood. A summit comes before all its neighbours (higher; ties: of lower number): it need not
 // be sorted. A dry pixel is certain under the law: it can neither lower a best nor absorb a region, so it is left out.
-enum Kind : std::uint8_t { dry = 0, slope = 1, summit = 2 };
+constexpr std::uint8_t kDry = 0;
+constexpr std::uint8_t kSlope = 1;
+constexpr std::uint8_t kSummit = 2;
 
 struct KindCount {
     std::size_t slopes, summits;
@@ -31,6 +33,7 @@ struct Row {
                                           float certain) {
     int const wet = value > certain;
     int const first = int{value > above} & int{value > left} & int{value >= right} & int{value >= below};
+    static_assert(kDry == 0 && kSlope == 1 && kSummit == 2);
     return static_cast<std::uint8_t>(wet + (wet & first));
 }
 
