@@ -89,14 +89,20 @@ def prune(root: Node, log_pfa: Callable[[Node], float]) -> tuple[Node, bool]:
 
 
 def merge(root: Node, log_pfa: Callable[[Node], float]) -> bool:
-    """PFA merge: a node all of whose children are leaves, with log_pfa <= the lowest of theirs, becomes a leaf."""
-    changed = False
-    for node in reversed(nodes_of(root)):
-        all_leaves = bool(node.children) and not any(child.children for child in node.children)
-        if all_leaves and log_pfa(node) <= min(log_pfa(child) for child in node.children):
-            node.children = []
-            changed = True
-    return changed
+    """PFA merge: a node all of whose children are leaves, with log_pfa <= the lowest of theirs, becomes a leaf.
+
+    All at once: what has just become a leaf is pruned before it can be merged, which matters where log_pfa ties.
+    """
+    ready = [
+        node
+        for node in nodes_of(root)
+        if node.children
+        and not any(child.children for child in node.children)
+        and log_pfa(node) <= min(log_pfa(child) for child in node.children)
+    ]
+    for node in ready:
+        node.children = []
+    return bool(ready)
 
 
 def regions(values: np.ndarray, log_tail: Callable[[float], float]) -> list[Node]:
