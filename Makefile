@@ -4,7 +4,6 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
-JOBS ?= 2
 
 .PHONY: demo test test-python test-native sanitize lint format stubs bench clean
 
@@ -19,13 +18,15 @@ test: test-native test-python
 test-python: $(VENV)/.installed-dev
 	$(BIN)/pytest
 
-test-native: $(VENV)/.installed-dev
-	cmake --preset test -DPython_EXECUTABLE=$(BIN)/python
-	cmake --build --preset test -j $(JOBS)
-	ctest --preset test
+test-native:
+	.ci/system-packages test
+	cmake --workflow --preset test
 
-sanitize: $(VENV)/.installed-dev
+sanitize:
 	.ci/system-packages sanitize
+	cmake --workflow --preset sanitize
+	cmake --workflow --preset tsan
+	cmake --workflow --preset fuzz
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -50,6 +51,14 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	.ci/system-packages test
 	$(BIN)/python -m pip install --quiet --group dev
 	touch $@
+
+stubs: $(VENV)/.installed-dev
+	$(BIN)/python -m pybind11_stubgen uflow_cli._core --output-dir build/stubs
+	cp build/stubs/uflow_cli/_core.pyi uflow_cli/_core.pyi
+	$(BIN)/ruff format uflow_cli/_core.pyi
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/nfa.py
 
 clean:
 	rm -rf build $(DEMO) $(VENV)

@@ -51,7 +51,7 @@ class TrainingConfig:
         _require(0 <= self.seed < 2**31, f"seed {self.seed}: a number from 0 to {2**31 - 1} is needed")
 
     def n_epochs(self, n_images: int) -> int:
-        """Epochs for `n_images` training images: as given, or enough for 1600 steps, but 20 at least and 200 at most."""
+        """Epochs for `n_images` training images: as given, or enough for 1600 steps, from 20 to 200."""
         if self.epochs is not None:
             return self.epochs
         steps_per_epoch = math.ceil(n_images / self.batch_size)

@@ -85,8 +85,8 @@ class Observer(Protocol):
 def split_images(n_images: int, *, held_out_fraction: float, seed: int) -> Split:
     """A random split of `n_images` good images (METHOD 7.1): by default 15 %, at least 8, never train the flow.
 
-    With at least 24 held-out images a third of them chooses the epoch and the others calibrate; with fewer, all do both.
-    Fewer than 16 images are halved. TrainingError for less than 2 images.
+    With at least 24 held-out images a third of them chooses the epoch and the others calibrate; with fewer, all
+    do both. Fewer than 16 images are halved. TrainingError for less than 2 images.
     """
     if n_images < 2:
         raise TrainingError(
