@@ -12,14 +12,8 @@
 #include "uflow/chi2.hpp"
 #include "uflow/grid.hpp"
 #include "uflow/order.hpp"
+#include "uflow/prefetch.hpp"
 #include "uflow/summits.hpp"
-
-// A macro, because gcc takes a function that only prefetches for one without effect and drops the call.
-#if defined(__GNUC__)
-#define UFLOW_PREFETCH(address) __builtin_prefetch(address)
-#else
-#define UFLOW_PREFETCH(address) static_cast<void>(address)
-#endif
 
 namespace uflow {
 
