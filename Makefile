@@ -9,7 +9,7 @@ DEMO ?= demo
 
 demo: $(VENV)/.installed
 	$(BIN)/uflow sample --out $(DEMO)/data
-	$(BIN)/uflow train --dataset mvtec --category fabric --data-root $(DEMO)/data --out $(DEMO)/run --input-size 256 --epochs 12 --overwrite
+	$(BIN)/uflow train --dataset mvtec --category fabric --data-root $(DEMO)/data --out $(DEMO)/run --epochs 15 --overwrite
 	$(BIN)/uflow detect $(DEMO)/data/fabric/test --model $(DEMO)/run --out $(DEMO)/detections
 	$(BIN)/uflow evaluate --model $(DEMO)/run --data-root $(DEMO)/data --report $(DEMO)/report
 

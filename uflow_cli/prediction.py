@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from uflow_cli.calibration import Calibration
 from uflow_cli.config import Tests
+from uflow_cli.halo import suppress_halo
 from uflow_cli.images import resize_map
 from uflow_cli.likelihood import anomaly_score, squared_norms
 from uflow_cli.model import Model
-from uflow_cli.nfa import AContrario, Regions, a_contrario, log_n_tests, log_n_tests_by_size
+from uflow_cli.nfa import AContrario, Background, Regions, a_contrario, log_n_tests, log_n_tests_by_size
 
 SCORE_SIZE = (256, 256)  # METHOD 5: the size at which scores are compared
 
@@ -58,7 +59,7 @@ def predict(
         embeddings = model.embeddings(images)
         scores = anomaly_score(embeddings, size=SCORE_SIZE)[:, 0].float().cpu().numpy()  # (B, 256, 256)
         norms = [u.cpu().numpy() for u in squared_norms(embeddings)]  # per scale (B, H_s, W_s)
-    result = a_contrario(norms, background=calibration.background, tests=model.config.tests)
+    result = find_regions(norms, background=calibration.background, tests=model.config.tests)
     ceiling = log_nfa_ceiling(result, tests=model.config.tests)
     lowest = lowest_log_nfa(result, ceiling=ceiling)
     grids = [(labels.shape[1], labels.shape[2]) for labels in result.labels]
@@ -81,6 +82,14 @@ def predict(
             )
         )
     return predictions
+
+
+def find_regions(
+    squared_norms: Sequence[NDArray[np.float32]], *, background: Sequence[Background], tests: Tests
+) -> AContrario:
+    """Regions of U maps, per scale (B, H_s, W_s), as calibration and prediction both see them: without halos."""
+    cleared = suppress_halo(squared_norms, background=background)
+    return a_contrario(cleared, background=background, tests=tests)
 
 
 def log_nfa_ceiling(result: AContrario, *, tests: Tests) -> float:

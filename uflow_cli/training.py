@@ -24,8 +24,7 @@ from uflow_cli.flow import bits_per_dimension, negative_log_likelihood
 from uflow_cli.images import read_image
 from uflow_cli.likelihood import squared_norms
 from uflow_cli.model import Model, build_model
-from uflow_cli.nfa import a_contrario
-from uflow_cli.prediction import log_nfa_ceiling, lowest_log_nfa
+from uflow_cli.prediction import find_regions, log_nfa_ceiling, lowest_log_nfa
 
 
 @dataclass(frozen=True)
@@ -249,7 +248,7 @@ def calibrate(
     channels = model.flow.embedding_channels
     fits = [fit_background(u.numpy(), n_channels=c) for u, c in zip(background_norms, channels, strict=True)]
     background = tuple(fit for fit, _ in fits)
-    result = a_contrario([u.numpy() for u in norms], background=background, tests=model.config.tests)
+    result = find_regions([u.numpy() for u in norms], background=background, tests=model.config.tests)
     lowest = lowest_log_nfa(result, ceiling=log_nfa_ceiling(result, tests=model.config.tests))
     return Calibration(
         background=background,
