@@ -3,12 +3,10 @@ Native core of uflow; call it through uflow_cli.nfa.
 """
 
 from __future__ import annotations
-
 import collections.abc
-import typing
-
 import numpy
 import numpy.typing
+import typing
 
 __all__: list[str] = ["a_contrario", "chi2_log_tail", "log_n_tests", "log_n_tests_by_size", "max_tree", "squared_norm"]
 

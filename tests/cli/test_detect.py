@@ -31,6 +31,13 @@ def test_table_says_verdict_and_regions(uflow, small_run, images, tmp_path):
     assert not read_mask(tmp_path / "out" / "good é_mask.png").any()
 
 
+def test_table_names_images_by_what_tells_them_apart(uflow, small_run, images, tmp_path):
+    write_png(images / "deep" / "good é.png", good_image(5))
+    outcome = uflow("detect", images, "--model", small_run, "--out", tmp_path / "out")
+    names = [line.split("  ")[0] for line in outcome.out.splitlines()]
+    assert {"bad.png", "good é.png", "deep/good é.png"} <= set(names)
+
+
 def test_json_is_alone_on_stdout_and_equals_the_file(uflow, small_run, images, tmp_path):
     outcome = uflow("detect", images, "--model", small_run, "--out", tmp_path / "out", "--json")
     assert outcome.code == 0

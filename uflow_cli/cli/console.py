@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json as json_module
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -254,18 +255,19 @@ def print_inspection(inspection: Inspection, *, as_json: bool) -> None:
 def _print_inspection_table(inspection: Inspection) -> None:
     console = _out()
     table = Table(box=None, pad_edge=False)
-    table.add_column("image", overflow="fold")
-    table.add_column("verdict")
+    table.add_column("image", overflow="ellipsis", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
     for name in ("log NFA", "area px", "bounding box", "centroid", "scale"):
         table.add_column(name, justify="right", no_wrap=True)
-    for image in inspection.images:
+    names = _short_names([image.path for image in inspection.images])
+    for name, image in zip(names, inspection.images, strict=True):
         prediction = image.prediction
         if not prediction.is_defect:
-            table.add_row(escape(str(image.path)), "[green]good[/]", f"{prediction.log_nfa:.1f}", "", "", "", "")
+            table.add_row(escape(name), "[green]good[/]", _log_nfa(prediction.log_nfa), "", "", "", "")
         for i, region in enumerate(prediction.detections[:REGIONS_SHOWN]):
             left, top, right, bottom = region.bounding_box
             table.add_row(
-                "" if i else escape(str(image.path)), "" if i else "[bold red]defect[/]", f"{region.log_nfa:.1f}",
+                "" if i else escape(name), "" if i else "[bold red]defect[/]", _log_nfa(region.log_nfa),
                 f"{region.area:.0f}", f"{left},{top} - {right},{bottom}",
                 f"{region.centroid[0]:.0f},{region.centroid[1]:.0f}", str(region.scale),
             )  # fmt: skip
@@ -277,6 +279,13 @@ def _print_inspection_table(inspection: Inspection) -> None:
     )
     console.print(f"the threshold allows {inspection.promise}", soft_wrap=True)
     console.print(f"masks, overlays and detections.json in {escape(str(inspection.out))}", soft_wrap=True)
+
+
+def _short_names(paths: list[Path]) -> list[str]:
+    """Paths without the folders that they all share."""
+    folders = [str(path.parent) for path in paths]
+    shared = os.path.commonpath(folders) if folders and len({path.is_absolute() for path in paths}) == 1 else ""
+    return [os.path.relpath(path, shared) if shared else str(path) for path in paths]
 
 
 def print_evaluation(evaluation: Evaluation, *, report: Path | None, as_json: bool) -> None:
@@ -296,6 +305,10 @@ def print_evaluation(evaluation: Evaluation, *, report: Path | None, as_json: bo
     console.print(table)
     if report is not None:
         console.print(f"report to look at: {escape(str(report))}", soft_wrap=True)
+
+
+def _log_nfa(value: float) -> str:
+    return f"{value:.1f}" if abs(value) < 1e5 else f"{value:.1e}"
 
 
 def _duration(seconds: float) -> str:
