@@ -191,7 +191,7 @@ def test_increasing_maps_leave_the_tree_alone(score: np.ndarray) -> None:
 
 
 def test_infinities_are_levels_like_any_other_and_zeros_are_one_value() -> None:
-    tree = nfa.max_tree(np.array([[-np.inf, 1.0, np.inf, -0.0, 0.0]], np.float32))
+    tree = nfa.max_tree(np.array([[-np.inf, 1.0, np.inf, 0.0, -0.0]], np.float32))
     assert tree.area.tolist() == [5, 2, 1, 4, 4]
     assert tree.parent.tolist() == [0, 3, 1, 0, 3]
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from uflow_cli import __version__
+from uflow_cli.cli.bench import bench
 from uflow_cli.cli.detect import detect
 from uflow_cli.cli.evaluate import evaluate
 from uflow_cli.cli.sample import sample
@@ -43,6 +44,7 @@ app.command()(sample)
 app.command()(train)
 app.command()(detect)
 app.command()(evaluate)
+app.command()(bench)
 
 
 def main() -> None:

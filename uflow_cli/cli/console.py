@@ -25,6 +25,7 @@ from rich.progress import (  # noqa: TID251
 from rich.table import Table  # noqa: TID251
 
 if TYPE_CHECKING:
+    from uflow_cli.bench import Bench
     from uflow_cli.evaluation import Evaluation
     from uflow_cli.inspection import Inspection
     from uflow_cli.training import Epoch, TrainingResult
@@ -305,6 +306,30 @@ def print_evaluation(evaluation: Evaluation, *, report: Path | None, as_json: bo
     console.print(table)
     if report is not None:
         console.print(f"report to look at: {escape(str(report))}", soft_wrap=True)
+
+
+def print_bench(bench: Bench) -> None:
+    """All timings as one table, and what they were taken on."""
+    from uflow_cli.bench import NO_CHANGE
+
+    console = _out()
+    table = Table(box=None, pad_edge=False)
+    table.add_column("job")
+    table.add_column("by")
+    for name in ("ms", "quartiles", "per", "ratio"):
+        table.add_column(name, justify="right", no_wrap=True)
+    previous = ""
+    for timing in bench.timings:
+        is_first = timing.comparison != previous
+        ratio = "=" if abs(timing.ratio - 1) < NO_CHANGE else f"{timing.ratio:.2f}x"
+        table.add_row(
+            timing.comparison if is_first else "", timing.contender, f"{timing.milliseconds:.3f}",
+            f"{timing.lower:.3f}-{timing.upper:.3f}", timing.unit, "" if is_first else ratio,
+        )  # fmt: skip
+        previous = timing.comparison
+    console.print(table)
+    facts = ", ".join(f"{name} {value}" for name, value in bench.machine.items())
+    console.print(f"peak memory {bench.peak_memory_mib:.0f} MiB; {escape(facts)}", style="dim", soft_wrap=True)
 
 
 def _log_nfa(value: float) -> str:

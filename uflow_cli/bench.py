@@ -1,0 +1,248 @@
+"""How fast this machine is at each part of the work; no data and no weights are needed.
+
+Contenders of a comparison take turns, so that all see the same machine, and their inputs rotate, so that the processor
+cannot learn one of them. Times are wall-clock medians over rounds with quartiles; differences below 2 % are no change.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from uflow_cli.calibration import Calibration
+from uflow_cli.config import ModelConfig
+from uflow_cli.features import EXTRACTORS, stack_images
+from uflow_cli.flow import negative_log_likelihood
+from uflow_cli.model import Model, build_model
+from uflow_cli.nfa import Background, a_contrario, squared_norm
+from uflow_cli.prediction import predict
+
+Part = Literal["nfa", "pipeline"]
+
+JSON_VERSION = 1
+PAPER_EMBEDDINGS = ((816, 28), (192, 14))  # channels and side per scale of the paper's extractor
+LITE_GRIDS = ((59, 56), (76, 28), (160, 14))
+NO_CHANGE = 0.02
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One row: milliseconds per item, median and quartiles over rounds; `ratio` is to the first of its comparison."""
+
+    comparison: str
+    contender: str
+    unit: str  # what an item is
+    milliseconds: float
+    lower: float
+    upper: float
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Bench:
+    """All timings and what they were taken on."""
+
+    timings: tuple[Timing, ...]
+    machine: dict[str, str]
+    seed: int
+    peak_memory_mib: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Contenders for one job. Each is called with the number of the round and does `n_items` items."""
+
+    name: str
+    unit: str
+    n_items: int
+    contenders: dict[str, Callable[[int], object]]
+
+
+def run_bench(
+    parts: Sequence[Part], *, quick: bool, seed: int, device: torch.device, on_progress: Callable[[int], None]
+) -> Bench:
+    """Time `parts`; `quick` takes fewer rounds and smaller maps. `on_progress(1)` is called after each comparison."""
+    timings: list[Timing] = []
+    for comparison in comparisons(parts, quick=quick, seed=seed, device=device):
+        timings += time_comparison(comparison, rounds=5 if quick else 15)
+        on_progress(1)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
+    return Bench(tuple(timings), machine_facts(device), seed, peak)
+
+
+def n_comparisons(parts: Sequence[Part], *, quick: bool) -> int:
+    """How many comparisons `run_bench` makes."""
+    return ((5 if quick else 6) if "nfa" in parts else 0) + ((3 + len(EXTRACTORS)) if "pipeline" in parts else 0)
+
+
+def time_comparison(comparison: Comparison, *, rounds: int) -> list[Timing]:
+    """Interleaved rounds of all contenders after one that is not counted."""
+    times: dict[str, list[float]] = {name: [] for name in comparison.contenders}
+    for turn in range(rounds + 1):
+        for name, contender in comparison.contenders.items():
+            start = time.perf_counter()
+            contender(turn)
+            if turn:
+                times[name].append((time.perf_counter() - start) * 1e3 / comparison.n_items)
+    first = next(iter(times.values()))
+    timings = []
+    for name, values in times.items():
+        lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
+        ratio = statistics.median(value / base for value, base in zip(values, first, strict=True))
+        timings.append(Timing(comparison.name, name, comparison.unit, median, lower, upper, ratio))
+    return timings
+
+
+def comparisons(parts: Sequence[Part], *, quick: bool, seed: int, device: torch.device) -> Iterator[Comparison]:
+    """The comparisons of `parts`, made one at a time so that their inputs do not pile up."""
+    if "nfa" in parts:
+        yield from _nfa_comparisons(np.random.default_rng(seed), quick=quick)
+    if "pipeline" in parts:
+        yield from _pipeline_comparisons(seed, device=device)
+
+
+def _nfa_comparisons(rng: np.random.Generator, *, quick: bool) -> Iterator[Comparison]:
+    yield _embedding_step("paper's grids, U to regions", PAPER_EMBEDDINGS, rng)
+    yield _embedding_step("lite grids, U to regions", LITE_GRIDS, rng)
+    for side, n_maps in ((28, 64), (256, 4)) if quick else ((28, 64), (256, 4), (1024, 2)):
+        maps = [rng.chisquare(64, (n_maps, side, side)).astype(np.float32) for _ in range(3)]
+        yield Comparison(
+            f"{side} x {side} noise, whole step beside a tree alone", "map", n_maps, _tree_contenders(maps)
+        )
+    z = [rng.standard_normal((4, 816, 28, 28), np.float32) for _ in range(3)]
+    contenders: dict[str, Callable[[int], object]] = {
+        "uflow": lambda turn: squared_norm(z[turn % 3], n_threads=1),
+        "numpy": lambda turn: np.square(z[turn % 3]).sum(axis=1),
+    }
+    yield Comparison("sum of squares, 816 x 28 x 28", "image", 4, contenders)
+
+
+def _embedding_step(name: str, embeddings: Sequence[tuple[int, int]], rng: np.random.Generator) -> Comparison:
+    laws = [Background(channels) for channels, _ in embeddings]
+    inputs = [[rng.chisquare(c, (16, n, n)).astype(np.float32) for c, n in embeddings] for _ in range(3)]
+    contenders: dict[str, Callable[[int], object]] = {
+        "uflow, one thread": lambda turn: a_contrario(inputs[turn % 3], background=laws, n_threads=1),
+        "uflow, all cores": lambda turn: a_contrario(inputs[turn % 3], background=laws),
+    }
+    return Comparison(name, "image", 16, contenders)
+
+
+def _tree_contenders(maps: Sequence[NDArray[np.float32]]) -> dict[str, Callable[[int], object]]:
+    """Ours as a whole, one thread; of higra and scikit-image, where they are installed, the max-tree alone."""
+    law = [Background(64)]
+    contenders: dict[str, Callable[[int], object]] = {
+        "uflow, whole step": lambda turn: [
+            a_contrario([u[None]], background=law, n_threads=1) for u in maps[turn % len(maps)]
+        ]
+    }
+    try:
+        import higra
+    except ImportError:
+        pass
+    else:
+        graph = higra.get_4_adjacency_graph(maps[0].shape[1:])
+        contenders["higra, tree alone"] = lambda turn: [
+            higra.component_tree_max_tree(graph, u) for u in maps[turn % len(maps)]
+        ]
+    try:
+        from skimage.morphology import max_tree
+    except ImportError:
+        pass
+    else:
+        contenders["scikit-image, tree alone"] = lambda turn: [
+            max_tree(u, connectivity=1) for u in maps[turn % len(maps)]
+        ]
+    return contenders
+
+
+def _pipeline_comparisons(seed: int, *, device: torch.device) -> Iterator[Comparison]:
+    rng = np.random.default_rng(seed)
+    images = [rng.integers(0, 256, (448, 448, 3), dtype=np.uint8) for _ in range(4)]
+    batches = [stack_images([torch.from_numpy(images[(i + j) % 4]) for j in range(4)]).to(device) for i in range(4)]
+    models = {name: build_model(ModelConfig(extractor=name), device=device, seed=seed) for name in EXTRACTORS}
+    for name, model in models.items():
+        yield Comparison(f"features, {name} at 448", "image", 4, {device.type: _synchronised(_extract(model, batches))})
+    model = next(iter(models.values()))
+    features = [[f.clone() for f in model.extractor(batch)] for batch in batches]
+    model.normalisation.fit(features)
+    yield Comparison("flow, forward", "image", 4, {device.type: _synchronised(_forward(model, features))})
+    yield Comparison("flow, training step", "image", 4, {device.type: _synchronised(_training_step(model, features))})
+    laws = tuple(Background(c) for c in model.flow.embedding_channels)
+    calibration = Calibration(laws, (1.0,) * len(laws), model.flow.embedding_channels, (0.0,), True)
+    contenders: dict[str, Callable[[int], object]] = {
+        device.type: lambda turn: predict(model, calibration, [images[turn % 4]])
+    }
+    yield Comparison("whole detection, one image at a time", "image", 1, contenders)
+
+
+def _extract(model: Model, batches: Sequence[torch.Tensor]) -> Callable[[int], object]:
+    laid_out = [batch.contiguous(memory_format=torch.channels_last) for batch in batches]
+    return lambda turn: model.extractor(laid_out[turn % len(laid_out)])
+
+
+def _forward(model: Model, features: Sequence[Sequence[torch.Tensor]]) -> Callable[[int], object]:
+    def forward(turn: int) -> object:
+        with torch.inference_mode():
+            return model.embed(features[turn % len(features)])
+
+    return forward
+
+
+def _training_step(model: Model, features: Sequence[Sequence[torch.Tensor]]) -> Callable[[int], object]:
+    optimiser = torch.optim.Adam(model.flow.parameters(), lr=1e-5)
+
+    def step(turn: int) -> None:
+        loss = negative_log_likelihood(*model.embed(features[turn % len(features)])).mean()
+        optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        optimiser.step()
+
+    return step
+
+
+def _synchronised(job: Callable[[int], object]) -> Callable[[int], object]:
+    """The job, and the wait until a GPU has done it."""
+
+    def run(turn: int) -> None:
+        job(turn)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    return run
+
+
+def machine_facts(device: torch.device) -> dict[str, str]:
+    """Processor, cores, threads, GPU and versions that the timings depend on."""
+    names = ("uflow-cli", "torch", "numpy", "timm", "FrEIA", "opencv-python-headless", "higra", "scikit-image")
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "system": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": str(os.cpu_count()),
+        "torch threads": str(torch.get_num_threads()),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "python": platform.python_version(),
+        **versions,
+    }
+
+
+def bench_to_dict(bench: Bench) -> dict[str, Any]:
+    """JSON-ready mapping of `bench`."""
+    return {"version": JSON_VERSION, **asdict(bench)}
