@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from uflow_cli import __version__
+import uflow_cli
 from uflow_cli.cli.bench import bench
 from uflow_cli.cli.detect import detect
 from uflow_cli.cli.evaluate import evaluate
@@ -27,7 +27,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"uflow {__version__}")
+        typer.echo(f"uflow {uflow_cli.__version__}")
         raise typer.Exit
 
 

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from uflow_cli.cli import console
 from uflow_cli.cli.options import DEVICE, Device
 
 
@@ -33,6 +32,7 @@ def bench(
     import json as json_module
 
     from uflow_cli.bench import Part, bench_to_dict, n_comparisons, run_bench
+    from uflow_cli.cli import console
     from uflow_cli.files import write_text
     from uflow_cli.model import choose_device
 

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from uflow_cli.cli import console
 from uflow_cli.cli.options import DEVICE, Device, FalseAlarmRate, Json, ModelFolder, NfaThreshold
 
 DEFECT_EXIT_CODE = 3
@@ -28,6 +27,8 @@ def detect(
     device: Device = DEVICE,
 ) -> None:
     """Say of each image whether it is good, where its defects are, and how sure that is."""
+    from uflow_cli.cli import console
+
     if nfa_threshold is not None and false_alarm_rate is not None:
         raise typer.BadParameter(
             "give --nfa-threshold or --false-alarm-rate, not both", param_hint="'--false-alarm-rate'"

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from uflow_cli.cli import console
 from uflow_cli.cli.options import DATA_ROOT, DEVICE, Category, DataRoot, DatasetName, Device, Json, ModelFolder
 
 
@@ -25,6 +24,7 @@ def evaluate(
 ) -> None:
     """Measure a model on a data set's test images: ranking, outlines, and false alarms against the promise."""
     from uflow_cli.checkpoint import find_newest_run, load_run
+    from uflow_cli.cli import console
     from uflow_cli.datasets import load_dataset
     from uflow_cli.evaluation import EvaluatedImage, evaluate_run
     from uflow_cli.model import choose_device

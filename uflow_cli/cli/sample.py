@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from uflow_cli.cli import console
-
 
 def sample(
     out: Annotated[Path, typer.Option("--out", help="Folder to write; the data set becomes its sub-folder.")],
@@ -16,6 +14,7 @@ def sample(
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same pictures.")] = 0,
 ) -> None:
     """Write a small synthetic data set in MVTec layout: good parts, defects of several kinds, exact masks."""
+    from uflow_cli.cli import console
     from uflow_cli.sample import write_sample
 
     folder = write_sample(out, category=category, seed=seed)

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from uflow_cli.cli import console
 from uflow_cli.cli.interrupt import stop_on_interrupt
 from uflow_cli.cli.options import DATA_ROOT, DEVICE, Category, DataRoot, DatasetName, Device
 
@@ -32,6 +31,8 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that --out already holds.")] = False,
 ) -> None:
     """Train on good images only; held-out good images choose the epoch and calibrate the false alarms."""
+    from uflow_cli.cli import console
+
     if (images is None) == (dataset is None):
         raise typer.BadParameter(
             "give either --dataset NAME --category NAME or --images DIR", param_hint="'--dataset' / '--images'"
