@@ -31,12 +31,14 @@ if TYPE_CHECKING:
     from uflow_cli.training import Epoch, TrainingResult
 
 PLAIN_INTERVAL = 10.0  # seconds between progress lines where stderr is no terminal
+PLAIN_WIDTH = 120  # columns of tables where stdout is no terminal
 EPOCHS_SHOWN = 8
 REGIONS_SHOWN = 5
 
 
 def _out() -> Console:
-    return Console(highlight=False, soft_wrap=False)
+    console = Console(highlight=False, soft_wrap=False)
+    return console if console.is_terminal else Console(highlight=False, soft_wrap=False, width=PLAIN_WIDTH)
 
 
 def _err() -> Console:
@@ -257,9 +259,10 @@ def _print_inspection_table(inspection: Inspection) -> None:
     console = _out()
     table = Table(box=None, pad_edge=False)
     table.add_column("image", overflow="ellipsis", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    for name in ("log NFA", "area px", "bounding box", "centroid", "scale"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True, min_width=7)
+    widths = {"log NFA": 8, "area px": 7, "bounding box": 15, "centroid": 9, "scale": 5}
+    for name, width in widths.items():
+        table.add_column(name, justify="right", no_wrap=True, min_width=width)
     names = _short_names([image.path for image in inspection.images])
     for name, image in zip(names, inspection.images, strict=True):
         prediction = image.prediction
@@ -269,11 +272,11 @@ def _print_inspection_table(inspection: Inspection) -> None:
             left, top, right, bottom = region.bounding_box
             table.add_row(
                 "" if i else escape(name), "" if i else "[bold red]defect[/]", _log_nfa(region.log_nfa),
-                f"{region.area:.0f}", f"{left},{top} - {right},{bottom}",
+                f"{region.area:.0f}", f"{left},{top}-{right},{bottom}",
                 f"{region.centroid[0]:.0f},{region.centroid[1]:.0f}", str(region.scale),
             )  # fmt: skip
         if len(prediction.detections) > REGIONS_SHOWN:
-            table.add_row("", "", f"and {len(prediction.detections) - REGIONS_SHOWN} more", "", "", "", "")
+            table.add_row(f"  and {len(prediction.detections) - REGIONS_SHOWN} more", "", "", "", "", "", "")
     console.print(table)
     console.print(
         f"{inspection.n_defects} of {len(inspection.images)} images have a defect at log NFA < {inspection.threshold:g}"
