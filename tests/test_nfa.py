@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from functools import partial
 from typing import get_args
 
@@ -566,3 +567,22 @@ def test_the_tree_of_sixteen_million_pixels_needs_no_recursion() -> None:
     side = 4096
     tree = nfa.max_tree(np.linspace(0, 20, side * side, dtype=np.float32).reshape(side, side))
     assert tree.area[0] == side * side
+
+
+@pytest.mark.slow
+def test_map_of_more_than_two_to_the_31_bytes() -> None:
+    """A bump in the last corner of a map whose bytes a 32-bit offset cannot count."""
+    side = 23_200
+    if os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") < 12 * 2**30:
+        pytest.skip("needs 12 GiB of free memory")
+    u = np.zeros((1, side, side), np.float32)
+    assert u.nbytes > 2**31
+    u[0, -3:-1, -4:-1] = 200.0
+    found = nfa.a_contrario([u], background=[Background(64)])
+    [row] = range(len(found.regions))
+    box = [getattr(found.regions, name)[row] for name in ("top", "left", "bottom", "right", "area")]
+    assert box == [side - 3, side - 4, side - 1, side - 1, 6]
+    assert found.labels[0][0, -2, -2] == 0
+    assert found.labels[0][0, -1, -1] == -1
+    assert found.log_pfa[0][0, -2, -2] == np.float32(found.regions.log_pfa[row])
+    assert found.log_pfa[0][0, 0, 0] == 0.0
