@@ -36,13 +36,23 @@ def test_an_obvious_defect_is_ranked_and_counted(small_run, data):
     assert evaluation.false_alarms.total == 4
     assert evaluation.detected["spot"].count == sum(e.prediction.is_defect for e in seen if not e.labelled.is_good)
     assert evaluation.false_alarms.count == sum(e.prediction.is_defect for e in seen if e.labelled.is_good)
+    on_good = [len(e.prediction.detections) for e in seen if e.labelled.is_good]
+    assert evaluation.false_regions == sum(on_good) / 4
     assert evaluation.oracle.miou.all_images >= evaluation.miou.all_images - 1e-9
     assert [e.labelled for e in seen] == list(data.test)
     assert all(e.true_mask.shape == e.image.shape[:2] for e in seen)
 
 
+def test_false_regions_are_counted_on_good_images_alone(small_run, data):
+    seen = []
+    evaluation = evaluate_run(load_run(small_run), data, device=CPU, nfa_threshold=3.0, on_image=seen.append)
+    on_good = [len(e.prediction.detections) for e in seen if e.labelled.is_good]
+    assert sum(on_good) > 0
+    assert evaluation.false_regions == sum(on_good) / 4
+
+
 def test_a_threshold_that_nothing_reaches_scores_the_share_of_good_images(small_run, data):
-    evaluation = evaluate_run(load_run(small_run), data, device=CPU, threshold=-1e9)
+    evaluation = evaluate_run(load_run(small_run), data, device=CPU, nfa_threshold=-1e9)
     assert evaluation.miou.all_images == pytest.approx(0.5)
     assert evaluation.miou.defective_images == 0.0
     assert evaluation.false_alarms.count == 0

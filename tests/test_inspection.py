@@ -10,10 +10,11 @@ import pytest
 import torch
 from products import defective_image, good_image
 
+from uflow_cli.calibration import choose_threshold
 from uflow_cli.checkpoint import load_run
 from uflow_cli.errors import UflowError
 from uflow_cli.images import read_image, read_mask, write_png
-from uflow_cli.inspection import RESULT_NAME, choose_threshold, find_images, inspect, output_names
+from uflow_cli.inspection import RESULT_NAME, find_images, inspect, output_names
 
 CPU = torch.device("cpu")
 
@@ -74,7 +75,7 @@ def test_names_never_collide():
 
 def test_threshold_is_zero_by_default_and_says_what_it_promises(small_run):
     run = load_run(small_run)
-    threshold, promise = choose_threshold(run, nfa_threshold=None, false_alarm_rate=None)
+    threshold, promise = choose_threshold(run.calibration, nfa_threshold=None, false_alarm_rate=None)
     assert threshold == 0.0
     assert "at most 1 expected false detection" in promise
     assert f"of {run.calibration.n_images} held-out" in promise
@@ -82,7 +83,7 @@ def test_threshold_is_zero_by_default_and_says_what_it_promises(small_run):
 
 def test_rate_threshold_flags_at_most_its_share_of_the_held_out_images(small_run):
     run = load_run(small_run)
-    threshold, promise = choose_threshold(run, nfa_threshold=None, false_alarm_rate=0.3)
+    threshold, promise = choose_threshold(run.calibration, nfa_threshold=None, false_alarm_rate=0.3)
     assert run.calibration.false_alarm_images(threshold) <= 0.3 * run.calibration.n_images
     assert "approximate" in promise  # few images: the same ones chose the epoch
 

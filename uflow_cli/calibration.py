@@ -80,6 +80,26 @@ def threshold_for_rate(calibration: Calibration, rate: float) -> float:
     return calibration.lowest_log_nfa[min(rank, calibration.n_images) - 1]
 
 
+def choose_threshold(
+    calibration: Calibration, *, nfa_threshold: float | None, false_alarm_rate: float | None
+) -> tuple[float, str]:
+    """The threshold on log10 NFA, and in words what it promises."""
+    if false_alarm_rate is None:
+        threshold = 0.0 if nfa_threshold is None else nfa_threshold
+        flagged = calibration.false_alarm_images(threshold)
+        return threshold, (
+            f"at most {10**threshold:.3g} expected false detections per image under the background model; "
+            f"{flagged} of {calibration.n_images} held-out good images are flagged"
+        )
+    threshold = threshold_for_rate(calibration, false_alarm_rate)
+    caveat = "; these images also chose the epoch, so the promise is approximate" if calibration.shared else ""
+    return (
+        threshold,
+        f"at most {false_alarm_rate:.3g} of good images flagged, "
+        f"from {calibration.n_images} held-out good images{caveat}",
+    )
+
+
 def calibration_to_dict(calibration: Calibration) -> dict[str, Any]:
     """JSON-ready mapping of `calibration`."""
     return asdict(calibration)

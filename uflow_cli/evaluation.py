@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from uflow_cli.calibration import choose_threshold
 from uflow_cli.checkpoint import Run, load_model
 from uflow_cli.datasets import GOOD, Dataset, LabelledImage, read_label_mask, require_mask
 from uflow_cli.errors import DatasetError
@@ -53,6 +54,7 @@ class Evaluation:
     category: str
     model: str
     threshold: float  # log10 NFA below which a region is detected
+    promise: str  # what the threshold means, for people
     image_auroc: float  # by the highest anomaly score
     image_auroc_nfa: float  # by the lowest log NFA
     pixel_auroc: float
@@ -82,8 +84,8 @@ class Evaluation:
             ("image AUROC (lowest log NFA)", _share(self.image_auroc_nfa)),
             ("pixel AUROC", _share(self.pixel_auroc)),
             ("AUPRO to FPR 0.3", _share(self.aupro)),
-            (f"mIoU at log NFA < {self.threshold:g}, all images", _share(self.miou.all_images)),
-            (f"mIoU at log NFA < {self.threshold:g}, defective images", _share(self.miou.defective_images)),
+            (f"mIoU at log NFA < {self.threshold:.3g}, all images", _share(self.miou.all_images)),
+            (f"mIoU at log NFA < {self.threshold:.3g}, defective images", _share(self.miou.defective_images)),
             (
                 f"mIoU at the oracle log NFA < {self.oracle.threshold:g}, all images",
                 _share(self.oracle.miou.all_images),
@@ -111,23 +113,28 @@ def evaluate_images(
 
 
 def evaluate_run(
-    run: Run, data: Dataset, *, device: torch.device, threshold: float = 0.0,
+    run: Run, data: Dataset, *, device: torch.device, nfa_threshold: float | None = None,
+    false_alarm_rate: float | None = None,
     on_image: Callable[[EvaluatedImage], None] = lambda _image: None,
 ) -> Evaluation:  # fmt: skip
     """Measure `run` on the test images of `data`. `on_image` hears of each image as soon as it is done.
 
-    DatasetError if there are no test images or a defective one has no mask, before anything is computed.
+    The threshold is chosen as `choose_threshold` does. DatasetError if there are no test images or a defective one has
+    no mask, before anything is computed.
     """
     if not data.test:
         raise DatasetError(f"{data.name}/{data.category} has no test images to evaluate on")
     for item in data.test:
         require_mask(item)
+    threshold, promise = choose_threshold(
+        run.calibration, nfa_threshold=nfa_threshold, false_alarm_rate=false_alarm_rate
+    )
     model = load_model(run, device=device)
     tally, start = _Tally(), time.monotonic()
     for evaluated in evaluate_images(model, run, data.test, threshold=threshold):
         tally.add(evaluated)
         on_image(evaluated)
-    return tally.result(run, data, threshold=threshold, seconds=time.monotonic() - start)
+    return tally.result(run, data, threshold=threshold, promise=promise, seconds=time.monotonic() - start)
 
 
 class _Tally:
@@ -157,7 +164,7 @@ class _Tally:
         self.is_empty.append(not mask.any())
         self.false_regions += len(prediction.detections) if evaluated.labelled.is_good else 0
 
-    def result(self, run: Run, data: Dataset, *, threshold: float, seconds: float) -> Evaluation:
+    def result(self, run: Run, data: Dataset, *, threshold: float, promise: str, seconds: float) -> Evaluation:
         rates = rates_by_kind(self.flagged, self.kinds)
         false_alarms = rates.pop(GOOD, None) or rate([])
         is_defective = [kind != GOOD for kind in self.kinds]
@@ -167,6 +174,7 @@ class _Tally:
             category=data.category,
             model=str(run.folder),
             threshold=threshold,
+            promise=promise,
             image_auroc=auroc(self.scores, is_defective),
             image_auroc_nfa=auroc([-value for value in self.log_nfas], is_defective),
             pixel_auroc=curve.auroc,

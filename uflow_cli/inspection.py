@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from uflow_cli.calibration import threshold_for_rate
+from uflow_cli.calibration import choose_threshold
 from uflow_cli.checkpoint import Run, load_model
 from uflow_cli.errors import ImageError
 from uflow_cli.files import write_text
@@ -60,25 +60,6 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
     return list(found)
 
 
-def choose_threshold(run: Run, *, nfa_threshold: float | None, false_alarm_rate: float | None) -> tuple[float, str]:
-    """The threshold on log10 NFA, and in words what it promises."""
-    calibration = run.calibration
-    if false_alarm_rate is None:
-        threshold = 0.0 if nfa_threshold is None else nfa_threshold
-        flagged = calibration.false_alarm_images(threshold)
-        return threshold, (
-            f"at most {10**threshold:.3g} expected false detections per image under the background model; "
-            f"{flagged} of {calibration.n_images} held-out good images are flagged"
-        )
-    threshold = threshold_for_rate(calibration, false_alarm_rate)
-    caveat = "; these images also chose the epoch, so the promise is approximate" if calibration.shared else ""
-    return (
-        threshold,
-        f"at most {false_alarm_rate:.3g} of good images flagged, "
-        f"from {calibration.n_images} held-out good images{caveat}",
-    )
-
-
 def inspect(
     run: Run, paths: Sequence[Path], *, out: Path, device: torch.device, nfa_threshold: float | None = None,
     false_alarm_rate: float | None = None, on_progress: Callable[[int], None] = lambda _n: None,
@@ -87,7 +68,9 @@ def inspect(
 
     Unreadable images are reported in `errors`, the others are inspected all the same. `on_progress(n)` hears of n more.
     """
-    threshold, promise = choose_threshold(run, nfa_threshold=nfa_threshold, false_alarm_rate=false_alarm_rate)
+    threshold, promise = choose_threshold(
+        run.calibration, nfa_threshold=nfa_threshold, false_alarm_rate=false_alarm_rate
+    )
     model = load_model(run, device=device)
     names = output_names(paths)
     images: list[InspectedImage] = []

@@ -31,6 +31,18 @@ def test_data_set_of_the_run_is_the_default_and_json_is_alone(uflow, small_run, 
     assert values["false_alarms"]["total"] == 4
 
 
+def test_false_alarm_rate_is_reported_with_its_promise(uflow, small_run, product):
+    outcome = uflow("evaluate", "--model", small_run, "--data-root", product, "--false-alarm-rate", 0.2, "--json")
+    assert outcome.code == 0, outcome.err
+    values = json.loads(outcome.out)
+    assert "at most 0.2 of good images flagged" in values["promise"]
+    assert values["threshold"] != 0.0
+
+
+def test_two_thresholds_are_wrong_usage(uflow, small_run):
+    assert uflow("evaluate", "--model", small_run, "--nfa-threshold", 0, "--false-alarm-rate", 0.2).code == 2
+
+
 def test_report_is_written_and_named(uflow, small_run, product, tmp_path):
     outcome = uflow("evaluate", "--model", small_run, "--data-root", product, "--report", tmp_path / "report")
     assert outcome.code == 0, outcome.err

@@ -307,6 +307,7 @@ def print_evaluation(evaluation: Evaluation, *, report: Path | None, as_json: bo
     for name, value in evaluation.rows():
         table.add_row(name, value)
     console.print(table)
+    console.print(f"the threshold allows {evaluation.promise}", soft_wrap=True)
     if report is not None:
         console.print(f"report to look at: {escape(str(report))}", soft_wrap=True)
 

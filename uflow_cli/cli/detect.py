@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from uflow_cli.cli.options import DEVICE, Device, FalseAlarmRate, Json, ModelFolder, NfaThreshold
+from uflow_cli.cli.options import DEVICE, Device, FalseAlarmRate, Json, ModelFolder, NfaThreshold, require_one_threshold
 
 DEFECT_EXIT_CODE = 3
 
@@ -29,10 +29,7 @@ def detect(
     """Say of each image whether it is good, where its defects are, and how sure that is."""
     from uflow_cli.cli import console
 
-    if nfa_threshold is not None and false_alarm_rate is not None:
-        raise typer.BadParameter(
-            "give --nfa-threshold or --false-alarm-rate, not both", param_hint="'--false-alarm-rate'"
-        )
+    require_one_threshold(nfa_threshold, false_alarm_rate)
 
     from uflow_cli.checkpoint import find_newest_run, load_run
     from uflow_cli.inspection import find_images, inspect

@@ -8,7 +8,19 @@ from typing import Annotated
 
 import typer
 
-from uflow_cli.cli.options import DATA_ROOT, DEVICE, Category, DataRoot, DatasetName, Device, Json, ModelFolder
+from uflow_cli.cli.options import (
+    DATA_ROOT,
+    DEVICE,
+    Category,
+    DataRoot,
+    DatasetName,
+    Device,
+    FalseAlarmRate,
+    Json,
+    ModelFolder,
+    NfaThreshold,
+    require_one_threshold,
+)
 
 
 def evaluate(
@@ -16,6 +28,8 @@ def evaluate(
     category: Category = None,
     data_root: DataRoot = DATA_ROOT,
     model: ModelFolder = None,
+    nfa_threshold: NfaThreshold = None,
+    false_alarm_rate: FalseAlarmRate = None,
     report: Annotated[
         Path | None, typer.Option("--report", help="Also write an HTML report with pictures to this folder.")
     ] = None,
@@ -23,6 +37,8 @@ def evaluate(
     device: Device = DEVICE,
 ) -> None:
     """Measure a model on a data set's test images: ranking, outlines, and false alarms against the promise."""
+    require_one_threshold(nfa_threshold, false_alarm_rate)
+
     from uflow_cli.checkpoint import find_newest_run, load_run
     from uflow_cli.cli import console
     from uflow_cli.datasets import load_dataset
@@ -44,6 +60,9 @@ def evaluate(
                 writer.add(report_image(evaluated))
             advance(1)
 
-        evaluation = evaluate_run(run, data, device=choose_device(device.value), on_image=on_image)
+        evaluation = evaluate_run(
+            run, data, device=choose_device(device.value), nfa_threshold=nfa_threshold,
+            false_alarm_rate=false_alarm_rate, on_image=on_image,
+        )  # fmt: skip
         page = writer.finish(title=evaluation.title, summary=report_summary(run, evaluation)) if writer else None
     console.print_evaluation(evaluation, report=page, as_json=json)

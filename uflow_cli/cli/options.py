@@ -37,3 +37,11 @@ FalseAlarmRate = Annotated[
     float | None,
     typer.Option("--false-alarm-rate", help="Share of good images that may be flagged, instead of --nfa-threshold."),
 ]
+
+
+def require_one_threshold(nfa_threshold: float | None, false_alarm_rate: float | None) -> None:
+    """Wrong usage if both were given."""
+    if nfa_threshold is not None and false_alarm_rate is not None:
+        raise typer.BadParameter(
+            "give --nfa-threshold or --false-alarm-rate, not both", param_hint="'--false-alarm-rate'"
+        )

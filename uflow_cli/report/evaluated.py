@@ -8,7 +8,6 @@ from pathlib import Path
 
 from uflow_cli.checkpoint import LOG_NAME, Run
 from uflow_cli.evaluation import EvaluatedImage, Evaluation
-from uflow_cli.inspection import choose_threshold
 from uflow_cli.metrics import iou
 from uflow_cli.report.contents import Fact, LossPoint, ReportImage, ReportSummary
 
@@ -34,7 +33,6 @@ def report_image(evaluated: EvaluatedImage) -> ReportImage:
 
 def report_summary(run: Run, evaluation: Evaluation) -> ReportSummary:
     """What a report says of all images of an evaluation together."""
-    _, promise = choose_threshold(run, nfa_threshold=evaluation.threshold, false_alarm_rate=None)
     calibration, origin = run.calibration, run.origin
     laws = zip(calibration.background, calibration.mean_ratio, calibration.n_channels, strict=True)
     facts = (
@@ -58,7 +56,9 @@ def report_summary(run: Run, evaluation: Evaluation) -> ReportSummary:
         Fact("pixel AUROC", _share(evaluation.pixel_auroc)),
         Fact("AUPRO", _share(evaluation.aupro), "to a false-positive rate of 0.3"),
         Fact(
-            "mIoU, defective images", _share(evaluation.miou.defective_images), f"at log NFA < {evaluation.threshold:g}"
+            "mIoU, defective images",
+            _share(evaluation.miou.defective_images),
+            f"at log NFA < {evaluation.threshold:.3g}",
         ),
         Fact("mIoU, all images", _share(evaluation.miou.all_images), "a good image without detection counts 1"),
     )
@@ -69,7 +69,7 @@ def report_summary(run: Run, evaluation: Evaluation) -> ReportSummary:
     )
     return ReportSummary(
         threshold=evaluation.threshold,
-        promise=f"The threshold allows {promise}.",
+        promise=f"The threshold allows {evaluation.promise}.",
         facts=facts,
         figures=figures,
         warnings=warnings,
