@@ -49,8 +49,9 @@ app.command()(bench)
 
 def main() -> None:
     """Run the program: 0 when it ran, 1 with one line on stderr for what a user can fix, 2 for wrong usage."""
-    # Threads that spin while they wait made training over ten times slower as soon as another program used the cores.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads spin while they wait; too long, and training takes many times as long beside another program.
+    # Of 0, 3000, 30000 and the default of 300000 turns, 3000 did well both alone and beside another.
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     try:
         app()
     except UflowError as error:
