@@ -46,6 +46,18 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def swap_folder(made: Path, folder: Path, *, old: Path) -> None:
+    """Put `made` where `folder` is, which goes to `old`; back to how it was where that fails half-way."""
+    if folder.exists():
+        folder.rename(old)
+    try:
+        made.rename(folder)
+    except BaseException:
+        if old.exists():
+            old.rename(folder)
+        raise
+
+
 def _umask() -> int:
     """The permissions that new files do not get; `mkstemp` would leave them to their owner alone."""
     mask = os.umask(0)

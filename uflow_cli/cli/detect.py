@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from uflow_cli.cli.options import DEVICE, Device, FalseAlarmRate, Json, ModelFolder, NfaThreshold, require_one_threshold
+from uflow_cli.cli.options import (
+    DEVICE,
+    Device,
+    FalseAlarmRate,
+    Json,
+    ModelFolder,
+    NfaThreshold,
+    chosen_run,
+    require_one_threshold,
+)
 
 DEFECT_EXIT_CODE = 3
 
@@ -31,14 +40,10 @@ def detect(
 
     require_one_threshold(nfa_threshold, false_alarm_rate)
 
-    from uflow_cli.checkpoint import find_newest_run, load_run
     from uflow_cli.inspection import find_images, inspect
     from uflow_cli.model import choose_device
 
-    run_folder = model or find_newest_run(Path("runs"))
-    run = load_run(run_folder)
-    if model is None:
-        console.note(f"using the newest run, {run_folder}")
+    run = chosen_run(model)
     paths = find_images(images)
     with console.progress("detecting", total=len(paths)) as advance:
         inspection = inspect(

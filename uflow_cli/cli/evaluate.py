@@ -19,6 +19,7 @@ from uflow_cli.cli.options import (
     Json,
     ModelFolder,
     NfaThreshold,
+    chosen_run,
     require_one_threshold,
 )
 
@@ -39,17 +40,13 @@ def evaluate(
     """Measure a model on a data set's test images: ranking, outlines, and false alarms against the promise."""
     require_one_threshold(nfa_threshold, false_alarm_rate)
 
-    from uflow_cli.checkpoint import find_newest_run, load_run
     from uflow_cli.cli import console
     from uflow_cli.datasets import load_dataset
     from uflow_cli.evaluation import EvaluatedImage, evaluate_run
     from uflow_cli.model import choose_device
     from uflow_cli.report import report_image, report_summary, report_writer
 
-    run_folder = model or find_newest_run(Path("runs"))
-    run = load_run(run_folder)
-    if model is None:
-        console.note(f"using the newest run, {run_folder}")
+    run = chosen_run(model)
     data = load_dataset(dataset or run.origin.dataset, root=data_root, category=category or run.origin.category)
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(report_writer(report)) if report else None

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from uflow_cli.checkpoint import Run
 
 
 class DeviceName(StrEnum):
@@ -37,6 +40,18 @@ FalseAlarmRate = Annotated[
     float | None,
     typer.Option("--false-alarm-rate", help="Share of good images that may be flagged, instead of --nfa-threshold."),
 ]
+
+
+def chosen_run(model: Path | None) -> Run:
+    """The run that --model names, or the newest below ./runs, and then says which."""
+    from uflow_cli.checkpoint import find_newest_run, load_run
+    from uflow_cli.cli import console
+
+    folder = model or find_newest_run(Path("runs"))
+    run = load_run(folder)
+    if model is None:
+        console.note(f"using the newest run, {folder}")
+    return run
 
 
 def require_one_threshold(nfa_threshold: float | None, false_alarm_rate: float | None) -> None:

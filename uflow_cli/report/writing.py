@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from uflow_cli.errors import UflowError
+from uflow_cli.files import swap_folder
 from uflow_cli.images import write_png
 from uflow_cli.render import fit_mask, heat_png, outline_path, shrunk
 from uflow_cli.report.contents import Card, ReportImage, ReportSummary, outcome_of
@@ -51,7 +52,7 @@ def report_writer(folder: Path, *, picture_side: int = _PICTURE_SIDE) -> Iterato
             (made / _PICTURES).mkdir(parents=True)
 
             def put_in_place() -> Path:
-                _swap(made, folder, old=Path(workshop) / "old")
+                swap_folder(made, folder, old=Path(workshop) / "old")
                 return folder / PAGE_NAME
 
             yield ReportWriter(made, put_in_place, picture_side=picture_side)
@@ -99,18 +100,6 @@ def _write_pictures(folder: Path, number: int, image: ReportImage, *, side: int)
         true_outline="" if image.true_mask is None else outline_path(fit_mask(image.true_mask, shown)),
         regions=image.regions,
     )
-
-
-def _swap(made: Path, folder: Path, *, old: Path) -> None:
-    """Put `made` where `folder` is, which goes to `old`; back to how it was where that fails half-way."""
-    if folder.exists():
-        folder.rename(old)
-    try:
-        made.rename(folder)
-    except BaseException:
-        if old.exists():
-            old.rename(folder)
-        raise
 
 
 def _check_replaceable(folder: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uflow_cli.errors import DatasetError
+from uflow_cli.files import swap_folder
 from uflow_cli.images import write_png
 from uflow_cli.sample.cloth import average, photograph, weave
 from uflow_cli.sample.defects import DEFECTS
@@ -80,24 +81,12 @@ def write_sample(
             settings = {"category": category, "seed": seed, "size": list(size)}
             marker = {"format": _FORMAT, "made_by": "uflow sample", **settings, "files": files}
             (made / MARKER).write_text(json.dumps(marker, indent=1) + "\n", encoding="utf-8")
-            _swap(made, folder, old=Path(workshop) / "old")
+            swap_folder(made, folder, old=Path(workshop) / "old")
     except OSError as error:
         raise DatasetError(
             f"{folder}: cannot be written ({error.strerror or error}); choose another folder or free its disk"
         ) from error
     return folder
-
-
-def _swap(made: Path, folder: Path, *, old: Path) -> None:
-    """Put `made` where `folder` is, which goes to `old`; back to how it was where that fails half-way."""
-    if folder.exists():
-        folder.rename(old)
-    try:
-        made.rename(folder)
-    except BaseException:
-        if old.exists():
-            old.rename(folder)
-        raise
 
 
 def _recipes(n_train: int, n_test_good: int, n_test_per_defect: int) -> Iterator[_Recipe]:
