@@ -116,3 +116,4 @@ def test_nothing_to_inspect_is_an_error(uflow, small_run, tmp_path, what):
     outcome = uflow("detect", path, "--model", small_run, "--out", tmp_path / "out")
     assert outcome.code == 1
     assert str(path) in outcome.err
+    assert not outcome.out

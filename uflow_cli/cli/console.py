@@ -249,7 +249,7 @@ def print_inspection(inspection: Inspection, *, as_json: bool) -> None:
         from uflow_cli.inspection import inspection_to_dict
 
         print_json(inspection_to_dict(inspection))
-    else:
+    elif inspection.images:
         _print_inspection_table(inspection)
     for _, message in inspection.errors:
         _err().print(f"uflow: {escape(message)}")
