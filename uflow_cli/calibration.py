@@ -49,6 +49,15 @@ class Calibration:
         low, high = MEAN_RATIO_RANGE
         return [scale for scale, v in enumerate(self.mean_ratio) if not low <= v <= high]
 
+    def warnings(self) -> list[str]:
+        """A sentence for each misfit, for people."""
+        low, high = MEAN_RATIO_RANGE
+        return [
+            f"scale {scale + 1}: v = {self.mean_ratio[scale]:.3f} is outside {low:.2f}..{high:.2f}, "
+            "the flow fits the held-out images badly"
+            for scale in self.misfits()
+        ]
+
 
 def fit_background(squared_norm: NDArray[np.float32], *, n_channels: int) -> tuple[Background, float]:
     """Background U ~ (v C / k) χ²(k) of one scale, and v, from U maps (N, H, W) of good images (METHOD 7.2).

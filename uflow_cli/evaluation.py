@@ -154,13 +154,14 @@ class _Tally:
     def add(self, evaluated: EvaluatedImage) -> None:
         prediction = evaluated.prediction
         mask = resize_mask(evaluated.true_mask, SCORE_SIZE)
+        log_nfa_map = prediction.log_nfa_map
         self.pixels.add(prediction.score_map, mask)
-        self.sweep.add(prediction.log_nfa_map, mask)
+        self.sweep.add(log_nfa_map, mask)
         self.scores.append(prediction.score)
         self.log_nfas.append(prediction.log_nfa)
         self.kinds.append(evaluated.labelled.defect)
         self.flagged.append(prediction.is_defect)
-        self.ious.append(iou(prediction.log_nfa_map < prediction.threshold, mask))
+        self.ious.append(iou(log_nfa_map < prediction.threshold, mask))
         self.is_empty.append(not mask.any())
         self.false_regions += len(prediction.detections) if evaluated.labelled.is_good else 0
 

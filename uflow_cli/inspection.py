@@ -15,7 +15,7 @@ from uflow_cli.checkpoint import Run, load_model
 from uflow_cli.errors import ImageError
 from uflow_cli.files import write_text
 from uflow_cli.images import list_images, read_image, write_png
-from uflow_cli.prediction import Prediction, predict
+from uflow_cli.prediction import Detection, predict
 from uflow_cli.render import overlay
 
 JSON_VERSION = 1
@@ -24,12 +24,20 @@ RESULT_NAME = "detections.json"
 
 @dataclass(frozen=True)
 class InspectedImage:
-    """What was found in one image, and where its pictures are."""
+    """What was found in one image, and where its pictures are; a hundred thousand of these are small."""
 
     path: Path
-    prediction: Prediction
+    size: tuple[int, int]  # (H, W)
+    log_nfa: float
+    score: float
+    detections: tuple[Detection, ...]
     mask_path: Path
     overlay_path: Path
+
+    @property
+    def is_defect(self) -> bool:
+        """Whether any region is below the threshold."""
+        return bool(self.detections)
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,7 @@ class Inspection:
     @property
     def n_defects(self) -> int:
         """Images with at least one detection."""
-        return sum(image.prediction.is_defect for image in self.images)
+        return sum(image.is_defect for image in self.images)
 
 
 def find_images(paths: Iterable[Path]) -> list[Path]:
@@ -85,7 +93,17 @@ def inspect(
             mask_path, overlay_path = out / f"{names[path]}_mask.png", out / f"{names[path]}_overlay.png"
             write_png(mask_path, prediction.mask)
             write_png(overlay_path, overlay(image, prediction.score_map, prediction.mask))
-            images.append(InspectedImage(path, prediction, mask_path, overlay_path))
+            images.append(
+                InspectedImage(
+                    path=path,
+                    size=prediction.size,
+                    log_nfa=prediction.log_nfa,
+                    score=prediction.score,
+                    detections=prediction.detections,
+                    mask_path=mask_path,
+                    overlay_path=overlay_path,
+                )
+            )
         on_progress(1)
     inspection = Inspection(run, threshold, promise, out, tuple(images), tuple(errors))
     write_text(out / RESULT_NAME, json.dumps(inspection_to_dict(inspection), indent=1) + "\n")
@@ -129,15 +147,14 @@ def inspection_to_dict(inspection: Inspection) -> dict[str, Any]:
 
 
 def _image_to_dict(image: InspectedImage) -> dict[str, Any]:
-    prediction = image.prediction
     return {
         "path": str(image.path),
-        "verdict": "defect" if prediction.is_defect else "good",
-        "log_nfa": prediction.log_nfa,
-        "anomaly_score": prediction.score,
-        "height": prediction.size[0],
-        "width": prediction.size[1],
-        "regions": [asdict(detection) for detection in prediction.detections],
+        "verdict": "defect" if image.is_defect else "good",
+        "log_nfa": image.log_nfa,
+        "anomaly_score": image.score,
+        "height": image.size[0],
+        "width": image.size[1],
+        "regions": [asdict(detection) for detection in image.detections],
         "mask": str(image.mask_path),
         "overlay": str(image.overlay_path),
     }

@@ -43,12 +43,17 @@ class Prediction:
     detections: tuple[Detection, ...]  # most significant first
     mask: NDArray[np.bool_]  # (H, W)
     score_map: NDArray[np.float32]  # (256, 256), high is anomalous
-    log_nfa_map: NDArray[np.float32]  # (256, 256), low is anomalous
+    log_nfa_cells: tuple[NDArray[np.float32], ...]  # per scale (H_s, W_s), low is anomalous
 
     @property
     def is_defect(self) -> bool:
         """Whether any region is below the threshold."""
         return bool(self.detections)
+
+    @property
+    def log_nfa_map(self) -> NDArray[np.float32]:
+        """Lowest log NFA over scales, (256, 256); made anew at each call, for it takes a while and few need it."""
+        return merge_scales(self.log_nfa_cells, size=SCORE_SIZE)
 
 
 def predict(
@@ -78,7 +83,7 @@ def predict(
                 ),
                 mask=detection_mask(result, detected, index=index, size=size),
                 score_map=scores[index],
-                log_nfa_map=log_nfa_map(result, index=index, ceiling=ceiling, size=SCORE_SIZE),
+                log_nfa_cells=log_nfa_cells(result, index=index, ceiling=ceiling),
             )
         )
     return predictions
@@ -118,13 +123,23 @@ def log_nfa_map(result: AContrario, *, index: int, ceiling: float, size: tuple[i
     Below any threshold lies what `detection_mask` draws for it. Cells without a region, and regions that are no
     evidence, carry `ceiling`.
     """
+    return merge_scales(log_nfa_cells(result, index=index, ceiling=ceiling), size=size)
+
+
+def log_nfa_cells(result: AContrario, *, index: int, ceiling: float) -> tuple[NDArray[np.float32], ...]:
+    """Log NFA of the cells of image `index`, per scale (H_s, W_s)."""
     regions = result.regions.select(result.regions.image == index)
     maps = []
     for scale, labels in enumerate(result.labels):
         values = np.minimum(regions.log_nfa[regions.scale == scale], ceiling)  # in the order of labels
         cells = np.append(values, ceiling)[labels[index]]  # label -1, no region, takes the last
-        maps.append(upsample_by_median(cells.astype(np.float32), size))
-    lowest: NDArray[np.float32] = np.minimum.reduce(maps)
+        maps.append(cells.astype(np.float32))
+    return tuple(maps)
+
+
+def merge_scales(cells: Sequence[NDArray[np.float32]], *, size: tuple[int, int]) -> NDArray[np.float32]:
+    """The lowest of all scales at every pixel, (H, W)."""
+    lowest: NDArray[np.float32] = np.minimum.reduce([upsample_by_median(c, size) for c in cells])
     return lowest
 
 

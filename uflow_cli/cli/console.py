@@ -232,11 +232,8 @@ def print_training_result(result: TrainingResult) -> None:
         f"at log NFA < 0, {flagged} of {kept.n_images} held-out good images{shared} are flagged; "
         f"the smallest false-alarm rate they can promise is {kept.smallest_rate:.3f}", soft_wrap=True,
     )  # fmt: skip
-    for scale in kept.misfits():
-        warn(
-            f"scale {scale + 1}: v = {kept.mean_ratio[scale]:.3f} is outside 0.95..1.10, "
-            "the flow fits the held-out images badly"
-        )
+    for warning in kept.warnings():
+        warn(warning)
     console.print(
         f"model in {escape(str(result.folder))}; use it: uflow detect IMAGE --model {escape(str(result.folder))}",
         soft_wrap=True,
@@ -265,18 +262,17 @@ def _print_inspection_table(inspection: Inspection) -> None:
         table.add_column(name, justify="right", no_wrap=True, min_width=width)
     names = _short_names([image.path for image in inspection.images])
     for name, image in zip(names, inspection.images, strict=True):
-        prediction = image.prediction
-        if not prediction.is_defect:
-            table.add_row(escape(name), "[green]good[/]", _log_nfa(prediction.log_nfa), "", "", "", "")
-        for i, region in enumerate(prediction.detections[:REGIONS_SHOWN]):
+        if not image.is_defect:
+            table.add_row(escape(name), "[green]good[/]", _log_nfa(image.log_nfa), "", "", "", "")
+        for i, region in enumerate(image.detections[:REGIONS_SHOWN]):
             left, top, right, bottom = region.bounding_box
             table.add_row(
                 "" if i else escape(name), "" if i else "[bold red]defect[/]", _log_nfa(region.log_nfa),
                 f"{region.area:.0f}", f"{left},{top}-{right},{bottom}",
                 f"{region.centroid[0]:.0f},{region.centroid[1]:.0f}", str(region.scale),
             )  # fmt: skip
-        if len(prediction.detections) > REGIONS_SHOWN:
-            table.add_row(f"  and {len(prediction.detections) - REGIONS_SHOWN} more", "", "", "", "", "", "")
+        if len(image.detections) > REGIONS_SHOWN:
+            table.add_row(f"  and {len(image.detections) - REGIONS_SHOWN} more", "", "", "", "", "", "")
     console.print(table)
     console.print(
         f"{inspection.n_defects} of {len(inspection.images)} images have a defect at log NFA < {inspection.threshold:g}"

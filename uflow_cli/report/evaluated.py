@@ -62,17 +62,12 @@ def report_summary(run: Run, evaluation: Evaluation) -> ReportSummary:
         ),
         Fact("mIoU, all images", _share(evaluation.miou.all_images), "a good image without detection counts 1"),
     )
-    warnings = tuple(
-        f"scale {s + 1}: v = {calibration.mean_ratio[s]:.3f} is outside 0.95..1.10, "
-        "the flow fits the held-out images badly"
-        for s in calibration.misfits()
-    )
     return ReportSummary(
         threshold=evaluation.threshold,
         promise=f"The threshold allows {evaluation.promise}.",
         facts=facts,
         figures=figures,
-        warnings=warnings,
+        warnings=tuple(calibration.warnings()),
         losses=read_losses(run.folder / LOG_NAME),
         best_epoch=run.progress.best_epoch,
     )
