@@ -120,8 +120,8 @@ def train(
 ) -> TrainingResult:  # fmt: skip
     """Train on the good images at `paths` and leave a run in `out`; it is whole from the first epoch on.
 
-    `should_stop` is asked after every epoch, and after every batch before the first is done. UflowError for images that
-    cannot be read, an existing run without `overwrite`, a loss that is no number.
+    `should_stop` is asked after every epoch. UflowError for images that cannot be read, an existing run without
+    `overwrite`, a loss that is no number.
     """
     if is_run(out) and not overwrite:
         raise TrainingError(

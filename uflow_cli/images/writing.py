@@ -1,7 +1,5 @@
 """Write PNG files that are never half there."""
 
-import os
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +7,8 @@ import cv2  # noqa: TID251
 import numpy as np
 from numpy.typing import NDArray
 
-from uflow_cli.errors import ImageError
+from uflow_cli.errors import ImageError, UflowError
+from uflow_cli.files import write_bytes
 
 
 def encode_png(array: NDArray[Any]) -> bytes:
@@ -27,18 +26,7 @@ def write_png(path: Path, array: NDArray[Any]) -> None:
 
     Raises ImageError where the disk, a permission or the path does not allow it, and then leaves nothing behind.
     """
-    path = Path(path)
-    data = encode_png(array)
-    unfinished = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with unfinished.open("xb") as file:
-                file.write(data)
-            os.replace(unfinished, path)  # noqa: PTH105
-        finally:
-            unfinished.unlink(missing_ok=True)
-    except OSError as error:
-        raise ImageError(
-            f"{path}: cannot be written ({error.strerror or error}); choose another folder or free its disk"
-        ) from error
+        write_bytes(Path(path), encode_png(array))
+    except UflowError as error:
+        raise ImageError(str(error)) from error
