@@ -1,57 +1,28 @@
-"""Training of the flow on good images only. Losses are negative log-likelihoods in bits per dimension."""
+"""One training from images to a run folder. Losses are negative log-likelihoods in bits per dimension."""
 
 from __future__ import annotations
 
-import csv
-import io
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from uflow_cli.cache import FeatureStore, extract_features
-from uflow_cli.calibration import Calibration, fit_background
+from uflow_cli.calibration import Calibration
 from uflow_cli.checkpoint import LOG_NAME, Origin, Progress, is_run, mark_state, save_run
-from uflow_cli.config import MIN_HELD_OUT, ModelConfig, TrainingConfig
-from uflow_cli.errors import ImageError, TrainingError, UflowError
-from uflow_cli.files import write_text
+from uflow_cli.config import ModelConfig, TrainingConfig
+from uflow_cli.errors import TrainingError, UflowError
 from uflow_cli.flow import bits_per_dimension, negative_log_likelihood
-from uflow_cli.images import read_image
 from uflow_cli.likelihood import squared_norms
 from uflow_cli.model import Model, build_model
-from uflow_cli.prediction import find_regions, log_nfa_ceiling, lowest_log_nfa
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One line of the training log."""
-
-    epoch: int  # from 1
-    n_epochs: int
-    loss: float
-    held_out_loss: float
-    learning_rate: float
-    seconds: float  # since training of the flow began
-    best: bool
-
-
-@dataclass(frozen=True)
-class Split:
-    """Indices of the good images by use. `calibration` is `selection` where there are too few to part them."""
-
-    training: tuple[int, ...]
-    selection: tuple[int, ...]
-    calibration: tuple[int, ...]
-
-    @property
-    def shared(self) -> bool:
-        """Whether the same images choose the epoch and calibrate."""
-        return self.selection == self.calibration
+from uflow_cli.training.held_out import calibrate
+from uflow_cli.training.log import Epoch, Observer, write_log
+from uflow_cli.training.schedule import one_cycle
+from uflow_cli.training.split import Split, batched, check_images, split_images
 
 
 @dataclass(frozen=True)
@@ -63,55 +34,6 @@ class TrainingResult:
     progress: Progress
     calibration: Calibration
     log: tuple[Epoch, ...]
-
-
-class Observer(Protocol):
-    """Hears how training goes; every method may be called many times."""
-
-    def on_images(self, done: int, total: int) -> None:
-        """`done` of `total` images were checked."""
-
-    def on_features(self, done: int, total: int) -> None:
-        """Features of `done` of `total` images are computed."""
-
-    def on_batch(self, done: int, total: int) -> None:
-        """`done` of `total` training images were seen, an image counting once per epoch."""
-
-    def on_epoch(self, record: Epoch) -> None:
-        """An epoch ended and its log line is written."""
-
-
-def split_images(n_images: int, *, held_out_fraction: float, seed: int) -> Split:
-    """A random split of `n_images` good images (METHOD 7.1): by default 15 %, at least 8, never train the flow.
-
-    With at least 24 held-out images a third of them chooses the epoch and the others calibrate; with fewer, all
-    do both. Fewer than 16 images are halved. TrainingError for less than 2 images.
-    """
-    if n_images < 2:
-        raise TrainingError(
-            f"{n_images} good image: at least 2 are needed, one to train and one held out, and 50 or more do well"
-        )
-    n_held_out = min(max(MIN_HELD_OUT, round(held_out_fraction * n_images)), n_images // 2)
-    order = [int(i) for i in np.random.default_rng(seed).permutation(n_images)]
-    held_out, training = order[:n_held_out], order[n_held_out:]
-    if n_held_out < 3 * MIN_HELD_OUT:
-        return Split(tuple(training), tuple(held_out), tuple(held_out))
-    n_selection = max(MIN_HELD_OUT, n_held_out // 3)
-    return Split(tuple(training), tuple(held_out[:n_selection]), tuple(held_out[n_selection:]))
-
-
-def check_images(paths: Sequence[Path], *, on_progress: Callable[[int, int], None]) -> None:
-    """Read every image once, so that training does not stop half-way; ImageError names those that cannot be read."""
-    errors: list[str] = []
-    for done, path in enumerate(paths, start=1):
-        try:
-            read_image(path)
-        except ImageError as error:
-            errors.append(str(error))
-        on_progress(done, len(paths))
-    if errors:
-        more = f" (and {len(errors) - 1} more of {len(paths)} images)" if len(errors) > 1 else ""
-        raise ImageError(f"{errors[0]}{more}; remove or replace it before training")
 
 
 def train(
@@ -235,61 +157,6 @@ class _Trainer:
             norms.append([u.cpu() for u in squared_norms(embeddings)])
         loss = bits_per_dimension(total / len(indices), flow.n_dimensions)
         return loss, [torch.cat(maps) for maps in zip(*norms, strict=True)]
-
-
-def calibrate(
-    background_norms: Sequence[Tensor], norms: Sequence[Tensor], *, model: Model, shared: bool
-) -> Calibration:
-    """Calibration from U maps of held-out good images, per scale (N, H_s, W_s).
-
-    `background_norms` give the background model, `norms` the lowest log NFA per image; where the two are disjoint, the
-    false-alarm rate of METHOD 7.3 is exact.
-    """
-    channels = model.flow.embedding_channels
-    fits = [fit_background(u.numpy(), n_channels=c) for u, c in zip(background_norms, channels, strict=True)]
-    background = tuple(fit for fit, _ in fits)
-    result = find_regions([u.numpy() for u in norms], background=background, tests=model.config.tests)
-    lowest = lowest_log_nfa(result, ceiling=log_nfa_ceiling(result, tests=model.config.tests))
-    return Calibration(
-        background=background,
-        mean_ratio=tuple(ratio for _, ratio in fits),
-        n_channels=channels,
-        lowest_log_nfa=tuple(sorted(float(value) for value in lowest)),
-        shared=shared,
-    )
-
-
-def batched(indices: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    """`indices` in pieces of `size`; the last may be shorter."""
-    for start in range(0, len(indices), size):
-        yield indices[start : start + size]
-
-
-def one_cycle(optimiser: torch.optim.Optimizer, n_steps: int) -> torch.optim.lr_scheduler.LambdaLR:
-    """Linear warm-up over the first tenth of `n_steps`, then a cosine decay to a hundredth of the peak."""
-    n_warm_up = max(1, n_steps // 10)
-
-    def factor(step: int) -> float:
-        if step < n_warm_up:
-            return (step + 1) / n_warm_up
-        part = (step - n_warm_up) / max(1, n_steps - n_warm_up)
-        return float(0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * part)))
-
-    return torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
-
-
-def write_log(path: Path, log: Sequence[Epoch]) -> None:
-    """The training log as CSV with a header, one line per epoch."""
-    names = [field.name for field in fields(Epoch)]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows([_cell(getattr(record, name)) for name in names] for record in log)
-    write_text(path, text.getvalue())
-
-
-def _cell(value: float | bool) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(int(value))
 
 
 def _make_folder(folder: Path) -> None:
