@@ -1,0 +1,24 @@
+"""Everything the terminal shows; the only importer of rich. Results go to stdout, progress and warnings to stderr."""
+
+from uflow_cli.cli.console.bars import progress
+from uflow_cli.cli.console.bench import print_bench
+from uflow_cli.cli.console.evaluation import print_evaluation
+from uflow_cli.cli.console.inspection import print_inspection
+from uflow_cli.cli.console.sample import print_sample
+from uflow_cli.cli.console.terminal import note, print_json, warn
+from uflow_cli.cli.console.training import epoch_table, print_training_result, print_training_start, training_display
+
+__all__ = [
+    "epoch_table",
+    "note",
+    "print_bench",
+    "print_evaluation",
+    "print_inspection",
+    "print_json",
+    "print_sample",
+    "print_training_result",
+    "print_training_start",
+    "progress",
+    "training_display",
+    "warn",
+]

@@ -1,0 +1,64 @@
+"""Progress on stderr: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+from rich.console import Console  # noqa: TID251
+from rich.progress import (  # noqa: TID251
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from uflow_cli.cli.console.terminal import err
+
+PLAIN_INTERVAL = 10.0  # seconds between progress lines where stderr is no terminal
+
+
+@contextlib.contextmanager
+def progress(title: str, *, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr, or a line now and then where stderr is no terminal; yields advance(n)."""
+    console = err()
+    if console.is_terminal:
+        with progress_bars(console) as shown:
+            task = shown.add_task(title, total=total)
+            yield lambda n: shown.advance(task, n)
+    else:
+        lines = PlainLines(console, title)
+        done = 0
+
+        def advance(n: int) -> None:
+            nonlocal done
+            done += n
+            lines.show(done, total)
+
+        yield advance
+
+
+def progress_bars(console: Console) -> Progress:
+    """Columns that all progress bars share."""
+    return Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("left"), TimeRemainingColumn(), console=console, transient=True,
+    )  # fmt: skip
+
+
+class PlainLines:
+    """`title done/total` lines, at most one every few seconds, and one at the end."""
+
+    def __init__(self, console: Console, title: str) -> None:
+        self.console, self.title, self.last = console, title, time.monotonic()
+
+    def show(self, done: int, total: int) -> None:
+        """Say that `done` of `total` are done."""
+        now = time.monotonic()
+        if done >= total or now - self.last >= PLAIN_INTERVAL:
+            self.last = now
+            self.console.print(f"{self.title} {done}/{total}")

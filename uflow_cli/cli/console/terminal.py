@@ -1,0 +1,44 @@
+"""The two streams of a terminal: results go to stdout, warnings and notes to stderr."""
+
+from __future__ import annotations
+
+import json as json_module
+from typing import Any
+
+from rich.console import Console  # noqa: TID251
+from rich.markup import escape  # noqa: TID251
+
+PLAIN_WIDTH = 120  # columns of tables where stdout is no terminal
+
+
+def out() -> Console:
+    """Stdout; tables keep one width where it is no terminal."""
+    console = Console(highlight=False, soft_wrap=False)
+    return console if console.is_terminal else Console(highlight=False, soft_wrap=False, width=PLAIN_WIDTH)
+
+
+def err() -> Console:
+    """Stderr; long lines are left to the terminal to break."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def warn(message: str) -> None:
+    """One warning line on stderr."""
+    err().print(f"[yellow]warning:[/] {escape(message)}")
+
+
+def note(message: str) -> None:
+    """One line on stderr that a user may want to know."""
+    err().print(escape(message))
+
+
+def print_json(values: dict[str, Any]) -> None:
+    """`values` as JSON on stdout, and nothing else."""
+    print(json_module.dumps(values, indent=1))
+
+
+def duration(seconds: float) -> str:
+    """`seconds` as h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"

@@ -1,0 +1,151 @@
+"""Training as it goes and what it left."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group  # noqa: TID251
+from rich.live import Live  # noqa: TID251
+from rich.markup import escape  # noqa: TID251
+from rich.table import Table  # noqa: TID251
+
+from uflow_cli.cli.console.bars import PlainLines, progress_bars
+from uflow_cli.cli.console.terminal import duration, err, note, out, warn
+
+if TYPE_CHECKING:
+    from uflow_cli.training import Epoch, TrainingResult
+
+EPOCHS_SHOWN = 8
+
+
+class PlainTrainingDisplay:
+    """Training as plain lines: one per epoch."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.images = PlainLines(console, "checking images")
+        self.features = PlainLines(console, "computing features")
+        self.seconds = 0.0
+
+    def on_images(self, done: int, total: int) -> None:
+        self.images.show(done, total)
+
+    def on_features(self, done: int, total: int) -> None:
+        self.features.show(done, total)
+
+    def on_batch(self, done: int, total: int) -> None:
+        """Nothing: a line per epoch is enough."""
+
+    def on_epoch(self, record: Epoch) -> None:
+        left = record.seconds / record.epoch * (record.n_epochs - record.epoch)
+        self.console.print(
+            f"epoch {record.epoch}/{record.n_epochs}  loss {record.loss:.4f}  held-out loss {record.held_out_loss:.4f}"
+            f"{'  best' if record.best else ''}  elapsed {duration(record.seconds)}  left {duration(left)}"
+        )
+
+
+class LiveTrainingDisplay:
+    """Training as a live table of the last epochs above progress bars."""
+
+    def __init__(self, console: Console) -> None:
+        self.records: list[Epoch] = []
+        self.bars = progress_bars(console)
+        self.live = Live(console=console, transient=True, refresh_per_second=4, get_renderable=self._render)
+        self.tasks: dict[str, Any] = {}
+
+    def _render(self) -> Group:
+        return Group(*([epoch_table(self.records[-EPOCHS_SHOWN:])] if self.records else []), self.bars)
+
+    def _show(self, name: str, done: int, total: int) -> None:
+        for other, task in self.tasks.items():
+            if other != name:
+                self.bars.update(task, visible=False)
+        if name not in self.tasks:
+            self.tasks[name] = self.bars.add_task(name, total=total)
+        self.bars.update(self.tasks[name], completed=done, total=total, visible=True)
+
+    def on_images(self, done: int, total: int) -> None:
+        self._show("checking images", done, total)
+
+    def on_features(self, done: int, total: int) -> None:
+        self._show("computing features", done, total)
+
+    def on_batch(self, done: int, total: int) -> None:
+        self._show("training", done, total)
+
+    def on_epoch(self, record: Epoch) -> None:
+        self.records.append(record)
+
+
+def epoch_table(records: list[Epoch]) -> Table:
+    """The training log as a table."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("epoch", "loss", "held-out loss", "", "elapsed"):
+        table.add_column(name, justify="right")
+    for record in records:
+        table.add_row(
+            f"{record.epoch}/{record.n_epochs}", f"{record.loss:.4f}", f"{record.held_out_loss:.4f}",
+            "best" if record.best else "",
+            duration(record.seconds), style="bold" if record.best else "dim",
+        )  # fmt: skip
+    return table
+
+
+@contextlib.contextmanager
+def training_display() -> Iterator[PlainTrainingDisplay | LiveTrainingDisplay]:
+    """What shows a training: live on a terminal, plain lines elsewhere."""
+    console = err()
+    if not console.is_terminal:
+        yield PlainTrainingDisplay(console)
+        return
+    display = LiveTrainingDisplay(console)
+    with display.live:
+        yield display
+
+
+def print_training_start(dataset: str, category: str, n_images: int, *, run: Path) -> None:
+    """One line before training starts, and a warning where there are too few images to promise much."""
+    from uflow_cli.config import FEW_IMAGES
+
+    note(f"training the lite preset on {n_images} good images of {dataset}/{category}; run folder {run}")
+    if n_images < FEW_IMAGES:
+        warn(
+            f"{n_images} good images are few: no false-alarm rate below {1 / (n_images // 2 + 1):.0%} can be "
+            "promised, and defects may be missed; 50 or more do well"
+        )
+
+
+def print_training_result(result: TrainingResult) -> None:
+    """What training left: the epoch kept, and what the held-out images say of it."""
+    console = out()
+    kept, progress_ = result.calibration, result.progress
+    stopped = (
+        f", stopped after {progress_.epochs_done}" if progress_.state == "stopped" else f" of {progress_.epochs_done}"
+    )
+    console.print(
+        f"kept epoch {progress_.best_epoch}{stopped}: held-out loss {progress_.held_out_loss:.4f} bits per dimension "
+        f"({result.origin.n_selection} held-out images chose it)", soft_wrap=True,
+    )  # fmt: skip
+    table = Table(title="embeddings of held-out good images", title_justify="left", box=None, pad_edge=False)
+    for name in ("scale", "channels C", "v = mean U / C", "degrees of freedom k"):
+        table.add_column(name, justify="right")
+    for scale, (background, ratio, channels) in enumerate(
+        zip(kept.background, kept.mean_ratio, kept.n_channels, strict=True), 1
+    ):
+        table.add_row(str(scale), str(channels), f"{ratio:.3f}", f"{background.degrees_of_freedom:.1f}")
+    console.print(table)
+    flagged = kept.false_alarm_images(0.0)
+    shared = ", which also chose the epoch," if kept.shared else ""
+    console.print(
+        f"at log NFA < 0, {flagged} of {kept.n_images} held-out good images{shared} are flagged; "
+        f"the smallest false-alarm rate they can promise is {kept.smallest_rate:.3f}", soft_wrap=True,
+    )  # fmt: skip
+    for warning in kept.warnings():
+        warn(warning)
+    console.print(
+        f"model in {escape(str(result.folder))}; use it: uflow detect IMAGE --model {escape(str(result.folder))}",
+        soft_wrap=True,
+    )
