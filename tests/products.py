@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,7 @@ class Recorder:
     images: int = 0
     features: int = 0
     batches: int = 0
+    warnings: list[str] = field(default_factory=list)
 
     def on_images(self, done: int, total: int) -> None:
         self.images = done
@@ -52,3 +53,6 @@ class Recorder:
 
     def on_epoch(self, record: Epoch) -> None:
         self.epochs.append(record)
+
+    def on_warning(self, message: str) -> None:
+        self.warnings.append(message)

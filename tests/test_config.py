@@ -26,11 +26,18 @@ def test_unknown_setting_is_named_with_the_known_ones():
     "wrong",
     [
         {"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"learning_rate": float("nan")},
-        {"held_out_fraction": 0.0}, {"held_out_fraction": 1.0}, {"seed": -1},
+        {"held_out_fraction": -0.1}, {"schedule": "x"}, {"warm_up": 1.5}, {"gradient_clip": -1.0}, {"patience": -1},
+            {"held_out_fraction": 1.0}, {"seed": -1},
     ],
 )  # fmt: skip
 def test_senseless_settings_are_refused(wrong):
-    with pytest.raises(UflowError, match=next(iter(wrong)).replace("_", "[ -]").replace("held[ -]out", "held-out")):
+    with pytest.raises(
+        UflowError,
+        match=next(iter(wrong))
+        .replace("_", "[ -]")
+        .replace("held[ -]out", "held-out")
+        .replace("warm[ -]up", "warm-up"),
+    ):
         TrainingConfig(**wrong)
 
 

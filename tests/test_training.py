@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import itertools
 
 import numpy as np
@@ -14,7 +15,7 @@ from uflow_cli.checkpoint import load_model, load_run
 from uflow_cli.config import TrainingConfig
 from uflow_cli.errors import ImageError, TrainingError
 from uflow_cli.images import write_png
-from uflow_cli.training import batched, one_cycle, split_images, train
+from uflow_cli.training import batched, rate_factor, split_images, train
 
 CPU = torch.device("cpu")
 
@@ -149,16 +150,57 @@ def test_batches_cover_all_indices_in_order():
     assert [list(b) for b in batched(range(7), 3)] == [[0, 1, 2], [3, 4, 5], [6]]
 
 
-def test_learning_rate_warms_up_and_decays():
-    parameter = torch.nn.Parameter(torch.zeros(1))
-    optimiser = torch.optim.SGD([parameter], lr=1.0)
-    schedule = one_cycle(optimiser, 100)
-    rates = []
-    for _ in range(100):
-        rates.append(optimiser.param_groups[0]["lr"])
-        optimiser.step()
-        schedule.step()
+def test_one_cycle_rises_and_falls_to_a_hundredth():
+    rates = [rate_factor("one-cycle", step, n_steps=100, warm_up=0.1) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == pytest.approx(1.0)
     assert int(np.argmax(rates)) == 9
+    assert rates[9:] == sorted(rates[9:], reverse=True)
     assert rates[-1] == pytest.approx(0.01, abs=0.01)
+
+
+def test_constant_stays_after_the_rise_and_published_throughout():
+    rates = [rate_factor("constant", step, n_steps=10, warm_up=0.2) for step in range(10)]
+    assert rates == [0.5, *[1.0] * 9]
+    assert [rate_factor("published", step, n_steps=10, warm_up=0.2) for step in range(10)] == [1.0] * 10
+
+
+def test_log_has_a_column_per_scale(small_run):
+    with (small_run / "log.csv").open() as file:
+        row = list(csv.DictReader(file))[-1]
+    assert [name for name in row if name.startswith("mean_square")] == [f"mean_square_{s}" for s in (1, 2, 3)]
+    assert all(0.3 < float(row[f"mean_square_{s}"]) < 3 for s in (1, 2, 3))
+    assert float(row["images_per_second"]) > 0
+    assert row["criterion"] == row["held_out_loss"]
+
+
+class Scripted:
+    """A criterion that gives what it was told, epoch by epoch."""
+
+    name, higher_is_better = "scripted", True
+
+    def __init__(self, *values: float) -> None:
+        self.values = list(values)
+
+    def value(self, model, held_out_loss):
+        assert not model.flow.training
+        return self.values.pop(0)
+
+
+def test_a_criterion_chooses_the_epoch_and_patience_ends_training(good_paths, tmp_path, recorder):
+    config = dataclasses.replace(SMALL_TRAINING, epochs=9, patience=2)
+    result = run_training(good_paths, tmp_path / "run", recorder, config, criterion=Scripted(0.5, 0.7, 0.7, 0.6, 0.9))
+    assert [record.epoch for record in recorder.epochs] == [1, 2, 3, 4]
+    assert (result.progress.best_epoch, result.progress.value, result.progress.state) == (2, 0.7, "finished")
+    assert load_run(tmp_path / "run").progress.criterion == "scripted"
+
+
+def test_nothing_need_be_held_out_where_something_else_chooses(good_paths, tmp_path, recorder):
+    config = dataclasses.replace(SMALL_TRAINING, epochs=2, held_out_fraction=0)
+    result = run_training(good_paths, tmp_path / "run", recorder, config, criterion=Scripted(0.5, 0.7))
+    assert result.origin.n_training == len(good_paths)
+    run = load_run(tmp_path / "run")
+    assert run.progress.held_out_loss is None
+    assert [(b.degrees_of_freedom, b.scale) for b in run.calibration.background] == [
+        (c, 1.0) for c in run.calibration.n_channels
+    ]

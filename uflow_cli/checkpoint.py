@@ -46,8 +46,11 @@ class Progress:
 
     epochs_done: int
     best_epoch: int
-    held_out_loss: float  # bits per dimension at the best epoch
-    state: str  # "training", "finished" or "stopped"
+    held_out_loss: float | None  # bits per dimension at the best epoch; None where no images are held out
+    state: str  # "training", "finished", "stopped" or "failed"
+    n_epochs: int  # planned
+    criterion: str  # what chose the epoch, for people
+    value: float  # of the criterion at the best epoch
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from uflow_cli.errors import UflowError
 
@@ -15,6 +15,7 @@ FEW_IMAGES = 10  # below this many good images, training warns of what cannot be
 
 Tests = Literal["paper", "by-size"]
 DeviceChoice = Literal["auto", "cpu", "cuda"]
+Schedule = Literal["one-cycle", "constant", "published"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,11 @@ class TrainingConfig:
     batch_size: int = 8  # METHOD 5
     learning_rate: float = 1e-3
     weight_decay: float = 1e-5  # METHOD 5
-    held_out_fraction: float = 0.15  # METHOD 7.1
+    schedule: Schedule = "one-cycle"  # see `training.schedule`
+    warm_up: float = 0.1  # share of all steps over which the rate rises; "published" has none
+    gradient_clip: float = 0.0  # largest norm of the gradient; 0: as it comes
+    patience: int = 0  # epochs without a better one until training ends early; 0: never
+    held_out_fraction: float = 0.15  # METHOD 7.1; 0: none, where something else chooses the epoch
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -45,8 +50,18 @@ class TrainingConfig:
             f"learning rate {self.learning_rate}: a positive number is needed",
         )
         _require(
-            0 < self.held_out_fraction < 1,
-            f"held-out fraction {self.held_out_fraction}: a number between 0 and 1 is needed",
+            self.schedule in get_args(Schedule),
+            f"schedule {self.schedule!r}: one of {', '.join(get_args(Schedule))} is needed",
+        )
+        _require(0 <= self.warm_up <= 1, f"warm-up {self.warm_up}: a share of all steps, from 0 to 1, is needed")
+        _require(
+            math.isfinite(self.gradient_clip) and self.gradient_clip >= 0,
+            f"gradient clip {self.gradient_clip}: a positive number is needed, or 0 for none",
+        )
+        _require(self.patience >= 0, f"patience {self.patience}: a number of epochs is needed, or 0 for no early stop")
+        _require(
+            0 <= self.held_out_fraction < 1,
+            f"held-out fraction {self.held_out_fraction}: a number from 0 to below 1 is needed",
         )
         _require(0 <= self.seed < 2**31, f"seed {self.seed}: a number from 0 to {2**31 - 1} is needed")
 

@@ -9,6 +9,7 @@ import typer
 
 from uflow_cli.cli.interrupt import stop_on_interrupt
 from uflow_cli.cli.options import DATA_ROOT, DEVICE, Category, DataRoot, DatasetName, Device
+from uflow_cli.config import Schedule
 
 
 def train(
@@ -25,6 +26,20 @@ def train(
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images per step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    schedule: Annotated[
+        Schedule | None,
+        typer.Option(help="one-cycle (rise, then fall), constant or published.  [default: one-cycle]"),
+    ] = None,
+    warm_up: Annotated[
+        float | None, typer.Option(help="Share of all steps over which the rate rises.  [default: 0.1]")
+    ] = None,
+    gradient_clip: Annotated[
+        float | None, typer.Option(help="Largest norm of the gradient; 0: as it comes.  [default: 0]")
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(min=0, help="Epochs without a better one until training ends; 0: never.  [default: 0]"),
+    ] = None,
     input_size: Annotated[int | None, typer.Option(min=1, help="Side in pixels to which images are resized.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Fixes the split, the initial weights and the order of images.")] = 0,
     device: Device = DEVICE,
@@ -41,7 +56,13 @@ def train(
     from uflow_cli.config import ModelConfig, TrainingConfig
 
     model_config = ModelConfig(**_given(input_size=input_size))
-    config = TrainingConfig(seed=seed, **_given(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate))
+    config = TrainingConfig(
+        seed=seed,
+        **_given(
+            epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, schedule=schedule, warm_up=warm_up,
+            gradient_clip=gradient_clip, patience=patience,
+        ),
+    )  # fmt: skip
 
     from uflow_cli.datasets import folder_dataset, load_dataset
     from uflow_cli.model import choose_device

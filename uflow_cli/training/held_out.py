@@ -8,6 +8,7 @@ from torch import Tensor
 
 from uflow_cli.calibration import Calibration, fit_background
 from uflow_cli.model import Model
+from uflow_cli.nfa import Background
 from uflow_cli.prediction import find_regions, log_nfa_ceiling, lowest_log_nfa
 
 
@@ -20,6 +21,8 @@ def calibrate(
     false-alarm rate of METHOD 7.3 is exact.
     """
     channels = model.flow.embedding_channels
+    if not len(norms[0]):  # nothing was held out: the law of the paper, and no promise on images
+        return Calibration(tuple(Background(c) for c in channels), (1.0,) * len(channels), channels, (), shared)
     fits = [fit_background(u.numpy(), n_channels=c) for u, c in zip(background_norms, channels, strict=True)]
     background = tuple(fit for fit, _ in fits)
     result = find_regions([u.numpy() for u in norms], background=background, tests=model.config.tests)

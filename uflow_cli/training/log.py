@@ -19,10 +19,13 @@ class Epoch:
     epoch: int  # from 1
     n_epochs: int
     loss: float
-    held_out_loss: float
+    held_out_loss: float  # nan where no images are held out
     learning_rate: float
-    seconds: float  # since training of the flow began
+    seconds: float  # spent on training the flow so far, over all resumptions
     best: bool
+    images_per_second: float  # while the flow was trained
+    mean_squares: tuple[float, ...]  # mean of z² over the held-out images per scale, finest first; 1 where they fit
+    criterion: float  # what chooses the epoch
 
 
 class Observer(Protocol):
@@ -40,15 +43,29 @@ class Observer(Protocol):
     def on_epoch(self, record: Epoch) -> None:
         """An epoch ended and its log line is written."""
 
+    def on_warning(self, message: str) -> None:
+        """Something went otherwise than planned, and training goes on."""
+
 
 def write_log(path: Path, log: Sequence[Epoch]) -> None:
     """The training log as CSV with a header, one line per epoch."""
-    names = [field.name for field in fields(Epoch)]
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows([_cell(getattr(record, name)) for name in names] for record in log)
+    writer = csv.DictWriter(text, _columns(log[0]) if log else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_columns(record) for record in log)
     write_text(path, text.getvalue())
+
+
+def _columns(record: Epoch) -> dict[str, str]:
+    """Cells by column; a field with a value per scale has a column per scale, numbered from 1, the finest."""
+    cells: dict[str, str] = {}
+    for name in (field.name for field in fields(Epoch)):
+        value = getattr(record, name)
+        if isinstance(value, tuple):
+            cells |= {f"{name.removesuffix('s')}_{scale}": _cell(v) for scale, v in enumerate(value, start=1)}
+        else:
+            cells[name] = _cell(value)
+    return cells
 
 
 def _cell(value: float | bool) -> str:

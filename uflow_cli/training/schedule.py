@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-import numpy as np
-import torch
+import math
+
+from uflow_cli.config import Schedule
+
+FINAL_SHARE = 0.01  # of the peak, where one cycle ends
 
 
-def one_cycle(optimiser: torch.optim.Optimizer, n_steps: int) -> torch.optim.lr_scheduler.LambdaLR:
-    """Linear warm-up over the first tenth of `n_steps`, then a cosine decay to a hundredth of the peak."""
-    n_warm_up = max(1, n_steps // 10)
+def rate_factor(schedule: Schedule, step: int, *, n_steps: int, warm_up: float) -> float:
+    """Share of the peak learning rate at `step`, from 0, of `n_steps`.
 
-    def factor(step: int) -> float:
-        if step < n_warm_up:
-            return (step + 1) / n_warm_up
-        part = (step - n_warm_up) / max(1, n_steps - n_warm_up)
-        return float(0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * part)))
-
-    return torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+    "one-cycle" rises linearly over the first `warm_up` of all steps and falls by a cosine to a hundredth. "constant"
+    stays after the rise. "published" is 1 throughout: the paper's linear decay never moves in practice (METHOD 5).
+    """
+    n_warm_up = round(warm_up * n_steps)
+    if schedule == "published":
+        return 1.0
+    if step < n_warm_up:
+        return (step + 1) / n_warm_up
+    if schedule == "constant":
+        return 1.0
+    part = min(1.0, (step - n_warm_up) / max(1, n_steps - n_warm_up))
+    return FINAL_SHARE + (1 - FINAL_SHARE) * 0.5 * (1 + math.cos(math.pi * part))

@@ -46,6 +46,9 @@ class PlainTrainingDisplay:
             f"{'  best' if record.best else ''}  elapsed {duration(record.seconds)}  left {duration(left)}"
         )
 
+    def on_warning(self, message: str) -> None:
+        warn(message)
+
 
 class LiveTrainingDisplay:
     """Training as a live table of the last epochs above progress bars."""
@@ -78,6 +81,9 @@ class LiveTrainingDisplay:
 
     def on_epoch(self, record: Epoch) -> None:
         self.records.append(record)
+
+    def on_warning(self, message: str) -> None:
+        self.live.console.print(f"[yellow]warning:[/] {escape(message)}")
 
 
 def epoch_table(records: list[Epoch]) -> Table:
@@ -126,8 +132,8 @@ def print_training_result(result: TrainingResult) -> None:
         f", stopped after {progress_.epochs_done}" if progress_.state == "stopped" else f" of {progress_.epochs_done}"
     )
     console.print(
-        f"kept epoch {progress_.best_epoch}{stopped}: held-out loss {progress_.held_out_loss:.4f} bits per dimension "
-        f"({result.origin.n_selection} held-out images chose it)", soft_wrap=True,
+        f"kept epoch {progress_.best_epoch}{stopped}: {progress_.criterion} {progress_.value:.4f} "
+        f"({result.origin.n_selection} held-out images)", soft_wrap=True,
     )  # fmt: skip
     table = Table(title="embeddings of held-out good images", title_justify="left", box=None, pad_edge=False)
     for name in ("scale", "channels C", "v = mean U / C", "degrees of freedom k"):
