@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -17,10 +16,9 @@ from hypothesis import strategies as st
 from uflow_cli.errors import UflowError
 from uflow_cli.images import read_image
 from uflow_cli.render import heat, heat_png, outline_path
-from uflow_cli.report import Fact, LossPoint, ReportImage, ReportSummary, write_report
-from uflow_cli.report.charts import loss_chart, separation_chart
+from uflow_cli.report import Fact, ReportImage, ReportSummary, write_report
 from uflow_cli.report.contents import Card, Outcome, outcome_of
-from uflow_cli.report.text import brief, clean, readable
+from uflow_cli.report.separation import separation_chart
 
 NASTY = "a\"b'<script>alert(1)</script>&amp;$title{}\\é #?%20.png"
 VOID = {"meta", "img", "input", "br", "hr", "link"}
@@ -348,31 +346,6 @@ def test_kinds_have_a_row_each_with_the_good_first() -> None:
     assert labels[:4] == ["good", "cut", "stain", "unlabelled"]
 
 
-LOSSES = st.floats(-100, 100)
-
-
-@given(st.lists(st.tuples(LOSSES, LOSSES), min_size=1, max_size=8), st.integers(0, 9))
-def test_the_loss_chart_shows_every_epoch_and_marks_the_one_kept(pairs: list[tuple[float, float]], best: int) -> None:
-    losses = [LossPoint(epoch, *pair) for epoch, pair in enumerate(pairs, start=1)]
-    svg = svg_of(loss_chart(losses, best_epoch=best))
-    lines = [line.attrib["points"].split() for line in svg.iter("polyline")]
-    assert [len(line) for line in lines] == [len(losses)] * 2
-    assert len(list(svg.iter("circle"))) == (1 <= best <= len(losses))
-
-
-def test_the_first_epochs_do_not_flatten_the_loss_chart() -> None:
-    losses = [LossPoint(e, 1000.0 if e == 1 else 2 - e / 100, 2.0 - e / 100) for e in range(1, 41)]
-    svg = svg_of(loss_chart(losses, best_epoch=40))
-    ys = [float(point.split(",")[1]) for point in next(iter(svg.iter("polyline"))).attrib["points"].split()]
-    assert ys[-1] - ys[10] > 30
-
-
-def test_losses_that_are_no_numbers_are_left_out() -> None:
-    assert loss_chart([], best_epoch=None) == ""
-    assert loss_chart([LossPoint(1, np.nan, 1.0)], best_epoch=1) == ""
-    assert "nan" not in loss_chart([LossPoint(1, np.nan, 1.0), LossPoint(2, 1.0, 1.0)], best_epoch=1)
-
-
 def test_heat_is_a_picture_whose_alpha_is_the_strength(tmp_path: Path) -> None:
     score = np.linspace(0.3, 1, 12 * 7).reshape(12, 7)
     (tmp_path / "heat.png").write_bytes(heat_png(score))
@@ -391,37 +364,3 @@ def test_an_outline_is_closed_paths_in_pixels() -> None:
         ["3.5,2.5", "3.5,4.5", "6.5,2.5", "6.5,4.5"],
         ["8.5,8.5"],
     ]
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [
-        (-12.34, "−12.3"),
-        (12345.6, "12,345.6"),
-        (-0.01, "0.0"),
-        (-1.17e9, "−1.2×10⁹"),
-        (3e13, "3.0×10¹³"),
-        (999999.0, "999,999.0"),
-        (np.inf, "∞"),
-        (-np.inf, "−∞"),
-        (np.nan, "–"),
-    ],
-)
-def test_numbers_are_written_for_people(value: float, shown: str) -> None:
-    assert readable(value) == shown
-
-
-def test_a_round_large_number_is_a_bare_power() -> None:
-    assert (readable(-1e6, 0), readable(3e6, 0)) == ("−10⁶", "3×10⁶")
-
-
-@pytest.mark.parametrize(("value", "shown"), [(0.0, "0"), (-1.5, "−1.5"), (100.0, "100"), (-2.345, "−2.35")])
-def test_chosen_numbers_have_no_needless_digits(value: float, shown: str) -> None:
-    assert brief(value) == shown
-
-
-@given(st.text())
-def test_text_survives_escaping(text: str) -> None:
-    expected = "".join(c if c.isprintable() or c == " " else "\ufffd" for c in text)
-    assert unescape(clean(text)) == expected
-    assert not set("<>\"'") & set(clean(text))

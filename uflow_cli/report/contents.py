@@ -7,6 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from uflow_cli.charts import LossPoint
+
 
 class Outcome(StrEnum):
     """How a verdict compares with the truth; FLAGGED and PASSED where the truth is not known."""
@@ -50,15 +52,6 @@ class Fact:
     label: str
     value: str
     note: str = ""
-
-
-@dataclass(frozen=True)
-class LossPoint:
-    """One epoch of training."""
-
-    epoch: int
-    loss: float
-    held_out_loss: float
 
 
 @dataclass(frozen=True)

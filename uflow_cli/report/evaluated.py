@@ -6,10 +6,11 @@ import csv
 import math
 from pathlib import Path
 
+from uflow_cli.charts import LossPoint
 from uflow_cli.checkpoint import LOG_NAME, Run
 from uflow_cli.evaluation import EvaluatedImage, Evaluation
 from uflow_cli.metrics import iou
-from uflow_cli.report.contents import Fact, LossPoint, ReportImage, ReportSummary
+from uflow_cli.report.contents import Fact, ReportImage, ReportSummary
 
 
 def report_image(evaluated: EvaluatedImage) -> ReportImage:

@@ -9,10 +9,11 @@ from typing import Final
 
 import numpy as np
 
+from uflow_cli.charts import loss_chart
 from uflow_cli.render import SCORE_RANGE, heat
-from uflow_cli.report.charts import loss_chart, separation_chart
 from uflow_cli.report.contents import Card, Fact, Outcome, Region, ReportSummary
-from uflow_cli.report.text import brief, clean, readable
+from uflow_cli.report.separation import separation_chart
+from uflow_cli.text import brief, clean, readable
 
 GENERATOR: Final = '<meta name="generator" content="uflow report">'  # by which a report is known as ours
 _MAX_REGIONS: Final = 20  # listed one by one for an image, in the order given; all are in the outline
