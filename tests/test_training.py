@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import itertools
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -76,6 +77,15 @@ def test_log_can_be_plotted(small_run):
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4]
     assert all(float(row["loss"]) > 0 and float(row["held_out_loss"]) > 0 for row in rows)
     assert float(rows[-1]["seconds"]) > float(rows[0]["seconds"])
+
+
+def test_the_loss_curve_shows_every_epoch_and_the_one_kept(small_run):
+    svg = ElementTree.parse(small_run / "loss.svg").getroot()
+    lines = [element for element in svg.iter() if element.tag.endswith("polyline")]
+    assert [len(line.attrib["points"].split()) for line in lines] == [4, 4]
+    words = [element.text for element in svg.iter() if element.tag.endswith("text")]
+    assert f"kept: {load_run(small_run).progress.best_epoch}" in words
+    assert "mvtec/stripes" in words
 
 
 def test_same_seed_same_model_other_seed_another(good_paths, tmp_path):

@@ -1,8 +1,8 @@
 """Run folders: weights as safetensors, everything else as JSON, never pickle.
 
 A run folder holds `config.json` (format number, configuration, calibration and the name of the weights file), one
-`flow-<epoch>.safetensors` and `log.csv`. Weights are written under a new name first; replacing `config.json` is the
-one step that makes them current, so a run folder is whole at every moment.
+`flow-<epoch>.safetensors`, `log.csv` and `loss.svg`, a picture of it. Weights are written under a new name first;
+replacing `config.json` is the one step that makes them current, so a run folder is whole at every moment.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from uflow_cli.model import Model, build_model
 FORMAT = 1
 CONFIG_NAME = "config.json"
 LOG_NAME = "log.csv"
+CURVE_NAME = "loss.svg"
 
 
 @dataclass(frozen=True)

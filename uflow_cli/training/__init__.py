@@ -3,7 +3,7 @@
 from uflow_cli.training.criterion import Criterion, HeldOutLoss
 from uflow_cli.training.engine import TrainingResult, train
 from uflow_cli.training.held_out import calibrate
-from uflow_cli.training.log import Epoch, Observer, write_log
+from uflow_cli.training.log import Epoch, Observer, write_curve, write_log
 from uflow_cli.training.schedule import rate_factor
 from uflow_cli.training.split import Split, batched, check_images, split_images
 
@@ -20,5 +20,6 @@ __all__ = [
     "rate_factor",
     "split_images",
     "train",
+    "write_curve",
     "write_log",
 ]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from uflow_cli.cache import FeatureStore, extract_features
 from uflow_cli.calibration import Calibration
-from uflow_cli.checkpoint import LOG_NAME, Origin, Progress, is_run, mark_state, save_run
+from uflow_cli.checkpoint import CURVE_NAME, LOG_NAME, Origin, Progress, is_run, mark_state, save_run
 from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.errors import TrainingError, UflowError
 from uflow_cli.flow import bits_per_dimension, negative_log_likelihood
@@ -21,7 +21,7 @@ from uflow_cli.likelihood import squared_norms
 from uflow_cli.model import Model, build_model
 from uflow_cli.training.criterion import Criterion, HeldOutLoss
 from uflow_cli.training.held_out import calibrate
-from uflow_cli.training.log import Epoch, Observer, write_log
+from uflow_cli.training.log import Epoch, Observer, write_curve, write_log
 from uflow_cli.training.schedule import rate_factor
 from uflow_cli.training.split import Split, batched, check_images, split_images
 
@@ -172,6 +172,7 @@ class _Trainer:
         )
         self.log.append(record)
         write_log(self.out / LOG_NAME, self.log)
+        write_curve(self.out / CURVE_NAME, self.log, title=f"{self.origin.dataset}/{self.origin.category}")
         self.observer.on_epoch(record)
 
     @torch.inference_mode()

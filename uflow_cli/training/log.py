@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Protocol
 
+from uflow_cli.charts import LossPoint, loss_picture
 from uflow_cli.files import write_text
 
 
@@ -54,6 +55,13 @@ def write_log(path: Path, log: Sequence[Epoch]) -> None:
     writer.writeheader()
     writer.writerows(_columns(record) for record in log)
     write_text(path, text.getvalue())
+
+
+def write_curve(path: Path, log: Sequence[Epoch], *, title: str) -> None:
+    """The losses of the training log as an SVG picture."""
+    points = [LossPoint(record.epoch, record.loss, record.held_out_loss) for record in log]
+    best_epoch = max((record.epoch for record in log if record.best), default=None)
+    write_text(path, loss_picture(points, best_epoch=best_epoch, title=title))
 
 
 def _columns(record: Epoch) -> dict[str, str]:
