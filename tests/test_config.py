@@ -11,7 +11,14 @@ from uflow_cli.errors import UflowError
 
 
 @pytest.mark.parametrize(
-    "config", [ModelConfig(), ModelConfig(tests="paper"), TrainingConfig(), TrainingConfig(epochs=3)]
+    "config",
+    [
+        ModelConfig(),
+        ModelConfig(tests="paper"),
+        ModelConfig(architecture="single:2", coupling="uniform"),
+        TrainingConfig(),
+        TrainingConfig(epochs=3),
+    ],
 )
 def test_round_trip(config):
     assert config_from_dict(type(config), asdict(config)) == config
@@ -48,3 +55,19 @@ def test_default_epochs_make_about_1600_steps(n_images, expected):
 
 def test_given_epochs_win():
     assert TrainingConfig(epochs=7).n_epochs(10_000) == 7
+
+
+@pytest.mark.parametrize("wrong", ["", "U", "single", "single:", "single:0", "single:-1", "single:1.5", "averages", 3])
+def test_an_unknown_architecture_is_refused_with_the_known_ones(wrong):
+    with pytest.raises(UflowError, match=r"architecture.*u, average or single:N"):
+        ModelConfig(architecture=wrong)
+
+
+def test_an_unknown_coupling_is_refused():
+    with pytest.raises(UflowError, match=r"coupling 'additive': affine or uniform"):
+        ModelConfig(coupling="additive")
+
+
+@pytest.mark.parametrize(("architecture", "expected"), [("u", (0, 1, 2)), ("average", (0, 1, 2)), ("single:3", (2,))])
+def test_scales_that_the_flow_sees(architecture, expected):
+    assert ModelConfig(architecture=architecture).scales(3) == expected

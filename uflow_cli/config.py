@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
@@ -14,6 +15,7 @@ MIN_HELD_OUT = 8  # METHOD 7.1
 FEW_IMAGES = 10  # below this many good images, training warns of what cannot be promised
 
 Tests = Literal["paper", "by-size"]
+Coupling = Literal["affine", "uniform"]
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 Schedule = Literal["one-cycle", "constant", "published"]
 
@@ -25,6 +27,27 @@ class ModelConfig:
     extractor: str = "efficientnet-lite0"
     input_size: int = 448  # side of the square input, in pixels
     tests: Tests = "by-size"  # METHOD 7.4; "paper" is eq. 9
+    architecture: str = "u"  # or "average", scales side by side, or "single:N", scale N alone, 1 the finest (Table 6)
+    coupling: Coupling = "affine"  # "uniform": a log-determinant that does not depend on the input (METHOD 7.5)
+
+    def __post_init__(self) -> None:
+        _require(
+            re.fullmatch(r"u|average|single:[1-9][0-9]?", str(self.architecture)) is not None,
+            f"architecture {self.architecture!r}: u, average or single:N is needed, N the scale, 1 the finest",
+        )
+        _require(self.coupling in get_args(Coupling), f"coupling {self.coupling!r}: affine or uniform is needed")
+
+    def scales(self, n_scales: int) -> tuple[int, ...]:
+        """Which of an extractor's `n_scales` scales the flow sees, counted from 0; UflowError if there is no such."""
+        kind, _, number = self.architecture.partition(":")
+        if kind != "single":
+            return tuple(range(n_scales))
+        _require(
+            int(number) <= n_scales,
+            f"architecture {self.architecture}: {self.extractor} has {n_scales} scale{'s' if n_scales > 1 else ''}; "
+            f"use single:1{f' to single:{n_scales}' if n_scales > 1 else ''}",
+        )
+        return (int(number) - 1,)
 
 
 @dataclass(frozen=True)

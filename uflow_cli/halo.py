@@ -16,24 +16,22 @@ from scipy.ndimage import maximum_filter
 
 from uflow_cli.nfa import Background
 
-STAGE_REACH = 4  # cells: two of the four flow steps of a stage have two 3 x 3 convolutions each
 PEAK_START = 2.0  # a peak below twice the mean has no halo worth the name
 HALF = 0.5  # of the peak's log U over the mean
 
 
 def suppress_halo(
-    squared_norms: Sequence[NDArray[np.float32]], *, background: Sequence[Background]
+    squared_norms: Sequence[NDArray[np.float32]], *, background: Sequence[Background], reach: Sequence[int]
 ) -> list[NDArray[np.float32]]:
     """U maps (B, H_s, W_s), finest first, in which cells inside the halo of a peak carry at most the background's mean.
 
-    A cell is inside if a peak of over twice the mean is within the flow's reach and the cell's ln(U / mean) is less
-    than half of the peak's.
+    A cell is inside if a peak of over twice the mean is within the flow's `reach` (cells, per scale) and the cell's
+    ln(U / mean) is less than half of the peak's.
     """
     cleared = []
-    for scale, (u, law) in enumerate(zip(squared_norms, background, strict=True)):
+    for u, law, cells in zip(squared_norms, background, reach, strict=True):
         mean = law.degrees_of_freedom * law.scale
-        reach = STAGE_REACH * (2 ** (len(squared_norms) - scale) - 1)  # through this stage and all coarser ones
-        peak = maximum_filter(u, size=(1, 2 * reach + 1, 2 * reach + 1), mode="nearest")
+        peak = maximum_filter(u, size=(1, 2 * cells + 1, 2 * cells + 1), mode="nearest")
         with np.errstate(divide="ignore"):
             is_halo = (peak > PEAK_START * mean) & (np.log(u / mean) < HALF * np.log(peak / mean))
         cleared.append(np.where(is_halo, np.minimum(u, np.float32(mean)), u).astype(np.float32))

@@ -34,6 +34,11 @@ class Model:
     flow: UFlow
     device: torch.device
 
+    @property
+    def scales(self) -> tuple[int, ...]:
+        """The extractor's scales that the flow sees, counted from 0, the finest."""
+        return self.config.scales(len(self.extractor.spec.channels))
+
     def features(self, images: Sequence[NDArray[np.uint8]]) -> list[Tensor]:
         """Features of RGB `images`, each (H, W, 3) of any size: (B, C_s, H_s, W_s) per scale, not yet normalised."""
         side = (self.config.input_size, self.config.input_size)
@@ -44,7 +49,8 @@ class Model:
 
     def embed(self, features: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Embeddings of `features`, per scale (B, C_s, H_s, W_s), and the flow's log_det_jacobian (B,)."""
-        embeddings, log_det_jacobian = self.flow(self.normalisation(features))
+        normalised = self.normalisation(features)
+        embeddings, log_det_jacobian = self.flow([normalised[scale] for scale in self.scales])
         return embeddings, log_det_jacobian
 
     @torch.inference_mode()
@@ -70,12 +76,23 @@ class Model:
             )
 
 
+def check_model_config(config: ModelConfig) -> None:
+    """UflowError unless the extractor is known, has the scales of the architecture, and takes the input size."""
+    spec = extractor_spec(config.extractor)
+    config.scales(len(spec.channels))
+    check_input_size(spec, config.input_size)
+
+
 def build_model(config: ModelConfig, *, device: torch.device, seed: int = 0) -> Model:
     """An extractor with its weights and an untrained flow whose initial state `seed` fixes."""
+    check_model_config(config)
     spec = extractor_spec(config.extractor)
-    check_input_size(spec, config.input_size)
     extractor = build_extractor(config.extractor).to(device).to(memory_format=torch.channels_last)
-    flow = UFlow(spec.channels, spec.grids(config.input_size), seed=seed).to(device)
+    scales, grids = config.scales(len(spec.channels)), spec.grids(config.input_size)
+    flow = UFlow(
+        [spec.channels[scale] for scale in scales], [grids[scale] for scale in scales],
+        joined=config.architecture == "u", coupling=config.coupling, seed=seed,
+    ).to(device)  # fmt: skip
     normalisation = FeatureNormalisation(spec.normalisation, spec.channels).to(device)
     return Model(config, extractor, normalisation, flow, device)
 

@@ -29,7 +29,7 @@ class Detection:
     area: float  # pixels
     bounding_box: tuple[int, int, int, int]  # left, top, right, bottom; right and bottom are outside
     centroid: tuple[float, float]  # x, y
-    scale: int  # 1 is the finest
+    scale: int  # 1 is the finest that the model sees
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def predict(
         embeddings = model.embeddings(images)
         scores = anomaly_score(embeddings, size=SCORE_SIZE)[:, 0].float().cpu().numpy()  # (B, 256, 256)
         norms = [u.cpu().numpy() for u in squared_norms(embeddings)]  # per scale (B, H_s, W_s)
-    result = find_regions(norms, background=calibration.background, tests=model.config.tests)
+    result = find_regions(norms, background=calibration.background, tests=model.config.tests, reach=model.flow.reach)
     ceiling = log_nfa_ceiling(result, tests=model.config.tests)
     lowest = lowest_log_nfa(result, ceiling=ceiling)
     grids = [(labels.shape[1], labels.shape[2]) for labels in result.labels]
@@ -90,10 +90,14 @@ def predict(
 
 
 def find_regions(
-    squared_norms: Sequence[NDArray[np.float32]], *, background: Sequence[Background], tests: Tests
-) -> AContrario:
-    """Regions of U maps, per scale (B, H_s, W_s), as calibration and prediction both see them: without halos."""
-    cleared = suppress_halo(squared_norms, background=background)
+    squared_norms: Sequence[NDArray[np.float32]], *, background: Sequence[Background], tests: Tests,
+    reach: Sequence[int],
+) -> AContrario:  # fmt: skip
+    """Regions of U maps, per scale (B, H_s, W_s), as calibration and prediction both see them: without halos.
+
+    `reach` is the flow's, in cells per scale.
+    """
+    cleared = suppress_halo(squared_norms, background=background, reach=reach)
     return a_contrario(cleared, background=background, tests=tests)
 
 

@@ -55,6 +55,24 @@ def test_mvtec_layout_trains_into_the_default_run_folder(uflow, product, tmp_pat
     assert run.origin.n_training + run.origin.n_selection == 20
 
 
+def test_architecture_and_coupling_are_stored_with_the_run(uflow, good_folder, tmp_path):
+    choice = ["--architecture", "single:2", "--coupling", "uniform"]
+    assert uflow("train", "--images", good_folder, "--out", tmp_path / "run", *choice, *QUICK).code == 0
+    run = load_run(tmp_path / "run")
+    assert (run.model.architecture, run.model.coupling) == ("single:2", "uniform")
+    outcome = uflow("detect", good_folder, "--model", tmp_path / "run", "--out", tmp_path / "found", "--device", "cpu")
+    assert outcome.code == 0, outcome.err
+
+
+def test_an_architecture_that_the_extractor_has_no_scale_for_is_one_line_before_any_work(uflow, good_folder, tmp_path):
+    outcome = uflow(
+        "train", "--images", good_folder, "--out", tmp_path / "run", "--architecture", "single:4", *QUICK
+    )  # fmt: skip
+    assert outcome.code == 1
+    assert "single:4: efficientnet-lite0 has 3 scales; use single:1 to single:3" in one_line(outcome.err)
+    assert not (tmp_path / "run").exists()
+
+
 def test_second_training_into_the_same_folder_asks_for_overwrite(uflow, good_folder, tmp_path):
     assert uflow("train", "--images", good_folder, "--out", tmp_path / "run", *QUICK).code == 0
     outcome = uflow("train", "--images", good_folder, "--out", tmp_path / "run", *QUICK)

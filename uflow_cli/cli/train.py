@@ -9,7 +9,7 @@ import typer
 
 from uflow_cli.cli.interrupt import stop_on_interrupt
 from uflow_cli.cli.options import DATA_ROOT, DEVICE, Category, DataRoot, DatasetName, Device
-from uflow_cli.config import Schedule
+from uflow_cli.config import Coupling, Schedule
 
 
 def train(
@@ -41,6 +41,12 @@ def train(
         typer.Option(min=0, help="Epochs without a better one until training ends; 0: never.  [default: 0]"),
     ] = None,
     input_size: Annotated[int | None, typer.Option(min=1, help="Side in pixels to which images are resized.")] = None,
+    architecture: Annotated[
+        str | None, typer.Option(help="u, average (scales side by side) or single:N (scale N alone).  [default: u]")
+    ] = None,
+    coupling: Annotated[
+        Coupling | None, typer.Option(help="uniform: scaling that does not depend on the input.  [default: affine]")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Fixes the split, the initial weights and the order of images.")] = 0,
     device: Device = DEVICE,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that --out already holds.")] = False,
@@ -55,7 +61,7 @@ def train(
 
     from uflow_cli.config import ModelConfig, TrainingConfig
 
-    model_config = ModelConfig(**_given(input_size=input_size))
+    model_config = ModelConfig(**_given(input_size=input_size, architecture=architecture, coupling=coupling))
     config = TrainingConfig(
         seed=seed,
         **_given(

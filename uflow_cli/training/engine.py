@@ -18,7 +18,7 @@ from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.errors import TrainingError, UflowError
 from uflow_cli.flow import bits_per_dimension, negative_log_likelihood
 from uflow_cli.likelihood import squared_norms
-from uflow_cli.model import Model, build_model
+from uflow_cli.model import Model, build_model, check_model_config
 from uflow_cli.training.criterion import Criterion, HeldOutLoss
 from uflow_cli.training.held_out import calibrate
 from uflow_cli.training.log import Epoch, Observer, write_curve, write_log
@@ -51,6 +51,7 @@ def train(
         raise TrainingError(
             f"{out} already holds a run; replace it with --overwrite, or choose another folder with --out"
         )
+    check_model_config(model_config)
     split = split_images(len(paths), held_out_fraction=config.held_out_fraction, seed=config.seed)
     check_images(paths, on_progress=observer.on_images)
     model = build_model(model_config, device=device, seed=config.seed)

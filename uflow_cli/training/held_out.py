@@ -25,7 +25,9 @@ def calibrate(
         return Calibration(tuple(Background(c) for c in channels), (1.0,) * len(channels), channels, (), shared)
     fits = [fit_background(u.numpy(), n_channels=c) for u, c in zip(background_norms, channels, strict=True)]
     background = tuple(fit for fit, _ in fits)
-    result = find_regions([u.numpy() for u in norms], background=background, tests=model.config.tests)
+    result = find_regions(
+        [u.numpy() for u in norms], background=background, tests=model.config.tests, reach=model.flow.reach
+    )
     lowest = lowest_log_nfa(result, ceiling=log_nfa_ceiling(result, tests=model.config.tests))
     return Calibration(
         background=background,

@@ -1,0 +1,76 @@
+"""The configuration fixes the map from features to embeddings, and every form of it works from training to detection."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from products import SMALL_MODEL, Recorder, defective_image
+
+from uflow_cli.checkpoint import load_model, load_run
+from uflow_cli.config import ModelConfig, TrainingConfig
+from uflow_cli.datasets import load_dataset
+from uflow_cli.errors import UflowError
+from uflow_cli.evaluation import evaluate_run
+from uflow_cli.inspection import inspect
+from uflow_cli.model import build_model, check_model_config
+from uflow_cli.training import train
+
+CPU = torch.device("cpu")
+FORMS = {  # channels and grids of the embeddings at an input of 96, and the flow's reach
+    "u": ((59, 76, 160), (12, 6, 3), (22, 10, 4)),
+    "average": ((40, 112, 320), (12, 6, 3), (4, 4, 4)),
+    "single:1": ((40,), (12,), (4,)),
+    "single:2": ((112,), (6,), (4,)),
+    "single:3": ((320,), (3,), (4,)),
+}
+
+
+@pytest.mark.parametrize("architecture", FORMS)
+def test_every_architecture_from_training_to_evaluation(architecture, product, tmp_path):
+    """Paper table 6: scales joined, side by side, or one alone."""
+    channels, sides, reach = FORMS[architecture]
+    coupling = "uniform" if architecture in ("average", "single:2") else "affine"
+    config = ModelConfig(input_size=SMALL_MODEL.input_size, architecture=architecture, coupling=coupling)
+    result = train(
+        sorted((product / "stripes" / "train" / "good").iterdir()), out=tmp_path / "run", dataset="mvtec",
+        category="stripes", model_config=config, config=TrainingConfig(epochs=2, batch_size=4, learning_rate=2e-3),
+        device=CPU, observer=Recorder([]),
+    )  # fmt: skip
+    assert result.log[1].loss < result.log[0].loss
+    assert result.calibration.n_channels == channels
+    run = load_run(tmp_path / "run")
+    assert run.model == config
+    model = load_model(run, device=CPU)
+    assert model.flow.reach == reach
+    embeddings = model.embeddings([defective_image(0)[0]])
+    assert [tuple(z.shape[1:]) for z in embeddings] == [(c, n, n) for c, n in zip(channels, sides, strict=True)]
+    found = inspect(
+        run, sorted((product / "stripes" / "test" / "spot").iterdir()), out=tmp_path / "found", device=CPU
+    )  # fmt: skip
+    assert len(found.images) == 4
+    assert all(np.isfinite(image.log_nfa) for image in found.images)
+    evaluation = evaluate_run(run, load_dataset("mvtec", root=product, category="stripes"), device=CPU)
+    assert 0 <= evaluation.pixel_auroc <= 1
+
+
+def test_one_scale_alone_sees_nothing_of_the_others():
+    model = build_model(ModelConfig(input_size=96, architecture="single:2"), device=CPU)
+    features = [torch.randn(1, c, n, n) for c, n in ((40, 12), (112, 6), (320, 3))]
+    before, log_det = model.embed(features)
+    other = [torch.zeros_like(features[0]), features[1], torch.zeros_like(features[2])]
+    after, log_det_after = model.embed(other)
+    assert torch.equal(before[0], after[0])
+    assert torch.equal(log_det, log_det_after)
+    assert not torch.equal(model.embed([f + 1 for f in features])[0][0], before[0])
+
+
+def test_a_scale_that_the_extractor_lacks_is_one_clear_line():
+    with pytest.raises(
+        UflowError, match=r"^architecture single:4: efficientnet-lite0 has 3 scales; use single:1 to single:3$"
+    ):
+        check_model_config(ModelConfig(architecture="single:4"))
+    with pytest.raises(UflowError, match=r"^architecture single:3: x has 2 scales; use single:1 to single:2$"):
+        ModelConfig(extractor="x", architecture="single:3").scales(2)
+    with pytest.raises(UflowError, match=r"^architecture single:2: x has 1 scale; use single:1$"):
+        ModelConfig(extractor="x", architecture="single:2").scales(1)
