@@ -18,11 +18,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from uflow_cli.calibration import Calibration, calibration_from_dict, calibration_to_dict
-from uflow_cli.config import ModelConfig, TrainingConfig, config_from_dict
+from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.errors import CheckpointError, UflowError
 from uflow_cli.features import weights_digest
 from uflow_cli.files import replacing, write_text
 from uflow_cli.model import Model, build_model
+from uflow_cli.setting import config_from_dict
 
 FORMAT = 1
 CONFIG_NAME = "config.json"

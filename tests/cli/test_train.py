@@ -9,11 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 
 import pytest
 from products import good_image
 
 from uflow_cli.checkpoint import load_run
+from uflow_cli.config import all_settings
 from uflow_cli.images import write_png
 
 QUICK = ["--epochs", "1", "--batch-size", "4", "--input-size", "64", "--device", "cpu"]
@@ -38,7 +40,7 @@ def test_folder_of_good_images_is_enough(uflow, good_folder, tmp_path, monkeypat
     assert outcome.code == 0, outcome.err
     run = load_run(tmp_path / "runs" / "folder" / "good")
     assert (run.origin.dataset, run.origin.category) == ("folder", "good")
-    assert "lite preset on 20 good images" in outcome.err
+    assert "training preset lite (the paper's: --preset paper) on 20 good images" in outcome.err
     assert re.search(
         r"epoch 1/1 +loss \d\.\d+ +held-out loss \d\.\d+ +best +elapsed 0:\d\d:\d\d +left 0:00:00", outcome.err
     )
@@ -153,6 +155,75 @@ def test_input_size_that_does_not_fit_is_one_line(uflow, good_folder, tmp_path):
     outcome = uflow("train", "--images", good_folder, "--out", tmp_path / "run", "--input-size", "100")
     assert outcome.code == 1
     assert "multiple of 32" in one_line(outcome.err)
+
+
+@pytest.mark.parametrize("name", all_settings())
+def test_every_setting_has_an_option_a_key_and_a_place_in_what_is_shown(uflow, tmp_path, name):
+    """One other value of each setting, given in each way, comes out of all of them the same."""
+    setting = all_settings()[name]
+    shown = tomllib.loads(uflow("train", "--show-config").out)
+    flag, text, key = other_value(setting, shown[name])
+    (tmp_path / "my.toml").write_text(f"{name} = {key}\n")
+    by_option = uflow("train", "--show-config", *([flag] if text is None else [flag, text]))
+    by_file = uflow("train", "--show-config", "--config", tmp_path / "my.toml")
+    assert by_option.code == by_file.code == 0, by_option.err + by_file.err
+    assert tomllib.loads(by_option.out)[name] == tomllib.loads(by_file.out)[name] != shown[name]
+
+
+def other_value(setting, value):
+    """Option, its argument and the TOML value of something else than `value` that `setting` allows."""
+    flag = f"--{setting.name.replace('_', '-')}"
+    if setting.kind is bool:
+        return (f"--no-{flag[2:]}", None, "false") if value else (flag, None, "true")
+    if setting.choices:
+        other = next(choice for choice in setting.choices if choice != value)
+        return flag, other, f'"{other}"'
+    other = {"preset": "paper", "architecture": "average"}.get(setting.name)
+    if other is None and setting.kind is str:
+        other = "something-else"
+    if other is not None:
+        return flag, other, f'"{other}"'
+    other = next(n for n in (2, 0.25) if n != value and setting.about.allows(n))
+    return flag, str(other), f"[{other}]" if setting.is_list else str(other)
+
+
+def test_file_and_options_train_and_are_stored(uflow, good_folder, tmp_path):
+    (tmp_path / "my.toml").write_text("epochs = 9\nbatch_size = 4\ninput_size = 64\nlearning_rate = 2e-3\n")
+    outcome = uflow(
+        "train", "--images", good_folder, "--config", tmp_path / "my.toml", "--epochs", 1, "--out", tmp_path / "run"
+    )
+    assert outcome.code == 0, outcome.err
+    run = load_run(tmp_path / "run")
+    assert (run.training.epochs, run.training.batch_size, run.training.learning_rate) == (1, 4, 2e-3)
+    assert (run.model.input_size, run.training.preset) == (64, "lite")
+
+
+def test_shown_configuration_needs_no_data_and_knows_the_category(uflow):
+    outcome = uflow("train", "--preset", "paper", "--dataset", "mvtec", "--category", "screw", "--show-config")
+    assert outcome.code == 0
+    values = tomllib.loads(outcome.out)
+    assert (values["preset"], values["learning_rate"], values["epochs"]) == ("paper", 4.1560e-4, 500)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--preset", "papper"], "unknown preset 'papper'; known: lite, paper, resnet"),
+        (["--config", "nowhere.toml"], "cannot read --config nowhere.toml: No such file"),
+    ],
+)
+def test_settings_that_do_not_fit_are_one_line(uflow, good_folder, tmp_path, arguments, message):
+    outcome = uflow("train", "--images", good_folder, "--out", tmp_path / "run", *arguments)
+    assert outcome.code == 1
+    assert message in one_line(outcome.err)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--epochs", "many"], ["--learning-rate", "0"], ["--tests", "few"]])
+def test_option_values_that_do_not_fit_are_wrong_usage(uflow, good_folder, arguments):
+    outcome = uflow("train", "--images", good_folder, *arguments)
+    assert outcome.code == 2
+    assert arguments[0] in outcome.err
 
 
 @pytest.mark.slow

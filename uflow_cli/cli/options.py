@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from uflow_cli.config import ModelConfig, TrainingConfig
+from uflow_cli.setting import Setting, settings_of
 
 if TYPE_CHECKING:
     from uflow_cli.checkpoint import Run
@@ -29,12 +34,14 @@ DataRoot = Annotated[Path, typer.Option("--data-root", help="Folder that holds t
 Device = Annotated[DeviceName, typer.Option("--device", help="auto takes a CUDA GPU where there is one.")]
 ModelFolder = Annotated[
     Path | None,
-    typer.Option("--model", help="Run folder that `uflow train` wrote.  [default: the newest below ./runs]"),
+    typer.Option("--model", help="Run folder that `uflow train` wrote.", show_default="the newest below ./runs"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 NfaThreshold = Annotated[
     float | None,
-    typer.Option("--nfa-threshold", help="log10 of the false detections allowed per image.  [default: 0, at most one]"),
+    typer.Option(
+        "--nfa-threshold", help="log10 of the false detections allowed per image.", show_default="0, at most one"
+    ),
 ]
 FalseAlarmRate = Annotated[
     float | None,
@@ -60,3 +67,41 @@ def require_one_threshold(nfa_threshold: float | None, false_alarm_rate: float |
         raise typer.BadParameter(
             "give --nfa-threshold or --false-alarm-rate, not both", param_hint="'--false-alarm-rate'"
         )
+
+
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """`command` with one option for each setting of a run; it gets them by name, None where the user gave none."""
+    signature = inspect.signature(command, eval_str=True)
+    own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    options = [
+        inspect.Parameter(
+            setting.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_option(setting, title)
+        )
+        for title, kind in (("Model", ModelConfig), ("Training", TrainingConfig))
+        for setting in settings_of(kind).values()
+    ]
+    command.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in (*own, *options)}
+    return command
+
+
+def _option(setting: Setting, title: str) -> Any:
+    """The annotation that makes Typer offer `setting`; its default is the preset's, so it has none of its own."""
+    name, about = f"--{setting.name.replace('_', '-')}", setting.about.help
+    if setting.kind is bool:
+        return Annotated[
+            bool | None, typer.Option(f"{name}/--no-{name[2:]}", help=about, rich_help_panel=title, show_default=False)
+        ]
+    if setting.choices and not (setting.is_list or setting.is_optional):
+        return Annotated[Literal[setting.choices] | None, typer.Option(name, help=about, rich_help_panel=title)]
+
+    def parse(text: str) -> Any:
+        try:
+            return setting.parse(text)
+        except ValueError as error:
+            raise typer.BadParameter(f"{text!r}: {error}") from None
+
+    shown = "|".join(setting.choices) or setting.kind.__name__
+    shown += ",..." if setting.is_list else ""
+    shown += f"|{setting.about.none}" if setting.is_optional else ""
+    return Annotated[Any, typer.Option(name, parser=parse, metavar=f"<{shown}>", help=about, rich_help_panel=title)]

@@ -5,7 +5,7 @@ from uflow_cli.cli.console.bench import print_bench
 from uflow_cli.cli.console.evaluation import print_evaluation
 from uflow_cli.cli.console.inspection import print_inspection
 from uflow_cli.cli.console.sample import print_sample
-from uflow_cli.cli.console.terminal import note, print_json, warn
+from uflow_cli.cli.console.terminal import note, print_json, print_text, warn
 from uflow_cli.cli.console.training import epoch_table, print_training_result, print_training_start, training_display
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "print_inspection",
     "print_json",
     "print_sample",
+    "print_text",
     "print_training_result",
     "print_training_start",
     "progress",

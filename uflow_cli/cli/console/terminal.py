@@ -37,6 +37,11 @@ def print_json(values: dict[str, Any]) -> None:
     print(json_module.dumps(values, indent=1))
 
 
+def print_text(text: str) -> None:
+    """`text` as it is on stdout, for files and programs."""
+    print(text, end="")
+
+
 def duration(seconds: float) -> str:
     """`seconds` as h:mm:ss."""
     minutes, rest = divmod(round(seconds), 60)

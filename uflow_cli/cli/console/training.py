@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from uflow_cli.training import Epoch, TrainingResult
 
 EPOCHS_SHOWN = 8
+PAPER_PRESET = "paper"
 
 
 class PlainTrainingDisplay:
@@ -112,11 +113,12 @@ def training_display() -> Iterator[PlainTrainingDisplay | LiveTrainingDisplay]:
         yield display
 
 
-def print_training_start(dataset: str, category: str, n_images: int, *, run: Path) -> None:
+def print_training_start(dataset: str, category: str, n_images: int, *, preset: str, run: Path) -> None:
     """One line before training starts, and a warning where there are too few images to promise much."""
     from uflow_cli.config import FEW_IMAGES
 
-    note(f"training the lite preset on {n_images} good images of {dataset}/{category}; run folder {run}")
+    hint = "" if preset == PAPER_PRESET else f" (the paper's: --preset {PAPER_PRESET})"
+    note(f"training preset {preset}{hint} on {n_images} good images of {dataset}/{category}; run folder {run}")
     if n_images < FEW_IMAGES:
         warn(
             f"{n_images} good images are few: no false-alarm rate below {1 / (n_images // 2 + 1):.0%} can be "

@@ -1,0 +1,139 @@
+"""Presets: what they say, what overrides what, and one line for everything that does not fit."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import asdict
+from importlib import resources
+
+import pytest
+
+from uflow_cli.config import ModelConfig, TrainingConfig
+from uflow_cli.errors import UflowError
+from uflow_cli.presets import config_text, preset_names, read_config_file, resolve
+
+PUBLISHED = """
+    carpet 3.1634e-5 13 200, grid 3.6225e-5 12 500, leather 6.1247e-4 15 500, tile 6.0458e-3 30 200,
+    wood 2.4665e-4 22 500, bottle 1.1290e-4 23 200, cable 1.6160e-3 14 200, capsule 1.2119e-3 14 200,
+    hazelnut 1.3269e-3 21 500, metal_nut 8.1489e-4 11 200, pill 1.0756e-3 11 200, screw 4.1560e-4 11 500,
+    toothbrush 1.2873e-4 21 200, transistor 1.1213e-3 20 400, zipper 4.5525e-5 24 200
+"""  # METHOD 5: category, learning rate, batch size, epochs
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    def write(text, name="my.toml"):
+        (tmp_path / name).write_text(text)
+        return tmp_path / name
+
+    return write
+
+
+def test_data_files_come_with_the_package():
+    files = {file.name for file in resources.files("uflow_cli.presets").iterdir()}
+    assert {"lite.toml", "paper.toml", "resnet.toml"} <= files
+    assert preset_names() == ["lite", "paper", "resnet"]
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_resolves_and_says_so(name):
+    _, training = resolve({"preset": name})
+    assert training.preset == name
+
+
+def test_lite_is_the_default_and_equals_the_defaults_of_the_fields():
+    assert resolve({}) == (ModelConfig(), TrainingConfig())
+    assert TrainingConfig().preset == "lite"
+
+
+def test_paper_preset_tests_by_eq_9_and_the_others_by_size():
+    assert {name: resolve({"preset": name})[0].tests for name in preset_names()} == {
+        "lite": "by-size", "paper": "paper", "resnet": "by-size",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("row", [row.split() for row in PUBLISHED.split(",")], ids=lambda row: row[0])
+def test_paper_preset_has_the_published_row_of_every_category(row):
+    category, rate, batch, epochs = row
+    _, training = resolve({"preset": "paper"}, dataset="mvtec", category=category)
+    assert (training.learning_rate, training.batch_size, training.epochs) == (float(rate), int(batch), int(epochs))
+    assert training.weight_decay == 1e-5
+
+
+def test_paper_preset_has_no_other_categories():
+    values = tomllib.loads((resources.files("uflow_cli.presets") / "paper.toml").read_text())
+    assert list(values["category"]) == ["mvtec"]
+    assert len(values["category"]["mvtec"]) == 15
+
+
+@pytest.mark.parametrize(
+    ("dataset", "category"), [("mvtec", "cloth"), ("visa", "screw"), ("folder", "screw"), (None, None)]
+)
+def test_paper_preset_has_a_default_for_everything_else(dataset, category):
+    _, training = resolve({"preset": "paper"}, dataset=dataset, category=category)
+    assert (training.learning_rate, training.batch_size, training.epochs) == (1e-4, 8, 200)
+
+
+def test_command_line_beats_file_beats_category_beats_preset_beats_default(config_file):
+    file = config_file("epochs = 7\nbatch_size = 3\n")
+    _, training = resolve(
+        {"preset": "paper", "batch_size": 2}, config_file=file, dataset="mvtec", category="screw"
+    )  # fmt: skip
+    assert training.batch_size == 2  # over the file's 3
+    assert training.epochs == 7  # over the category's 500
+    assert training.learning_rate == 4.1560e-4  # over the preset's 1e-4
+    model, _ = resolve({"preset": "paper"})
+    assert model.tests == "paper"  # over the default
+    assert training.seed == 0  # the default
+
+
+def test_file_may_name_the_preset_and_the_command_line_another(config_file):
+    file = config_file('preset = "paper"\n')
+    assert resolve({}, config_file=file)[0].tests == "paper"
+    assert resolve({"preset": "lite"}, config_file=file) == resolve({})
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_printed_configuration_reads_back_as_the_same(name, config_file):
+    resolved = resolve({"preset": name, "learning_rate": 1e-7}, dataset="mvtec", category="screw")
+    file = config_file(config_text(*resolved))
+    assert resolve({}, config_file=file) == resolved
+    assert read_config_file(file).keys() == (asdict(resolved[0]) | asdict(resolved[1])).keys()
+
+
+def test_unset_values_read_back_over_a_preset_that_sets_them(config_file):
+    resolved = resolve({"preset": "paper", "epochs": None})
+    assert resolve({}, config_file=config_file(config_text(*resolved)))[1].epochs is None
+
+
+@pytest.mark.parametrize("name", ["papper", "../paper", "", "PAPER", "__init__"])
+def test_unknown_preset_lists_the_known_ones(name):
+    with pytest.raises(UflowError, match=rf"^unknown preset '{re.escape(name)}'; known: lite, paper, resnet$"):
+        resolve({"preset": name})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epoch = 3", r"unknown setting 'epoch' in .*my\.toml; did you mean epochs\?"),
+        ("batch-size = 3", r"unknown setting 'batch-size' in .*my\.toml; did you mean batch_size\?"),
+        ("[training]\nepochs = 3", r"unknown setting 'training' in .*my\.toml; "),
+        ("epochs = '3'", r"epochs = '3' in .*my\.toml: a whole number of at least 1, or 'auto', is needed"),
+        ("learning_rate = -1.0", r"learning_rate = -1 in .*my\.toml: a number above 0 is needed"),
+        ("tests = 'few'", r"tests = 'few' in .*my\.toml: one of paper, by-size is needed"),
+        ("epochs = ", r"--config .*my\.toml is not TOML: Invalid value"),
+        ("a = 1\na = 2", r"--config .*my\.toml is not TOML"),
+    ],
+)
+def test_wrong_file_is_one_line_with_key_and_file(config_file, text, message):
+    with pytest.raises(UflowError, match=message) as caught:
+        resolve({}, config_file=config_file(text))
+    assert "\n" not in str(caught.value)
+
+
+def test_unreadable_file_is_one_line(tmp_path):
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    for path, why in (("nowhere", "No such file"), (".", "directory"), ("binary", "not TOML")):
+        with pytest.raises(UflowError, match=why):
+            resolve({}, config_file=tmp_path / path)

@@ -1,0 +1,86 @@
+"""Presets: settings as TOML files beside this one, and the order in which files and options override them."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from uflow_cli.config import ModelConfig, TrainingConfig, all_settings
+from uflow_cli.errors import UflowError
+from uflow_cli.setting import Setting, config_from_dict, converted, settings_of
+
+CATEGORIES = "category"  # [category.<dataset>.<category>]: a preset's settings for one category
+
+
+def preset_names() -> list[str]:
+    """The presets there are."""
+    files = resources.files(__name__).iterdir()
+    return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
+
+
+def preset_settings(name: str, *, dataset: str | None, category: str | None) -> dict[str, Any]:
+    """The settings of preset `name`, those for the category included; UflowError for an unknown name."""
+    if name not in preset_names():
+        raise UflowError(f"unknown preset {name!r}; known: {', '.join(preset_names())}")
+    values = tomllib.loads((resources.files(__name__) / f"{name}.toml").read_text(encoding="utf-8"))
+    categories = values.pop(CATEGORIES, {})
+    values |= categories.get(dataset, {}).get(category, {})
+    return converted(values, all_settings(), where=f"in preset {name}")
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """The settings in the TOML file `path`; UflowError for an unreadable file, an unknown key or a wrong value."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UflowError(f"cannot read --config {path}: {error.strerror}") from error
+    except ValueError as error:  # neither TOML nor UTF-8
+        raise UflowError(f"--config {path} is not TOML: {error}") from error
+    return converted(values, all_settings(), where=f"in {path}")
+
+
+def resolve(
+    overrides: Mapping[str, Any], *, config_file: Path | None = None, dataset: str | None = None,
+    category: str | None = None,
+) -> tuple[ModelConfig, TrainingConfig]:  # fmt: skip
+    """The configuration of a run: the command line's `overrides` > `config_file` > category > preset > default.
+
+    UflowError for what is unknown, does not fit, or does not go together.
+    """
+    given = [
+        read_config_file(config_file) if config_file else {},
+        converted(overrides, all_settings(), where="on the command line"),
+    ]
+    preset = _merged(given).get("preset", TrainingConfig.preset)
+    layers = [preset_settings(preset, dataset=dataset, category=category), *given]
+    values = _merged(layers)
+    of_model = settings_of(ModelConfig)
+    return (
+        config_from_dict(ModelConfig, {key: value for key, value in values.items() if key in of_model}),
+        config_from_dict(TrainingConfig, {key: value for key, value in values.items() if key not in of_model}),
+    )
+
+
+def _merged(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """All settings of `layers`; a later layer wins."""
+    return {key: value for layer in layers for key, value in layer.items()}
+
+
+def config_text(model: ModelConfig, training: TrainingConfig) -> str:
+    """Both configurations as a TOML text that `read_config_file` reads back."""
+    values = {**asdict(model), **asdict(training)}
+    lines = [f"{name} = {_toml(values[name], setting)}" for name, setting in all_settings().items()]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any, setting: Setting) -> str:
+    if value is None:
+        return json.dumps(setting.about.none)
+    if isinstance(value, tuple):
+        return f"[{', '.join(_toml(item, setting) for item in value)}]"
+    return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
