@@ -16,9 +16,11 @@ from rich.progress import (  # noqa: TID251
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column  # noqa: TID251
 
 from uflow_cli.cli.console.terminal import err
 
+NARROW = 60  # columns, below which the time elapsed is left out
 PLAIN_INTERVAL = 10.0  # seconds between progress lines where stderr is no terminal
 
 
@@ -44,9 +46,11 @@ def progress(title: str, *, total: int) -> Iterator[Callable[[int], None]]:
 
 def progress_bars(console: Console) -> Progress:
     """Columns that all progress bars share."""
+    bar = BarColumn(bar_width=None, table_column=Column(ratio=1))  # narrowness shortens the bar first
+    elapsed = [TimeElapsedColumn()] if console.width >= NARROW else []
     return Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TextColumn("left"), TimeRemainingColumn(), console=console, transient=True,
+        SpinnerColumn(), TextColumn("{task.description}"), bar, MofNCompleteColumn(), *elapsed,
+        TextColumn("left"), TimeRemainingColumn(), console=console, transient=True, expand=True,
     )  # fmt: skip
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from rich.markup import escape  # noqa: TID251
 from rich.table import Table  # noqa: TID251
 
 from uflow_cli.cli.console.bars import PlainLines, progress_bars
+from uflow_cli.cli.console.columns import Column, table_of
 from uflow_cli.cli.console.terminal import duration, err, note, out, warn
 
 if TYPE_CHECKING:
@@ -43,8 +45,10 @@ class PlainTrainingDisplay:
     def on_epoch(self, record: Epoch) -> None:
         left = record.seconds / record.epoch * (record.n_epochs - record.epoch)
         self.console.print(
-            f"epoch {record.epoch}/{record.n_epochs}  loss {record.loss:.4f}  held-out loss {record.held_out_loss:.4f}"
-            f"{'  best' if record.best else ''}  elapsed {duration(record.seconds)}  left {duration(left)}"
+            f"epoch {record.epoch}/{record.n_epochs}  loss {record.loss:.4f}  "
+            f"held-out loss {_number(record.held_out_loss, 4)}{'  best' if record.best else ''}  "
+            f"mean z² {mean_squares(record.mean_squares)}  {record.images_per_second:.1f} images/s  "
+            f"elapsed {duration(record.seconds)}  left {duration(left)}"
         )
 
     def on_warning(self, message: str) -> None:
@@ -61,7 +65,9 @@ class LiveTrainingDisplay:
         self.tasks: dict[str, Any] = {}
 
     def _render(self) -> Group:
-        return Group(*([epoch_table(self.records[-EPOCHS_SHOWN:])] if self.records else []), self.bars)
+        shown = self.records[-EPOCHS_SHOWN:]
+        table = [epoch_table(shown, width=self.live.console.width)] if shown else []
+        return Group(*table, self.bars)
 
     def _show(self, name: str, done: int, total: int) -> None:
         for other, task in self.tasks.items():
@@ -87,18 +93,30 @@ class LiveTrainingDisplay:
         self.live.console.print(f"[yellow]warning:[/] {escape(message)}")
 
 
-def epoch_table(records: list[Epoch]) -> Table:
-    """The training log as a table."""
-    table = Table(box=None, pad_edge=False)
-    for name in ("epoch", "loss", "held-out loss", "", "elapsed"):
-        table.add_column(name, justify="right")
-    for record in records:
-        table.add_row(
-            f"{record.epoch}/{record.n_epochs}", f"{record.loss:.4f}", f"{record.held_out_loss:.4f}",
-            "best" if record.best else "",
-            duration(record.seconds), style="bold" if record.best else "dim",
-        )  # fmt: skip
-    return table
+def epoch_table(records: Sequence[Epoch], *, width: int) -> Table:
+    """The training log as a table; losses are in bits per dimension."""
+    scored = [record for record in records if record.criterion != record.held_out_loss]
+    columns = [
+        Column("epoch", [f"{record.epoch}/{record.n_epochs}" for record in records]),
+        Column("loss", [f"{record.loss:.4f}" for record in records]),
+        Column("held-out loss", [_number(record.held_out_loss, 4) for record in records]),
+        Column("criterion", [f"{record.criterion:.4f}" if scored else "" for record in records], rank=1),
+        Column("", ["best" if record.best else "" for record in records], rank=2, justify="left"),
+        Column("mean z² by scale", [mean_squares(record.mean_squares) for record in records], rank=3),
+        Column("images/s", [f"{record.images_per_second:.1f}" for record in records], rank=4),
+        Column("learning rate", [f"{record.learning_rate:.2g}" for record in records], rank=6),
+        Column("elapsed", [duration(record.seconds) for record in records], rank=5),
+    ]
+    return table_of(columns, width=width, styles=["bold" if record.best else "dim" for record in records])
+
+
+def mean_squares(values: Sequence[float]) -> str:
+    """Mean of z² per scale, the finest first; 1 where the flow fits."""
+    return " ".join(_number(value, 2) for value in values)
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if math.isfinite(value) else "-"
 
 
 @contextlib.contextmanager
