@@ -225,7 +225,7 @@ def _synchronised(job: Callable[[int], object]) -> Callable[[int], object]:
 
 def machine_facts(device: torch.device) -> dict[str, str]:
     """Processor, cores, threads, GPU and versions that the timings depend on."""
-    names = ("uflow-cli", "torch", "numpy", "timm", "FrEIA", "opencv-python-headless", "higra", "scikit-image")
+    names = ("uflow-cli", "torch", "numpy", "timm", "opencv-python-headless", "higra", "scikit-image")
     versions = {}
     for name in names:
         try:
