@@ -112,3 +112,19 @@ def test_calibration_in_config_is_finite(small_run):
     calibration = load_run(small_run).calibration
     assert np.isfinite(calibration.lowest_log_nfa).all()
     assert all(b.degrees_of_freedom <= c for b, c in zip(calibration.background, calibration.n_channels, strict=True))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-4), (torch.bfloat16, 0.1)])
+def test_a_run_serves_another_precision(small_run, dtype, tolerance):
+    """Weights are kept in single precision; the permutations are numbers of channels and never rounded."""
+    model = load_model(load_run(small_run), device=CPU)
+    features = model.features([good_image(3)])
+    with torch.inference_mode():
+        before, log_det = model.embed(features)
+        model.flow.to(dtype)
+        model.normalisation.to(dtype)
+        after, log_det_after = model.embed([f.to(dtype) for f in features])
+    for b, a in zip(before, after, strict=True):
+        assert a.dtype == dtype
+        assert (a.float() - b).square().mean().sqrt() < tolerance * b.square().mean().sqrt()
+    assert (log_det_after - log_det).abs().max() < tolerance * model.flow.n_dimensions / 2
