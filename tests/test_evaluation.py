@@ -11,11 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from uflow_cli.checkpoint import load_run
+from uflow_cli.checkpoint import load_model, load_run
 from uflow_cli.datasets import load_dataset
-from uflow_cli.errors import DatasetError
-from uflow_cli.evaluation import evaluate_run, evaluation_to_dict
-from uflow_cli.images import write_png
+from uflow_cli.errors import DatasetError, UflowError
+from uflow_cli.evaluation import (
+    category_groups,
+    evaluate_run,
+    evaluation_from_dict,
+    evaluation_to_dict,
+    published_figures,
+)
+from uflow_cli.images import read_image, write_png
+from uflow_cli.prediction import predict
 
 CPU = torch.device("cpu")
 
@@ -64,8 +71,9 @@ def test_json_has_no_nan_and_survives_a_data_set_without_good_images(small_run, 
     assert math.isnan(evaluation.image_auroc)
     values = json.loads(json.dumps(evaluation_to_dict(evaluation), allow_nan=False))
     assert values["image_auroc"] is None
-    assert values["version"] == 1
-    assert [name for name, _ in evaluation.rows()]
+    assert [row[0] for row in evaluation.rows()]
+    again = evaluation_from_dict(values)
+    assert evaluation_to_dict(again) == evaluation_to_dict(evaluation)
 
 
 def test_no_test_images_is_an_error(small_run, data):
@@ -89,3 +97,77 @@ def test_mask_of_another_size_names_both_files(small_run, data, tmp_path):
     broken = dataclasses.replace(item, mask_path=tmp_path / "other_mask.png")
     with pytest.raises(DatasetError, match=r"other_mask\.png is 10 x 20.*96 x 96"):
         evaluate_run(load_run(small_run), dataclasses.replace(data, test=(broken,)), device=CPU)
+
+
+def test_an_evaluation_survives_json(small_run, data):
+    evaluation = evaluate_run(load_run(small_run), data, device=CPU, fair=True, n_resamples=20)
+    values = json.loads(json.dumps(evaluation_to_dict(evaluation), allow_nan=False))
+    assert evaluation_from_dict(values) == dataclasses.replace(evaluation, sweep=None)
+
+
+def test_an_evaluation_of_another_version_is_refused(small_run, data):
+    values = evaluation_to_dict(evaluate_run(load_run(small_run), data, device=CPU))
+    with pytest.raises(UflowError, match="version"):
+        evaluation_from_dict({**values, "version": 1})
+    with pytest.raises(UflowError, match="not an evaluation"):
+        evaluation_from_dict({"version": values["version"]})
+
+
+def test_the_sweep_agrees_with_the_measures_at_their_thresholds(small_run, data):
+    evaluation = evaluate_run(load_run(small_run), data, device=CPU, nfa_threshold=3.0)
+    sweep = evaluation.sweep
+    at = {float(t): i for i, t in enumerate(sweep.thresholds)}
+    assert sweep.flagged_good[at[3.0]] == evaluation.false_alarms.value
+    assert sweep.false_regions[at[3.0]] == evaluation.false_regions
+    assert sweep.miou_all[at[0.0]] == pytest.approx(evaluation.miou_automatic.all_images)
+    assert sweep.miou_all[at[3.0]] == pytest.approx(evaluation.miou.all_images)
+    assert sweep.miou_all.max() == evaluation.oracle.miou.all_images
+    assert (np.diff(sweep.false_regions) >= 0).all()
+    assert sweep.false_regions[-1] > sweep.false_regions[at[3.0]]  # regions that are no detection count, too
+
+
+def test_the_fair_threshold_leaves_one_pixel_per_training_image_above_it(small_run, data):
+    run = load_run(small_run)
+    evaluation = evaluate_run(run, data, device=CPU, fair=True)
+    model = load_model(run, device=CPU)
+    good = [read_image(item.path) for item in data.train]
+    batches = [good[:8], good[8:16], good[16:]]  # as it is done: the last bits of a score follow the batch
+    predictions = [p for batch in batches for p in predict(model, run.calibration, batch)]
+    above = sum(int((p.score_map > evaluation.score_fair.threshold).sum()) for p in predictions)
+    assert 0.5 * len(good) < above <= len(good)
+    assert evaluation.score_fair.miou.all_images <= evaluation.score_oracle.miou.all_images + 0.02
+
+
+def test_bootstrap_intervals_hold_the_measure_and_are_reproducible(small_run, data):
+    evaluations = [evaluate_run(load_run(small_run), data, device=CPU, n_resamples=100) for _ in range(2)]
+    intervals = evaluations[0].intervals
+    assert intervals == evaluations[1].intervals
+    for name in ("image_auroc", "pixel_auroc", "aupro", "miou_automatic"):
+        low, high = intervals[name]
+        value = evaluations[0].miou_automatic.all_images if name == "miou_automatic" else getattr(evaluations[0], name)
+        assert low - 2e-3 <= value <= high + 2e-3  # pixel scores are binned for the intervals
+    low, high = intervals["pixel_auroc"]
+    assert low < high
+
+
+def test_published_numbers_average_to_the_papers_means():
+    names = [name for group in category_groups("mvtec").values() for name in group]
+    assert len(names) == len(set(names)) == 15
+    means = {
+        measure: np.mean([published_figures("mvtec", name)[measure] for name in names])
+        for measure in ("pixel_auroc", "aupro", "image_auroc", "miou_oracle", "miou_automatic")
+    }
+    # the last line of the paper's tables: another digit mistyped in any of 75 numbers would show
+    assert means["pixel_auroc"] == pytest.approx(0.9874, abs=6e-5)
+    assert means["aupro"] == pytest.approx(0.9519, abs=1.1e-4)
+    assert means["image_auroc"] == pytest.approx(0.9887, abs=6e-5)
+    assert means["miou_oracle"] == pytest.approx(0.5453, abs=6e-5)
+    assert means["miou_automatic"] == pytest.approx(0.5408, abs=6e-5)
+
+
+def test_published_numbers_stand_beside_ours_with_the_difference(small_run, data):
+    evaluation = evaluate_run(load_run(small_run), data, device=CPU)
+    assert published_figures("mvtec", "stripes") == {}
+    screw = dataclasses.replace(evaluation, category="screw", pixel_auroc=0.9)
+    row = next(row for row in screw.rows() if row[0] == "pixel AUROC")
+    assert row == ("pixel AUROC", "0.9000", "0.9949", "-0.0949")

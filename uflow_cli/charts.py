@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -19,6 +20,9 @@ _PICTURE_STYLE: Final = (
     ".chart .grid{stroke:#e2e6ec}.chart .line{fill:none;stroke-width:2;stroke-linejoin:round}"
     ".chart .training{stroke:#5a6474}.chart .held-out{stroke:#0a63c2}"
     ".chart text.training{fill:#5a6474;stroke:none}.chart text.held-out{fill:#0a63c2;stroke:none}"
+    ".chart .miou-all{stroke:#5a6474}.chart .miou-defective{stroke:#0a63c2}.chart .flagged{stroke:#b35900}"
+    ".chart text.miou-all{fill:#5a6474;stroke:none}.chart text.miou-defective{fill:#0a63c2;stroke:none}"
+    ".chart text.flagged{fill:#b35900;stroke:none}.chart .threshold{stroke:#171c26;stroke-dasharray:4 3}"
     ".chart path.best{stroke:#17804a;stroke-dasharray:3 3}.chart circle.best{fill:#17804a;stroke:#fff;stroke-width:2}"
 )
 
@@ -77,12 +81,17 @@ def loss_chart(losses: Sequence[LossPoint], *, best_epoch: int | None) -> str:
 
 def loss_picture(losses: Sequence[LossPoint], *, best_epoch: int | None, title: str) -> str:
     """`loss_chart` as an SVG file of its own, with its colours; "" where nothing can be drawn."""
-    chart = loss_chart(losses, best_epoch=best_epoch)
+    return svg_file(loss_chart(losses, best_epoch=best_epoch), title=title)
+
+
+def svg_file(chart: str, *, title: str) -> str:
+    """A drawing that `svg_element` made as a file of its own, with its colours; "" stays ""."""
     if not chart:
         return ""
+    [inner] = re.findall(r'viewBox="0 0 [\d.]+ ([\d.]+)"', chart)
     width, top = WIDTH + 2 * _PICTURE_MARGIN, 30.0
-    height = _BOTTOM + 50 + top + 2 * _PICTURE_MARGIN
-    placed = f'<svg x="{_PICTURE_MARGIN:g}" y="{_PICTURE_MARGIN + top:g}" width="{WIDTH:g}" height="{_BOTTOM + 50:g}" '
+    height = float(inner) + top + 2 * _PICTURE_MARGIN
+    placed = f'<svg x="{_PICTURE_MARGIN:g}" y="{_PICTURE_MARGIN + top:g}" width="{WIDTH:g}" height="{inner}" '
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{height:g}" '
         f'viewBox="0 0 {width:g} {height:g}"><style>{_PICTURE_STYLE}</style>'

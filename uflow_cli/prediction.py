@@ -44,6 +44,7 @@ class Prediction:
     mask: NDArray[np.bool_]  # (H, W)
     score_map: NDArray[np.float32]  # (256, 256), high is anomalous
     log_nfa_cells: tuple[NDArray[np.float32], ...]  # per scale (H_s, W_s), low is anomalous
+    region_log_nfas: NDArray[np.float64]  # of all regions, detected or not
 
     @property
     def is_defect(self) -> bool:
@@ -84,6 +85,7 @@ def predict(
                 mask=detection_mask(result, detected, index=index, size=size),
                 score_map=scores[index],
                 log_nfa_cells=log_nfa_cells(result, index=index, ceiling=ceiling),
+                region_log_nfas=result.regions.log_nfa[result.regions.image == index],
             )
         )
     return predictions

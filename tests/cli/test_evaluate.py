@@ -56,3 +56,52 @@ def test_unknown_category_lists_those_there_are(uflow, small_run, product):
     outcome = uflow("evaluate", "--model", small_run, "--category", "dots", "--data-root", product)
     assert outcome.code == 1
     assert "stripes" in outcome.err
+
+
+def test_files_are_written_beside_the_run_or_where_told(uflow, small_run, product, tmp_path):
+    outcome = uflow("evaluate", "--model", small_run, "--data-root", product, "--out", tmp_path / "e", "--fair")
+    assert outcome.code == 0, outcome.err
+    names = {path.name for path in (tmp_path / "e").iterdir()}
+    assert names == {"evaluation.json", "evaluation.csv", "evaluation.md", "sweep.csv", "sweep.svg"}
+    assert "no test image was looked at" in outcome.out
+    assert "fair anomaly score" in outcome.out
+    sweep = (tmp_path / "e" / "sweep.csv").read_text().splitlines()
+    assert len(sweep) == 1402
+    assert sweep[0].startswith("log_nfa_threshold,")
+
+
+def test_own_folders_need_no_layout_name(uflow, small_run, product, tmp_path):
+    folder = product / "stripes"
+    outcome = uflow(
+        "evaluate", "--model", small_run, "--test", folder / "test", "--masks", folder / "ground_truth",
+        "--out", tmp_path / "e", "--json",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    assert json.loads(outcome.out)["image_auroc"] == 1.0
+
+
+def test_all_categories_make_one_table(uflow, small_run, product, tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "stripes").symlink_to(small_run)
+    arguments = ("evaluate", "--dataset", "mvtec", "--category", "all", "--data-root", product, "--model",
+                 tmp_path / "runs", "--out", tmp_path / "e")  # fmt: skip
+    outcome = uflow(*arguments)
+    assert outcome.code == 0, outcome.err
+    assert "stripes" in outcome.out
+    assert {"table.json", "table.csv", "table.md", "stripes"} == {path.name for path in (tmp_path / "e").iterdir()}
+    again = uflow(*arguments)
+    assert "unchanged since an earlier evaluation: stripes" in again.out
+
+
+def test_a_category_without_run_fails_with_one_line_and_exit_code_1(uflow, product, tmp_path):
+    outcome = uflow("evaluate", "--dataset", "mvtec", "--category", "stripes,", "--data-root", product, "--model",
+                    tmp_path / "runs", "--out", tmp_path / "e")  # fmt: skip
+    assert outcome.code == 1
+    assert "uflow: stripes: model folder" in outcome.err
+
+
+def test_options_that_do_not_go_together_are_wrong_usage(uflow, small_run, tmp_path):
+    assert uflow("evaluate", "--model", small_run, "--masks", tmp_path).code == 2
+    assert uflow("evaluate", "--model", small_run, "--test", tmp_path, "--dataset", "mvtec").code == 2
+    assert uflow("evaluate", "--category", "all").code == 2
+    assert uflow("evaluate", "--dataset", "mvtec", "--category", "all", "--report", tmp_path).code == 2

@@ -1,10 +1,10 @@
-"""`uflow evaluate`: measure a model on labelled images."""
+"""`uflow evaluate`: measure models on labelled images."""
 
 from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,43 +23,127 @@ from uflow_cli.cli.options import (
     require_one_threshold,
 )
 
+if TYPE_CHECKING:
+    from uflow_cli.checkpoint import Run
+    from uflow_cli.datasets import Dataset
+    from uflow_cli.evaluation import EvaluatedImage
+    from uflow_cli.survey import EvaluationSettings
+
+MAX_RESAMPLES = 100_000
+
 
 def evaluate(
     dataset: DatasetName = None,
     category: Category = None,
     data_root: DataRoot = DATA_ROOT,
+    test: Annotated[
+        Path | None,
+        typer.Option("--test", help="Folder of test images, good/ and one per kind of defect, instead of --dataset."),
+    ] = None,
+    masks: Annotated[Path | None, typer.Option("--masks", help="Folder of the masks for --test.")] = None,
+    good: Annotated[Path | None, typer.Option("--good", help="Folder of the training images, for --fair.")] = None,
     model: ModelFolder = None,
     nfa_threshold: NfaThreshold = None,
     false_alarm_rate: FalseAlarmRate = None,
+    fair: Annotated[
+        bool,
+        typer.Option("--fair", help="Also the fair threshold of the anomaly score, by a pass over training images."),
+    ] = False,
+    bootstrap: Annotated[
+        int, typer.Option(min=0, max=MAX_RESAMPLES, help="Resamples for 95 % intervals; 0 gives none.")
+    ] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder for JSON, CSV, Markdown and the sweep.  [default: evaluation/ in the run]"),
+    ] = None,
     report: Annotated[
         Path | None, typer.Option("--report", help="Also write an HTML report with pictures to this folder.")
     ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Categories evaluated at a time, with --category all.")] = 1,
     json: Json = False,
     device: Device = DEVICE,
 ) -> None:
-    """Measure a model on a data set's test images: ranking, outlines, and false alarms against the promise."""
+    """Measure a model on a data set's test images: ranking, outlines, and false alarms against the promise.
+
+    With --category all or a,b,c, --model names the folder that holds one run per category; the result is one table.
+    """
     require_one_threshold(nfa_threshold, false_alarm_rate)
+    if (masks is not None or good is not None) and test is None:
+        raise typer.BadParameter("--masks and --good belong to --test", param_hint="'--test'")
+    if test is not None and (dataset is not None or category is not None):
+        raise typer.BadParameter("give --test or --dataset, not both", param_hint="'--test'")
+
+    from uflow_cli.datasets import folder_dataset, load_dataset
+    from uflow_cli.survey import EvaluationSettings
+
+    settings = EvaluationSettings(nfa_threshold, false_alarm_rate, fair, bootstrap)
+    if category is not None and (category == "all" or "," in category):
+        if report is not None:
+            raise typer.BadParameter("an HTML report is of one category", param_hint="'--report'")
+        _evaluate_many(
+            dataset, category, data_root, runs=model, out=out, settings=settings, device=device, n_workers=workers,
+            as_json=json,
+        )  # fmt: skip
+        return
+    run = chosen_run(model)
+    if test is not None:
+        data = folder_dataset(good, test=test, masks=masks)
+    else:
+        data = load_dataset(dataset or run.origin.dataset, root=data_root, category=category or run.origin.category)
+    _evaluate_one(
+        run, data, out=out or run.folder / "evaluation", report=report, settings=settings, device=device, as_json=json
+    )
+
+
+def _evaluate_one(
+    run: Run, data: Dataset, *, out: Path, report: Path | None, settings: EvaluationSettings, device: Device,
+    as_json: bool,
+) -> None:  # fmt: skip
+    from dataclasses import asdict
 
     from uflow_cli.cli import console
-    from uflow_cli.datasets import load_dataset
-    from uflow_cli.evaluation import EvaluatedImage, evaluate_run
+    from uflow_cli.evaluation import evaluate_run
     from uflow_cli.model import choose_device
-    from uflow_cli.report import report_image, report_summary, report_writer
+    from uflow_cli.report import report_image, report_summary, report_writer, write_evaluation
+    from uflow_cli.survey import result_key
 
-    run = chosen_run(model)
-    data = load_dataset(dataset or run.origin.dataset, root=data_root, category=category or run.origin.category)
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(report_writer(report)) if report else None
-        advance = stack.enter_context(console.progress("evaluating", total=len(data.test)))
+        n_images = len(data.test) + (len(data.train) if settings.fair else 0)
+        advance = stack.enter_context(console.progress("evaluating", total=n_images))
 
-        def on_image(evaluated: EvaluatedImage) -> None:
-            if writer:
+        def on_image(evaluated: EvaluatedImage | None) -> None:
+            if writer and evaluated:
                 writer.add(report_image(evaluated))
             advance(1)
 
-        evaluation = evaluate_run(
-            run, data, device=choose_device(device.value), nfa_threshold=nfa_threshold,
-            false_alarm_rate=false_alarm_rate, on_image=on_image,
-        )  # fmt: skip
+        evaluation = evaluate_run(run, data, device=choose_device(device.value), on_image=on_image, **asdict(settings))
         page = writer.finish(title=evaluation.title, summary=report_summary(run, evaluation)) if writer else None
-    console.print_evaluation(evaluation, report=page, as_json=json)
+    write_evaluation(out, evaluation, key=result_key(run, data, settings))
+    console.print_evaluation(evaluation, out_folder=out, report=page, as_json=as_json)
+
+
+def _evaluate_many(
+    dataset: str | None, category: str, data_root: Path, *, runs: Path | None, out: Path | None,
+    settings: EvaluationSettings, device: Device, n_workers: int, as_json: bool,
+) -> None:  # fmt: skip
+    if dataset is None:
+        raise typer.BadParameter("--category all needs --dataset", param_hint="'--dataset'")
+
+    from uflow_cli.cli import console
+    from uflow_cli.datasets import list_categories
+    from uflow_cli.report import table_rows
+    from uflow_cli.survey import Job, survey, write_table
+
+    found = list_categories(dataset, root=data_root)
+    names = found if category == "all" else [name for name in category.split(",") if name]
+    runs = runs or Path("runs") / dataset
+    out = out or runs / "evaluation"
+    jobs = [Job(dataset, name, data_root, runs / name, out / name) for name in names]
+    with console.progress("evaluating categories", total=len(jobs)) as advance:
+        outcomes = survey(jobs, settings, device=device.value, n_workers=n_workers, on_done=lambda _outcome: advance(1))
+    rows = table_rows([outcome.evaluation for outcome in outcomes if outcome.evaluation])
+    write_table(out, rows, outcomes, dataset=dataset)
+    console.print_survey(rows, outcomes, dataset=dataset, out_folder=out, as_json=as_json)
+    if any(outcome.evaluation is None for outcome in outcomes):
+        raise typer.Exit(1)

@@ -10,23 +10,23 @@ LAYOUT = "expected <root>/<category>/good/, and for tests test/good/, test/<kind
 
 
 def folder_dataset(
-    good: Path,
+    good: Path | None,
     *,
     test: Path | None = None,
     masks: Path | None = None,
     name: str = "folder",
     category: str | None = None,
 ) -> Dataset:
-    """Make a data set of the images in `good` and, labelled by the name of their folder, those in `test`'s folders.
+    """Make a data set of the images in `good`, if given, and those in `test`'s folders, labelled by the folder's name.
 
     `test/good` holds good images, any other folder that kind of defect; their masks are `masks/<kind>/<name>.png`, also
     `<name>_mask.png` and other suffixes. A `test` without folders needs `masks/<name>.png` for each of its images: an
     empty mask means good, any other "defect". Raises DatasetError.
     """
-    good = Path(good)
-    train = tuple(LabelledImage(path, GOOD) for path in list_images(good))
+    train = () if good is None else tuple(LabelledImage(path, GOOD) for path in list_images(Path(good)))
     labelled = _labelled(Path(test), Path(masks) if masks is not None else None) if test is not None else []
-    return Dataset(name, good.resolve().name if category is None else category, train, tuple(labelled))
+    named_after = Path(good or test or ".").resolve().name
+    return Dataset(name, named_after if category is None else category, train, tuple(labelled))
 
 
 def categories(root: Path) -> list[str]:

@@ -1,6 +1,31 @@
 """How well a model does on labelled images, by the paper's measures (METHOD 5), all at 256 x 256 pixels."""
 
-from uflow_cli.evaluation.measures import Evaluation, evaluation_to_dict
-from uflow_cli.evaluation.run import EvaluatedImage, evaluate_images, evaluate_run
+from uflow_cli.evaluation.measures import (
+    Evaluation,
+    NfaSweep,
+    difference,
+    evaluation_from_dict,
+    evaluation_to_dict,
+    share,
+)
+from uflow_cli.evaluation.published import category_groups, published_figures, published_source
+from uflow_cli.evaluation.run import evaluate_images, evaluate_run, fair_threshold, selection_note
+from uflow_cli.evaluation.tally import EvaluatedImage, Tally
 
-__all__ = ["EvaluatedImage", "Evaluation", "evaluate_images", "evaluate_run", "evaluation_to_dict"]
+__all__ = [
+    "EvaluatedImage",
+    "Evaluation",
+    "NfaSweep",
+    "Tally",
+    "category_groups",
+    "difference",
+    "evaluate_images",
+    "evaluate_run",
+    "evaluation_from_dict",
+    "evaluation_to_dict",
+    "fair_threshold",
+    "published_figures",
+    "published_source",
+    "selection_note",
+    "share",
+]

@@ -1,35 +1,63 @@
-"""The measures of one model on one category, and how people and programs read them."""
+"""The measures of one model on one category, and how people and programs read them. Shares are in 0..1."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from uflow_cli.errors import UflowError
+from uflow_cli.evaluation.published import published_figures
 from uflow_cli.metrics import MeanIou, OracleIou, Rate
 
-JSON_VERSION = 1
+JSON_VERSION = 2
+ABSENT = "-"
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class NfaSweep:
+    """What every threshold on log10 NFA would give (the paper's Figure 7), arrays (T,) by rising threshold."""
+
+    thresholds: Floats
+    miou_all: Floats
+    miou_defective: Floats
+    flagged_good: Floats  # share of good images with a detection
+    false_regions: Floats  # detections per good image
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The measures of one model on one category. Shares are in 0..1, nan where the data cannot tell."""
+    """The measures of one model on one category; nan where the data cannot tell."""
 
     dataset: str
     category: str
     model: str
+    selection: str  # what the choice of epoch and threshold rests on, for people
     threshold: float  # log10 NFA below which a region is detected
     promise: str  # what the threshold means, for people
     image_auroc: float  # by the highest anomaly score
     image_auroc_nfa: float  # by the lowest log NFA
     pixel_auroc: float
+    pixel_ap: float  # average precision
+    pixel_f1_max: float  # at the best score, chosen on these very images
     aupro: float
     miou: MeanIou  # at `threshold`
+    miou_automatic: MeanIou  # at log10 NFA < 0
     oracle: OracleIou  # at the best threshold over log10 NFA in -1000..400, chosen on these very images
+    score_oracle: OracleIou  # the same for the anomaly score
+    score_fair: OracleIou | None  # at the fair threshold of the anomaly score, if it was asked for
     false_alarms: Rate  # good images flagged
     false_regions: float  # detections per good image
     detected: dict[str, Rate]  # per kind of defect
     seconds_per_image: float  # reading, prediction, mask and measures
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)  # 95 % bootstrap, by measure
+    sweep: NfaSweep | None = field(default=None, compare=False, repr=False)
 
     @property
     def n_defective(self) -> int:
@@ -37,48 +65,148 @@ class Evaluation:
         return sum(r.total for r in self.detected.values())
 
     @property
+    def n_detected(self) -> int:
+        """Defective images with a detection."""
+        return sum(r.count for r in self.detected.values())
+
+    @property
     def title(self) -> str:
         """What was measured on what."""
         return f"{self.dataset}/{self.category}: {self.false_alarms.total} good and {self.n_defective} defective images"
 
-    def rows(self) -> list[tuple[str, str]]:
-        """Measures and values for people."""
-        n_detected = sum(r.count for r in self.detected.values())
-        rows = [
-            ("image AUROC (anomaly score)", _share(self.image_auroc)),
-            ("image AUROC (lowest log NFA)", _share(self.image_auroc_nfa)),
-            ("pixel AUROC", _share(self.pixel_auroc)),
-            ("AUPRO to FPR 0.3", _share(self.aupro)),
-            (f"mIoU at log NFA < {self.threshold:.3g}, all images", _share(self.miou.all_images)),
-            (f"mIoU at log NFA < {self.threshold:.3g}, defective images", _share(self.miou.defective_images)),
-            (
-                f"mIoU at the oracle log NFA < {self.oracle.threshold:g}, all images",
-                _share(self.oracle.miou.all_images),
-            ),
-            ("mIoU at the oracle, defective images", _share(self.oracle.miou.defective_images)),
-            ("false-alarm images / good images", _rate(self.false_alarms)),
-            ("false detections per good image", _share(self.false_regions)),
-            ("detected images / defective images", f"{n_detected} / {self.n_defective}"),
+    def paper_figures(self) -> dict[str, float]:
+        """The measures that the paper publishes, by the names of its data file."""
+        return {
+            "pixel_auroc": self.pixel_auroc,
+            "aupro": self.aupro,
+            "image_auroc": self.image_auroc,
+            "miou_oracle": self.oracle.miou.all_images,
+            "miou_automatic": self.miou_automatic.all_images,
+        }
+
+    def rows(self) -> list[tuple[str, str, str, str]]:
+        """Measure, our value, the published value and the difference, for people; empty where there is none."""
+        known = published_figures(self.dataset, self.category)
+        return [
+            self._row("image AUROC (anomaly score)", self.image_auroc, "image_auroc", known),
+            self._row("image AUROC (lowest log NFA)", self.image_auroc_nfa, "image_auroc_nfa"),
+            self._row("pixel AUROC", self.pixel_auroc, "pixel_auroc", known),
+            self._row("pixel average precision", self.pixel_ap, "pixel_ap"),
+            self._row("pixel F1 at its best threshold", self.pixel_f1_max, "pixel_f1_max"),
+            self._row("AUPRO to FPR 0.3", self.aupro, "aupro", known),
+            *self._overlap_rows(known),
+            _plain("false-alarm images / good images", _rate(self.false_alarms)),
+            _plain("false detections per good image", share(self.false_regions)),
+            _plain("detected images / defective images", f"{self.n_detected} / {self.n_defective}"),
+            *(_plain(f"  {kind}", _rate(detected)) for kind, detected in self.detected.items()),
+            _plain("seconds per image", f"{self.seconds_per_image:.3f}"),
         ]
-        rows += [(f"  {kind}", _rate(detected)) for kind, detected in self.detected.items()]
-        return [*rows, ("seconds per image", f"{self.seconds_per_image:.3f}")]
+
+    def _overlap_rows(self, known: Mapping[str, float]) -> list[tuple[str, str, str, str]]:
+        rows = [
+            self._row("mIoU at log NFA < 0, all images", self.miou_automatic.all_images, "miou_automatic", known),
+            self._row("  defective images", self.miou_automatic.defective_images, "miou_automatic_defective"),
+            self._row(
+                f"mIoU at the oracle log NFA < {self.oracle.threshold:g}, all images",
+                self.oracle.miou.all_images, "miou_oracle", known,
+            ),
+            self._row("  defective images", self.oracle.miou.defective_images, ""),
+        ]  # fmt: skip
+        if self.threshold != 0:
+            at = f"mIoU at log NFA < {self.threshold:.3g}, all images"
+            rows += [
+                self._row(at, self.miou.all_images, "miou"),
+                self._row("  defective images", self.miou.defective_images, "miou_defective"),
+            ]
+        for name, chosen in (("oracle", self.score_oracle), ("fair", self.score_fair)):
+            if chosen is not None:
+                at = f"mIoU at the {name} anomaly score > {chosen.threshold:.3f}, all images"
+                rows += [
+                    self._row(at, chosen.miou.all_images, ""),
+                    self._row("  defective images", chosen.miou.defective_images, ""),
+                ]
+        return rows
+
+    def _row(
+        self, label: str, value: float, name: str, known: Mapping[str, float] | None = None
+    ) -> tuple[str, str, str, str]:
+        low, high = self.intervals.get(name, (math.nan, math.nan))
+        ours = share(value) if math.isnan(low) else f"{share(value)}  (95 %: {low:.4f}-{high:.4f})"
+        published = (known or {}).get(name, math.nan)
+        return label, ours, share(published, absent=""), difference(value, published)
+
+
+def difference(ours: float, published: float) -> str:
+    """Ours minus the published value with its sign; empty where either is missing."""
+    gap = ours - published
+    return "" if math.isnan(gap) else f"{gap:+.4f}"
+
+
+def share(value: float, *, absent: str = ABSENT) -> str:
+    """A share for people."""
+    return absent if math.isnan(value) else f"{value:.4f}"
 
 
 def evaluation_to_dict(evaluation: Evaluation) -> dict[str, Any]:
-    """JSON-ready mapping of `evaluation`; what the data cannot tell is null."""
-    values: dict[str, Any] = {"version": JSON_VERSION, **asdict(evaluation)}
+    """JSON-ready mapping of `evaluation` without its sweep; what the data cannot tell is null."""
+    values: dict[str, Any] = {
+        "version": JSON_VERSION,
+        **{f.name: _plain_value(getattr(evaluation, f.name)) for f in fields(evaluation) if f.name != "sweep"},
+        "published": published_figures(evaluation.dataset, evaluation.category) or None,
+    }
     result: dict[str, Any] = _without_nan(values)
     return result
+
+
+def evaluation_from_dict(values: Mapping[str, Any]) -> Evaluation:
+    """The inverse of `evaluation_to_dict`, without sweep; UflowError for another version or missing values."""
+    try:
+        if values["version"] != JSON_VERSION:
+            raise UflowError(f"an evaluation of version {values['version']}; this uflow reads {JSON_VERSION}")
+        known = {f.name: _nan(values[f.name]) for f in fields(Evaluation) if f.name != "sweep"}
+        fair = known["score_fair"]
+        return Evaluation(**{
+            **known,
+            "miou": MeanIou(**_nan(known["miou"])),
+            "miou_automatic": MeanIou(**_nan(known["miou_automatic"])),
+            "oracle": _oracle(known["oracle"]),
+            "score_oracle": _oracle(known["score_oracle"]),
+            "score_fair": None if not isinstance(fair, dict) else _oracle(fair),
+            "false_alarms": Rate(**known["false_alarms"]),
+            "detected": {kind: Rate(**value) for kind, value in known["detected"].items()},
+            "intervals": {name: (_nan(low), _nan(high)) for name, (low, high) in known["intervals"].items()},
+        })  # fmt: skip
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UflowError(f"not an evaluation ({error})") from error
+
+
+def _oracle(values: Mapping[str, Any]) -> OracleIou:
+    return OracleIou(_nan(values["threshold"]), MeanIou(**_nan(values["miou"])))
+
+
+def _plain(label: str, value: str) -> tuple[str, str, str, str]:
+    return label, value, "", ""
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain_value(item) for key, item in value.items()}
+    return asdict(value) if hasattr(value, "__dataclass_fields__") else value
 
 
 def _without_nan(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [_without_nan(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _share(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.4f}"
+def _nan(value: Any) -> Any:
+    """JSON's null back to nan, one level deep."""
+    if isinstance(value, dict):
+        return {key: math.nan if item is None else item for key, item in value.items()}
+    return math.nan if value is None else value
 
 
 def _rate(value: Rate) -> str:

@@ -2,45 +2,24 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from uflow_cli.calibration import choose_threshold
 from uflow_cli.checkpoint import Run, load_model
-from uflow_cli.datasets import GOOD, Dataset, LabelledImage, read_label_mask, require_mask
+from uflow_cli.datasets import Dataset, LabelledImage, read_label_mask, require_mask
 from uflow_cli.errors import DatasetError
 from uflow_cli.evaluation.measures import Evaluation
-from uflow_cli.images import read_image, resize_mask
-from uflow_cli.metrics import (
-    IouSweep,
-    MeanIou,
-    PixelScores,
-    auroc,
-    iou,
-    oracle_thresholds,
-    rate,
-    rates_by_kind,
-)
+from uflow_cli.evaluation.tally import EvaluatedImage, Tally
+from uflow_cli.images import read_image
+from uflow_cli.metrics import PixelScores
 from uflow_cli.model import Model
-from uflow_cli.prediction import SCORE_SIZE, Prediction, predict
+from uflow_cli.prediction import SCORE_SIZE, predict
 
 PREDICTION_BATCH = 8
-
-
-@dataclass(frozen=True)
-class EvaluatedImage:
-    """A labelled image as the model sees it; `true_mask` is (H, W) at the image's own size."""
-
-    labelled: LabelledImage
-    image: NDArray[np.uint8]
-    true_mask: NDArray[np.bool_]
-    prediction: Prediction
 
 
 def evaluate_images(
@@ -58,13 +37,15 @@ def evaluate_images(
 
 def evaluate_run(
     run: Run, data: Dataset, *, device: torch.device, nfa_threshold: float | None = None,
-    false_alarm_rate: float | None = None,
-    on_image: Callable[[EvaluatedImage], None] = lambda _image: None,
+    false_alarm_rate: float | None = None, fair: bool = False, n_resamples: int = 0,
+    on_image: Callable[[EvaluatedImage | None], None] = lambda _image: None,
 ) -> Evaluation:  # fmt: skip
-    """Measure `run` on the test images of `data`. `on_image` hears of each image as soon as it is done.
+    """Measure `run` on the test images of `data`.
 
-    The threshold is chosen as `choose_threshold` does. DatasetError if there are no test images or a defective one has
-    no mask, before anything is computed.
+    The threshold is chosen as `choose_threshold` does. `fair` also finds the fair threshold of the anomaly score, which
+    takes a pass over the training images; `n_resamples` > 0 gives bootstrap intervals. `on_image` hears of each test
+    image as soon as it is done, and gets None for a training image. DatasetError if there are no test images or a
+    defective one has no mask, before anything is computed.
     """
     if not data.test:
         raise DatasetError(f"{data.name}/{data.category} has no test images to evaluate on")
@@ -74,66 +55,44 @@ def evaluate_run(
         run.calibration, nfa_threshold=nfa_threshold, false_alarm_rate=false_alarm_rate
     )
     model = load_model(run, device=device)
-    tally, start = _Tally(), time.monotonic()
+    at_fair = fair_threshold(model, run, data.train, on_image=lambda: on_image(None)) if fair else None
+    tally, start = Tally(fair_threshold=at_fair, for_bootstrap=n_resamples > 0), time.monotonic()
     for evaluated in evaluate_images(model, run, data.test, threshold=threshold):
         tally.add(evaluated)
         on_image(evaluated)
-    return tally.result(run, data, threshold=threshold, promise=promise, seconds=time.monotonic() - start)
+    seconds = time.monotonic() - start
+    return Evaluation(
+        dataset=data.name, category=data.category, model=str(run.folder), selection=selection_note(run),
+        threshold=threshold, promise=promise, seconds_per_image=seconds / len(data.test),
+        intervals=tally.intervals(n_resamples=n_resamples, seed=0) if n_resamples else {},
+        sweep=tally.nfa_sweep(), **tally.measures(),
+    )  # fmt: skip
 
 
-class _Tally:
-    """Sums over images from which the measures follow."""
+def fair_threshold(
+    model: Model, run: Run, good: Sequence[LabelledImage], *, on_image: Callable[[], None] = lambda: None
+) -> float:
+    """The anomaly score that one pixel per `good` image exceeds on average (METHOD 5). DatasetError without images."""
+    if not good:
+        raise DatasetError("the fair threshold needs the training images, and there are none")
+    pixels = PixelScores()
+    for start in range(0, len(good), PREDICTION_BATCH):
+        images = [read_image(item.path) for item in good[start : start + PREDICTION_BATCH]]
+        for prediction in predict(model, run.calibration, images):
+            pixels.add(prediction.score_map, np.zeros(SCORE_SIZE, dtype=np.bool_))
+            on_image()
+    return pixels.threshold(len(good))
 
-    def __init__(self) -> None:
-        self.pixels = PixelScores()
-        self.sweep = IouSweep(oracle_thresholds())
-        self.scores: list[float] = []
-        self.log_nfas: list[float] = []
-        self.kinds: list[str] = []
-        self.flagged: list[bool] = []
-        self.ious: list[float] = []
-        self.is_empty: list[bool] = []
-        self.false_regions = 0
 
-    def add(self, evaluated: EvaluatedImage) -> None:
-        prediction = evaluated.prediction
-        mask = resize_mask(evaluated.true_mask, SCORE_SIZE)
-        log_nfa_map = prediction.log_nfa_map
-        self.pixels.add(prediction.score_map, mask)
-        self.sweep.add(log_nfa_map, mask)
-        self.scores.append(prediction.score)
-        self.log_nfas.append(prediction.log_nfa)
-        self.kinds.append(evaluated.labelled.defect)
-        self.flagged.append(prediction.is_defect)
-        self.ious.append(iou(log_nfa_map < prediction.threshold, mask))
-        self.is_empty.append(not mask.any())
-        self.false_regions += len(prediction.detections) if evaluated.labelled.is_good else 0
-
-    def result(self, run: Run, data: Dataset, *, threshold: float, promise: str, seconds: float) -> Evaluation:
-        rates = rates_by_kind(self.flagged, self.kinds)
-        false_alarms = rates.pop(GOOD, None) or rate([])
-        is_defective = [kind != GOOD for kind in self.kinds]
-        curve = self.pixels.curve()
-        return Evaluation(
-            dataset=data.name,
-            category=data.category,
-            model=str(run.folder),
-            threshold=threshold,
-            promise=promise,
-            image_auroc=auroc(self.scores, is_defective),
-            image_auroc_nfa=auroc([-value for value in self.log_nfas], is_defective),
-            pixel_auroc=curve.auroc,
-            aupro=curve.aupro(),
-            miou=MeanIou(
-                _mean(self.ious), _mean([v for v, empty in zip(self.ious, self.is_empty, strict=True) if not empty])
-            ),
-            oracle=self.sweep.oracle(),
-            false_alarms=false_alarms,
-            false_regions=self.false_regions / false_alarms.total if false_alarms.total else math.nan,
-            detected=rates,
-            seconds_per_image=seconds / len(self.kinds),
+def selection_note(run: Run) -> str:
+    """What chose the epoch and the threshold of `run`, for people."""
+    origin = run.origin
+    if run.calibration.shared:
+        return (
+            f"{origin.n_selection} held-out good images chose the epoch and calibrated the false alarms; "
+            "no test image was looked at"
         )
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values)) if values else math.nan
+    return (
+        f"{origin.n_selection} held-out good images chose the epoch, {origin.n_calibration} others calibrated the "
+        "false alarms; no test image was looked at"
+    )

@@ -11,9 +11,11 @@ from uflow_cli.metrics.rates import (
     rate,
     rates_by_kind,
 )
+from uflow_cli.metrics.resampling import BinnedPixels
 
 __all__ = [
     "AUPRO_MAX_FPR",
+    "BinnedPixels",
     "IouSweep",
     "MeanIou",
     "OracleIou",

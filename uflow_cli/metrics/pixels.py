@@ -15,7 +15,7 @@ from scipy import ndimage
 from uflow_cli.metrics.score_counts import Floats, ScoreCounts, ordered_keys, scores_of
 
 AUPRO_MAX_FPR = 0.3  # METHOD 5, MVTec's definition
-_EIGHT_CONNECTED = np.ones((3, 3), dtype=np.int8)
+EIGHT_CONNECTED = np.ones((3, 3), dtype=np.int8)
 NEGATIVE_BUFFER = 1 << 25  # pixels kept as they come
 POSITIVE_BUFFER = 1 << 22
 
@@ -105,7 +105,7 @@ class PixelScores:
             self._negative.add(keys.ravel())
             return
         self._negative.add(keys[~mask])
-        regions, n_regions = ndimage.label(mask, structure=_EIGHT_CONNECTED)
+        regions, n_regions = ndimage.label(mask, structure=EIGHT_CONNECTED)
         inside = regions[mask]
         self._positive.add(keys[mask], 1.0 / np.bincount(inside, minlength=n_regions + 1)[inside])
         self._n_regions += int(n_regions)

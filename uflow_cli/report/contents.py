@@ -55,6 +55,15 @@ class Fact:
 
 
 @dataclass(frozen=True)
+class Drawing:
+    """An inline SVG with its title, and a line on how to read it."""
+
+    title: str
+    svg: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
 class ReportSummary:
     """What was run, and what came out for all images together.
 
@@ -70,6 +79,7 @@ class ReportSummary:
     warnings: tuple[str, ...] = ()
     losses: tuple[LossPoint, ...] = ()
     best_epoch: int | None = None
+    drawings: tuple[Drawing, ...] = ()
 
 
 @dataclass(frozen=True)

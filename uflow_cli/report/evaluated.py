@@ -10,7 +10,8 @@ from uflow_cli.charts import LossPoint
 from uflow_cli.checkpoint import LOG_NAME, Run
 from uflow_cli.evaluation import EvaluatedImage, Evaluation
 from uflow_cli.metrics import iou
-from uflow_cli.report.contents import Fact, ReportImage, ReportSummary
+from uflow_cli.report.contents import Drawing, Fact, ReportImage, ReportSummary
+from uflow_cli.report.sweep import sweep_chart
 
 
 def report_image(evaluated: EvaluatedImage) -> ReportImage:
@@ -42,7 +43,7 @@ def report_summary(run: Run, evaluation: Evaluation) -> ReportSummary:
         Fact("extractor", f"{run.model.extractor} at {run.model.input_size} x {run.model.input_size}"),
         Fact("training images", str(origin.n_training), "good ones only"),
         Fact("held-out images", _held_out(run), "good ones that never trained the flow"),
-        Fact("epoch kept", f"{run.progress.best_epoch} of {run.progress.epochs_done}", "by held-out likelihood"),
+        Fact("epoch kept", f"{run.progress.best_epoch} of {run.progress.epochs_done}", evaluation.selection),
         *(
             Fact(
                 f"background, scale {s}",
@@ -71,7 +72,15 @@ def report_summary(run: Run, evaluation: Evaluation) -> ReportSummary:
         warnings=tuple(calibration.warnings()),
         losses=read_losses(run.folder / LOG_NAME),
         best_epoch=run.progress.best_epoch,
+        drawings=_drawings(evaluation),
     )
+
+
+def _drawings(evaluation: Evaluation) -> tuple[Drawing, ...]:
+    if evaluation.sweep is None:
+        return ()
+    chart = sweep_chart(evaluation.sweep, threshold=evaluation.threshold, oracle=evaluation.oracle.threshold)
+    return (Drawing("What other thresholds would give", chart, "“best” was chosen on these very test images."),)
 
 
 def read_losses(path: Path) -> tuple[LossPoint, ...]:

@@ -47,6 +47,7 @@ def report_page(*, title: str, summary: ReportSummary, cards: Sequence[Card]) ->
         question="How far apart are good and bad?" if knows_truth else "How sure is each verdict?",
         separation=separation_chart(cards, threshold=summary.threshold),
         loss=_sheet("Training", losses),
+        drawings="".join(_sheet(d.title, d.svg + _hint(d.hint)) for d in summary.drawings),
         kinds=_sheet("By kind", _kinds_table(cards) if kinds else ""),
         facts=_sheet("What was run", f"<dl>{facts}</dl>" if facts else ""),
         filters=_filters(cards, knows_truth=knows_truth),
@@ -67,6 +68,10 @@ def _asset(name: str) -> str:
 
 def _sheet(title: str, content: str) -> str:
     return f'<section class="sheet"><h2>{title}</h2><div class="scroll">{content}</div></section>' if content else ""
+
+
+def _hint(text: str) -> str:
+    return f'<p class="hint">{clean(text)}</p>' if text else ""
 
 
 def _small(note: str) -> str:

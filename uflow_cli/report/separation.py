@@ -16,18 +16,18 @@ def separation_chart(cards: Sequence[Card], *, threshold: float) -> str:
     """One dot per image at its lowest log NFA, a row per kind; left of the threshold line is called a defect."""
     rows = _rows(cards)
     values = [card.log_nfa for card in cards if math.isfinite(card.log_nfa)]
-    squeezed = [_squeeze(value) for value in (*values, threshold, 1.0, -1.0)]  # 0 is always in sight
+    squeezed = [squeeze(value) for value in (*values, threshold, 1.0, -1.0)]  # 0 is always in sight
     margin = 0.04 * (max(squeezed) - min(squeezed))
     low, high = min(squeezed) - margin, max(squeezed) + margin
     left, right, top, step = 128.0, WIDTH - 16, 30.0, 34.0
     bottom = top + step * len(rows)
 
     def x(value: float) -> float:
-        place = (_squeeze(value) - low) / (high - low)
+        place = (squeeze(value) - low) / (high - low)
         return left + (right - left) * min(max(place, 0.0), 1.0)
 
     parts = [f'<rect class="zone" x="{left}" y="{top}" width="{x(threshold) - left:.1f}" height="{bottom - top}"/>']
-    for tick in _squeezed_ticks(low, high):
+    for tick in squeezed_ticks(low, high):
         parts.append(f'<path class="grid" d="M{x(tick):.1f},{top}V{bottom}"/>')
         parts.append(f'<text x="{x(tick):.1f}" y="{bottom + 18}" text-anchor="middle">{readable(tick, 0)}</text>')
     for number, (label, members) in enumerate(rows):
@@ -60,16 +60,16 @@ def _rows(cards: Sequence[Card]) -> list[tuple[str, list[Card]]]:
     return [*rows, ("unlabelled" if kinds else "images", unknown)] if unknown or not rows else rows
 
 
-def _squeeze(value: float) -> float:
+def squeeze(value: float) -> float:
     """Linear around 0, logarithmic far away: log NFA goes from 500 to minus many thousands."""
     return math.asinh(min(max(value, -_FARTHEST), _FARTHEST) / 2)
 
 
-def _squeezed_ticks(low: float, high: float) -> list[float]:
+def squeezed_ticks(low: float, high: float) -> list[float]:
     """0 and decades, with 3, 30, ... where there is room for them, without the odd decades where there is little."""
     decades = [0.0, *(sign * 10.0**power for sign in (-1, 1) for power in range(8))]
     choices = ([*decades, *(3 * tick for tick in decades)], decades, [t for t in decades if _is_even_decade(t)])
-    inside = [sorted({tick for tick in choice if low <= _squeeze(tick) <= high}) for choice in choices]
+    inside = [sorted({tick for tick in choice if low <= squeeze(tick) <= high}) for choice in choices]
     return next((ticks for ticks in inside if len(ticks) <= 9), inside[-1])
 
 

@@ -2,7 +2,7 @@
 
 from uflow_cli.cli.console.bars import progress
 from uflow_cli.cli.console.bench import print_bench
-from uflow_cli.cli.console.evaluation import print_evaluation
+from uflow_cli.cli.console.evaluation import print_evaluation, print_survey
 from uflow_cli.cli.console.inspection import print_inspection
 from uflow_cli.cli.console.sample import print_sample
 from uflow_cli.cli.console.terminal import note, print_json, print_text, warn
@@ -16,6 +16,7 @@ __all__ = [
     "print_inspection",
     "print_json",
     "print_sample",
+    "print_survey",
     "print_text",
     "print_training_result",
     "print_training_start",
