@@ -45,11 +45,11 @@ def sweep_chart(sweep: NfaSweep, *, threshold: float, oracle: float) -> str:
         if points:
             path = " ".join(f"{x(t):.1f},{y(v):.1f}" for t, v in _thinned(points))
             parts.append(f'<polyline class="line {name}" points="{path}"/>')
-        parts.append(f'<text class="{name}" x="{_LEFT + number * 190}" y="{_BOTTOM + 44}">■ {label}</text>')
+        parts.append(f'<text class="{name}" x="{_LEFT + number * 150}" y="{_BOTTOM + 64}">■ {label}</text>')
     parts += _mark(x(threshold), f"used: {brief(threshold)}", "threshold", height=_TOP - 6)
     parts += _mark(x(oracle), f"best: {brief(oracle)}", "best", height=_TOP - 18)
-    parts.append(f'<text x="{_RIGHT}" y="{_BOTTOM + 44}" text-anchor="end">threshold on log₁₀ NFA</text>')
-    return svg_element(parts, height=_BOTTOM + 54, title="Overlap and false alarms over the threshold on log10 NFA")
+    parts.append(f'<text x="{_RIGHT}" y="{_BOTTOM + 40}" text-anchor="end">threshold on log₁₀ NFA</text>')
+    return svg_element(parts, height=_BOTTOM + 74, title="Overlap and false alarms over the threshold on log10 NFA")
 
 
 def sweep_csv(sweep: NfaSweep) -> str:
