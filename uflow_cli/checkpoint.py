@@ -1,12 +1,17 @@
 """Run folders: weights as safetensors, everything else as JSON, never pickle.
 
-A run folder holds `config.json` (format number, configuration, calibration and the name of the weights file), one
-`flow-<epoch>.safetensors`, `log.csv` and `loss.svg`, a picture of it. Weights are written under a new name first;
-replacing `config.json` is the one step that makes them current, so a run folder is whole at every moment.
+- `config.json`: format number, configuration, progress, calibration and the name of the weights file;
+- `flow-<epoch>-<digest>.safetensors`: flow and normalisation of the best epoch;
+- `log.csv`, a line per epoch, see `training.log`, and `loss.svg`, a picture of it;
+- `training.safetensors`: what `--resume` needs, see `training.state`; there until training is over, the others from the first epoch on.
+
+After an epoch these are written: the weights if it is the best one, under a name that no other content has; the state;
+`config.json`, which makes the weights current, whereupon older ones go; the log. Each file is replaced in one step, so a run folder is whole at every moment, and a resumed training puts right what a kill left undone.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -15,13 +20,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from uflow_cli.calibration import Calibration, calibration_from_dict, calibration_to_dict
 from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.errors import CheckpointError, UflowError
 from uflow_cli.features import weights_digest
-from uflow_cli.files import replacing, write_text
+from uflow_cli.files import write_bytes, write_text
 from uflow_cli.model import Model, build_model
 from uflow_cli.setting import config_from_dict
 
@@ -40,6 +45,8 @@ class Origin:
     n_training: int
     n_selection: int
     n_calibration: int
+    root: str | None = None  # absolute; the folder of the data set ...
+    good: str | None = None  # ... or of the good images, where there is no data set
 
 
 @dataclass(frozen=True)
@@ -69,51 +76,37 @@ class Run:
     weights: str
 
 
-def save_run(
-    folder: Path,
-    *,
-    model: Model,
-    training: TrainingConfig,
-    origin: Origin,
-    progress: Progress,
-    calibration: Calibration,
-) -> None:
-    """Make the flow of `model` the current state of the run in `folder`; UflowError if the disk refuses."""
-    weights = f"flow-{progress.best_epoch:04d}.safetensors"
-    save_weights(folder / weights, model.state_dict())
-    write_config(folder, {
+def save_weights(folder: Path, model: Model, *, epoch: int) -> str:
+    """Write what training sets in `model`, and give the file's name, which tells the epoch and the content.
+
+    So a run that replaces another never writes to a file that the other's configuration names.
+    """
+    data = save(model.state_dict())
+    name = f"flow-{epoch:04d}-{hashlib.sha256(data).hexdigest()[:12]}.safetensors"
+    write_bytes(folder / name, data, durable=True)
+    return name
+
+
+def write_run(run: Run) -> None:
+    """Make `run` what its folder says; UflowError if the disk refuses, and then the folder says what it said before."""
+    write_config(run.folder, {
         "format": FORMAT,
-        "weights": weights,
-        "model": asdict(model.config),
-        "training": asdict(training),
-        "origin": asdict(origin),
-        "progress": asdict(progress),
-        "extractor_digest": weights_digest(model.extractor),
-        "calibration": calibration_to_dict(calibration),
+        "weights": run.weights,
+        "model": asdict(run.model),
+        "training": asdict(run.training),
+        "origin": asdict(run.origin),
+        "progress": asdict(run.progress),
+        "extractor_digest": run.extractor_digest,
+        "calibration": calibration_to_dict(run.calibration),
     })  # fmt: skip
-    for stale in folder.glob("flow-*.safetensors"):
-        if stale.name != weights:
+    for stale in run.folder.glob("flow-*.safetensors"):
+        if stale.name != run.weights:
             stale.unlink(missing_ok=True)
-
-
-def save_weights(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write `tensors` to `path` as safetensors, under a temporary name first."""
-    with replacing(path) as temporary:
-        try:
-            save_file(dict(tensors), temporary)
-        except SafetensorError as error:  # its way to say that the disk is full
-            raise OSError(str(error)) from error
 
 
 def write_config(folder: Path, values: Mapping[str, Any]) -> None:
     """Replace the configuration of the run in `folder` in one step."""
-    write_text(folder / CONFIG_NAME, json.dumps(values, indent=1, allow_nan=False) + "\n")
-
-
-def mark_state(folder: Path, progress: Progress) -> None:
-    """Record how training ended; weights and calibration stay as they are."""
-    values = _read_config(folder)
-    write_config(folder, {**values, "progress": asdict(progress)})
+    write_text(folder / CONFIG_NAME, json.dumps(values, indent=1, allow_nan=False) + "\n", durable=True)
 
 
 def load_run(folder: Path) -> Run:

@@ -12,9 +12,10 @@ from uflow_cli.errors import UflowError
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place at the end, or vanishes on an error. Parents are made.
 
+    A `durable` file is on the disk before it takes the place, so that a loss of power does not leave it empty.
     Raises UflowError where the disk, a permission or the path does not allow it.
     """
     try:
@@ -25,6 +26,8 @@ def replacing(path: Path) -> Iterator[Path]:
         try:
             yield temporary
             temporary.chmod(0o666 & ~_umask())
+            if durable:
+                _flush(temporary)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -34,16 +37,22 @@ def replacing(path: Path) -> Iterator[Path]:
         ) from error
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, durable: bool = False) -> None:
     """Write `text` as UTF-8: `path` is the whole new file or what it was before; UflowError if that fails."""
-    with replacing(path) as temporary:
+    with replacing(path, durable=durable) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes, *, durable: bool = False) -> None:
     """Write `data`: `path` is the whole new file or what it was before; UflowError if that fails."""
-    with replacing(path) as temporary:
+    with replacing(path, durable=durable) as temporary:
         temporary.write_bytes(data)
+
+
+def remove_litter(folder: Path) -> None:
+    """Remove the temporary files that killed writers left in `folder`; for one whom nobody writes beside."""
+    for path in folder.glob(".????????.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def swap_folder(made: Path, folder: Path, *, old: Path) -> None:
@@ -56,6 +65,11 @@ def swap_folder(made: Path, folder: Path, *, old: Path) -> None:
         if old.exists():
             old.rename(folder)
         raise
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _umask() -> int:

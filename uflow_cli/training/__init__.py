@@ -1,23 +1,31 @@
 """Training of the flow on good images only. Losses are negative log-likelihoods in bits per dimension."""
 
 from uflow_cli.training.criterion import Criterion, HeldOutLoss
-from uflow_cli.training.engine import TrainingResult, train
+from uflow_cli.training.engine import resume, train
 from uflow_cli.training.held_out import calibrate
-from uflow_cli.training.log import Epoch, Observer, write_curve, write_log
+from uflow_cli.training.lock import is_training
+from uflow_cli.training.log import Epoch, Observer, Silent, write_curve, write_log
+from uflow_cli.training.outcome import TrainingResult
 from uflow_cli.training.schedule import rate_factor
 from uflow_cli.training.split import Split, batched, check_images, split_images
+from uflow_cli.training.state import has_state, read_state
 
 __all__ = [
     "Criterion",
     "Epoch",
     "HeldOutLoss",
     "Observer",
+    "Silent",
     "Split",
     "TrainingResult",
     "batched",
     "calibrate",
     "check_images",
+    "has_state",
+    "is_training",
     "rate_factor",
+    "read_state",
+    "resume",
     "split_images",
     "train",
     "write_curve",

@@ -48,6 +48,25 @@ class Observer(Protocol):
         """Something went otherwise than planned, and training goes on."""
 
 
+class Silent:
+    """An observer that says nothing."""
+
+    def on_images(self, done: int, total: int) -> None:
+        """Nothing."""
+
+    def on_features(self, done: int, total: int) -> None:
+        """Nothing."""
+
+    def on_batch(self, done: int, total: int) -> None:
+        """Nothing."""
+
+    def on_epoch(self, record: Epoch) -> None:
+        """Nothing."""
+
+    def on_warning(self, message: str) -> None:
+        """Nothing."""
+
+
 def write_log(path: Path, log: Sequence[Epoch]) -> None:
     """The training log as CSV with a header, one line per epoch."""
     text = io.StringIO()

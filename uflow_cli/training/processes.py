@@ -1,0 +1,137 @@
+"""Several processes that train one flow together, as torchrun starts them; a process alone is a group of one.
+
+Each process takes its part of every batch, and the gradients of all parts are summed, so that the flow and its losses
+are those of one process but for rounding. Only the first process writes files and talks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+from torch import Tensor, distributed, nn
+
+from uflow_cli.errors import TrainingError, UflowError
+
+LONGEST_WAIT = timedelta(days=1)  # for the first process, which may have much to read; torchrun ends a group that broke
+
+Result = TypeVar("Result")
+
+
+class ToldElsewhereError(UflowError):
+    """The first process met an error and tells of it."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process, number `rank` of `size`."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes files and talks."""
+        return self.rank == 0
+
+    def part(self, batch: Sequence[int]) -> Sequence[int]:
+        """This process's share of the indices `batch`; may be empty."""
+        return batch[self.rank :: self.size]
+
+    def by_first(self, work: Callable[[], Result]) -> Result:
+        """What `work` gives in the first process, in all of them; its error too, which only the first one tells."""
+        if self.size == 1:
+            return work()
+        message: list[tuple[str, Result | str | None]] = [("", None)]
+        error: BaseException | None = None
+        if self.is_first:
+            try:
+                message = [("result", work())]
+            except BaseException as caught:  # the others wait for a word, whatever happened
+                error, message = caught, [("error", f"{type(caught).__name__}: {caught}")]
+        distributed.broadcast_object_list(message, src=0, device=torch.device("cpu"))
+        if error is not None:
+            raise error
+        kind, result = message[0]
+        if kind == "error":
+            raise ToldElsewhereError(str(result))
+        return result  # type: ignore[return-value]
+
+    def in_turn(self, work: Callable[[], Result]) -> Result:
+        """What `work` gives in each process; the others begin after the first one, and only if it did not fail."""
+        own: list[Result] = []
+        self.by_first(lambda: own.append(work()))
+        return own[0] if self.is_first else work()
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is set in any process."""
+        if self.size == 1:
+            return flag
+        flags = torch.tensor(int(flag))
+        distributed.all_reduce(flags, op=distributed.ReduceOp.MAX)
+        return bool(flags)
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum of `value` over all processes."""
+        if self.size > 1:
+            distributed.all_reduce(value)
+        return value
+
+    def joined(self, flow: nn.Module, *, device: torch.device) -> nn.Module:
+        """`flow` such that its gradients are the mean over all processes, and its parameters those of the first."""
+        if self.size == 1:
+            return flow
+        ids = [device] if device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(flow, device_ids=ids, broadcast_buffers=False)
+
+
+ALONE = Processes()
+
+
+@contextlib.contextmanager
+def processes(device: torch.device) -> Iterator[tuple[Processes, torch.device]]:
+    """The group that torchrun started this process in, and this process's own device of the kind of `device`.
+
+    TrainingError if there are more processes on this machine than GPUs, or where another process broke off.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield ALONE, device
+        return
+    if device.type == "cuda":
+        device = _own_gpu()
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, timeout=LONGEST_WAIT)
+    try:
+        yield Processes(distributed.get_rank(), distributed.get_world_size()), device
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or not _is_broken_link(error):
+            raise
+        raise TrainingError("another process of this training broke off; its own message says why") from error
+    finally:
+        distributed.destroy_process_group()
+
+
+def started_by_torchrun_as_first() -> bool:
+    """Whether this process is the one that talks; known without joining the others."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _own_gpu() -> torch.device:
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if local_rank >= torch.cuda.device_count():
+        raise TrainingError(
+            f"process {local_rank + 1} on this machine finds {torch.cuda.device_count()} GPUs; "
+            "start at most one process per GPU with torchrun --nproc-per-node"
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+def _is_broken_link(error: RuntimeError) -> bool:
+    """Whether `error` is what the collectives raise when a peer is gone."""
+    return isinstance(error, distributed.DistError) or "gloo" in str(error) or "Connection" in str(error)

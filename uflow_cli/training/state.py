@@ -1,0 +1,150 @@
+"""The state of an unfinished training: one file that is replaced as a whole after every epoch, and gone at the end.
+
+`training.safetensors` holds as tensors the flow, the normalisation and the moments of Adam, and as JSON in its header
+all else that the next epoch depends on. What is drawn at random follows from the seed and the epoch's number, so no
+generator needs to be kept. Before the first epoch has ended there are no tensors: the seed gives them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from uflow_cli.calibration import Calibration, calibration_from_dict, calibration_to_dict
+from uflow_cli.checkpoint import Origin, Progress
+from uflow_cli.config import ModelConfig, TrainingConfig, config_from_dict
+from uflow_cli.errors import CheckpointError, TrainingError, UflowError
+from uflow_cli.files import write_bytes
+from uflow_cli.training.log import Epoch
+from uflow_cli.training.split import Split
+
+STATE_NAME = "training.safetensors"
+STATE_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Where a training stands after its last good epoch."""
+
+    model: ModelConfig
+    training: TrainingConfig
+    origin: Origin
+    images: tuple[tuple[str, str], ...]  # absolute path and SHA-256 of the content
+    split: Split
+    extractor_digest: str
+    rate_share: float = 1.0  # of the learning rate asked for; lower once training has diverged
+    log: tuple[Epoch, ...] = ()
+    progress: Progress | None = None  # None: no epoch has ended yet; the same for the next two
+    calibration: Calibration | None = None
+    weights: str | None = None  # file of the best epoch's weights
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all epochs are done or patience has ended."""
+        if self.progress is None:
+            return False
+        waited = len(self.log) - self.progress.best_epoch
+        return len(self.log) >= self.progress.n_epochs or 0 < self.training.patience <= waited
+
+
+def write_state(folder: Path, state: TrainingState, tensors: dict[str, Tensor]) -> None:
+    """Replace the training state in `folder`; UflowError if the disk refuses, and then the old one still stands."""
+    values = {"format": STATE_FORMAT, **_without_nan(dataclasses.asdict(state))}
+    if state.calibration is not None:
+        values["calibration"] = calibration_to_dict(state.calibration)
+    write_bytes(folder / STATE_NAME, save(tensors, {"state": json.dumps(values, allow_nan=False)}), durable=True)
+
+
+def read_state(folder: Path) -> tuple[TrainingState, dict[str, Tensor]]:
+    """The training state in `folder` and its tensors; CheckpointError if there is none or it is damaged."""
+    path = folder / STATE_NAME
+    if not path.is_file():
+        raise CheckpointError(f"{folder} holds no training to resume: {STATE_NAME} is missing; start it anew")
+    try:
+        with safe_open(path, framework="pt") as file:
+            values = json.loads(file.metadata()["state"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        if int(values.pop("format")) > STATE_FORMAT:
+            raise CheckpointError(f"{path} was written by a newer uflow; update uflow to resume this training")
+        return _state_from_dict(values), tensors
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); start the training anew with --overwrite") from error
+    except CheckpointError:
+        raise
+    except UflowError as error:
+        raise CheckpointError(f"{path} does not fit this uflow ({error}); start the training anew") from error
+
+
+def has_state(folder: Path) -> bool:
+    """Whether `folder` holds a training that can be resumed."""
+    return (folder / STATE_NAME).is_file()
+
+
+def remove_state(folder: Path) -> None:
+    """Forget the training in `folder`: it is over."""
+    (folder / STATE_NAME).unlink(missing_ok=True)
+
+
+def identity(path: Path) -> tuple[str, str]:
+    """Absolute path and SHA-256 of the content of an image."""
+    with path.open("rb") as file:
+        return str(path.absolute()), hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_same_images(
+    state: TrainingState, paths: Sequence[Path], *, on_progress: Callable[[int, int], None]
+) -> None:
+    """TrainingError that names one image and what became of it unless `paths` are those the training began with."""
+    advice = "put it right, or start anew with --overwrite"
+    before, now = dict(state.images), [str(path.absolute()) for path in paths]
+    for path in sorted(set(now) - set(before)):
+        raise TrainingError(f"{path} was not there when this training began; {advice}")
+    for path in sorted(set(before) - set(now)):
+        raise TrainingError(f"{path} is gone since this training began; {advice}")
+    for done, path in enumerate(before, start=1):
+        try:
+            same = identity(Path(path))[1] == before[path]
+        except OSError as error:
+            raise TrainingError(f"{path} cannot be read ({error.strerror or error}); {advice}") from error
+        if not same:
+            raise TrainingError(f"{path} has changed since this training began; {advice}")
+        on_progress(done, len(before))
+
+
+def _state_from_dict(values: dict[str, Any]) -> TrainingState:
+    return TrainingState(**{
+        **values,
+        "model": config_from_dict(ModelConfig, values["model"]),
+        "training": config_from_dict(TrainingConfig, values["training"]),
+        "origin": Origin(**values["origin"]),
+        "images": tuple((path, digest) for path, digest in values["images"]),
+        "split": Split(**{name: tuple(indices) for name, indices in values["split"].items()}),
+        "log": tuple(_epoch(record) for record in values["log"]),
+        "progress": Progress(**values["progress"]) if values["progress"] else None,
+        "calibration": calibration_from_dict(values["calibration"]) if values["calibration"] else None,
+    })  # fmt: skip
+
+
+def _epoch(values: dict[str, Any]) -> Epoch:
+    numbers: dict[str, Any] = {name: math.nan if value is None else value for name, value in values.items()}
+    numbers["mean_squares"] = tuple(math.nan if value is None else value for value in values["mean_squares"])
+    return Epoch(**numbers)
+
+
+def _without_nan(value: Any) -> Any:
+    """`value` with null for what is no number: JSON has no word for it."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,214 @@
+"""The training loop: epochs, the best of them, and the way back from a divergence. Losses are in bits per dimension."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from uflow_cli.cache import FeatureStore
+from uflow_cli.checkpoint import Progress, save_weights
+from uflow_cli.errors import TrainingError, UflowError
+from uflow_cli.flow import UFlow, bits_per_dimension, negative_log_likelihood
+from uflow_cli.likelihood import squared_norms
+from uflow_cli.model import Model
+from uflow_cli.training.criterion import Criterion
+from uflow_cli.training.held_out import calibrate
+from uflow_cli.training.log import Epoch, Observer
+from uflow_cli.training.outcome import TrainingResult, end_training, publish
+from uflow_cli.training.processes import Processes
+from uflow_cli.training.schedule import rate_factor
+from uflow_cli.training.split import batched
+from uflow_cli.training.state import TrainingState, remove_state, write_state
+
+EXPLODED = 0.5 * (1 + math.log(2 * math.pi)) / math.log(2) + 1.0  # a bit more than an untrained flow, which is at 2.05
+RATE_CUT = 0.1  # of the learning rate, after a divergence
+
+
+class Trainer:
+    """A training under way: the model and its optimiser, and the state after the last good epoch.
+
+    `tensors` are those of `state`; empty before the first epoch.
+    """
+
+    def __init__(
+        self, folder: Path, state: TrainingState, tensors: dict[str, Tensor], model: Model, features: FeatureStore,
+        group: Processes, observer: Observer, criterion: Criterion,
+    ) -> None:  # fmt: skip
+        self.folder, self.state, self.config, self.split = folder, state, state.training, state.split
+        self.model, self.features = model, features
+        self.group, self.observer, self.criterion = group, observer, criterion
+        self.optimiser = torch.optim.Adam(model.flow.parameters(), weight_decay=self.config.weight_decay)
+        if tensors:
+            self.tensors = tensors
+            self._restore()
+        else:
+            model.normalisation.load_state_dict(group.by_first(self._fit_normalisation))
+            self.tensors = self._copies()
+        joined = group.joined(model.flow, device=model.device)
+        self.joined_model = replace(model, flow=cast(UFlow, joined))  # its gradients are those of all processes
+        self.n_epochs = self.config.n_epochs(len(self.split.training))
+        self.steps_per_epoch = -(-len(self.split.training) // self.config.batch_size)
+
+    def run(self, should_stop: Callable[[], bool]) -> TrainingResult:
+        """Train until all epochs are done, patience has ended or `should_stop` says so after an epoch."""
+        if self.group.is_first and self.state.log:
+            publish(self.folder, self.state, "training")  # puts right what a kill left undone
+        try:
+            while not self.state.is_over:
+                self._epoch()
+                if not self.state.is_over and self.group.any(should_stop()):
+                    return self.group.by_first(lambda: end_training(self.folder, self.state, stopped=True))
+            return self.group.by_first(lambda: end_training(self.folder, self.state))
+        except BaseException as error:
+            if self.group.is_first and self.state.log:
+                with contextlib.suppress(UflowError):
+                    publish(self.folder, self.state, "stopped" if isinstance(error, KeyboardInterrupt) else "failed")
+            raise
+
+    def _epoch(self) -> None:
+        start = time.monotonic()
+        loss = self._train_epoch(len(self.state.log) + 1)
+        speed = len(self.split.training) / (time.monotonic() - start)
+        tensors = self._copies()
+        state = self.group.by_first(lambda: self._judge(loss, tensors, start=start, images_per_second=speed))
+        if state is None:
+            self._roll_back()
+            return
+        self.state, self.tensors = state, tensors
+        self.observer.on_epoch(state.log[-1])
+
+    def _train_epoch(self, epoch: int) -> float:
+        """Mean training loss over one pass; all that is random in it follows from the seed and the epoch's number."""
+        self.joined_model.flow.train()
+        order = np.random.default_rng([self.config.seed, 1, epoch]).permutation(self.split.training).tolist()
+        total = torch.zeros((), dtype=torch.float64, device=self.model.device)  # stays there: no waiting per step
+        seen = (epoch - 1) * len(order)
+        for step, batch in enumerate(batched(order, self.config.batch_size), start=(epoch - 1) * self.steps_per_epoch):
+            total += self._step(batch, step)
+            seen += len(batch)
+            self.observer.on_batch(seen, self.n_epochs * len(order))
+        total = self.group.sum(total)
+        return bits_per_dimension(float(total) / len(order), self.model.flow.n_dimensions)
+
+    def _step(self, batch: Sequence[int], step: int) -> Tensor:
+        """One step on the images `batch`; the sum of this process's negative log-likelihoods, in nats."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = self._rate(step)
+        part = self.group.part(batch)
+        features = self.features.read(part or batch[:1], device=self.model.device)
+        embeddings, log_det_jacobian = self.joined_model.embed(features)
+        nll = negative_log_likelihood(embeddings, log_det_jacobian).sum()
+        if not part:  # fewer images than processes: all must take part in the exchange of gradients
+            nll = 0.0 * nll
+        self.optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(nll / (len(batch) / self.group.size))  # the mean over processes is that over the batch
+        if self.config.gradient_clip:
+            torch.nn.utils.clip_grad_norm_(self.model.flow.parameters(), self.config.gradient_clip)
+        self.optimiser.step()
+        return nll.detach().double()
+
+    def _rate(self, step: int) -> float:
+        n_steps = self.n_epochs * self.steps_per_epoch
+        factor = rate_factor(self.config.schedule, step, n_steps=n_steps, warm_up=self.config.warm_up)
+        return self.config.learning_rate * self.state.rate_share * factor
+
+    def _judge(
+        self, loss: float, tensors: dict[str, Tensor], *, start: float, images_per_second: float
+    ) -> TrainingState | None:
+        """The state after the epoch, on disk; None if it diverged, TrainingError if that was the second time."""
+        held_out_loss, norms = self._held_out(self.split.selection)
+        value = self.criterion.value(self.model, held_out_loss)
+        epoch, before = len(self.state.log) + 1, self.state.progress
+        sane = all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values())
+        if not (sane and loss < EXPLODED and math.isfinite(value)):
+            if self.state.rate_share < 1:
+                remove_state(self.folder)
+                raise TrainingError(
+                    f"training diverged in epoch {epoch} (loss {loss:.4g}), again after the learning rate was lowered; "
+                    f"start anew with a --learning-rate below {RATE_CUT * self.config.learning_rate:g}"
+                )
+            return None
+        sign = 1.0 if self.criterion.higher_is_better else -1.0
+        best = before is None or sign * value > sign * before.value
+        mean_squares = tuple(
+            float(u.double().mean()) / c for u, c in zip(norms, self.model.flow.embedding_channels, strict=True)
+        )
+        rate = float(self.optimiser.param_groups[0]["lr"])
+        seconds = (self.state.log[-1].seconds if self.state.log else 0.0) + time.monotonic() - start
+        record = Epoch(
+            epoch, self.n_epochs, loss, held_out_loss, rate, seconds, best, images_per_second, mean_squares, value
+        )
+        state = replace(self.state, log=(*self.state.log, record))
+        if best:
+            state = self._with_best(state, held_out_loss, value, norms)
+        assert state.progress is not None
+        state = replace(state, progress=replace(state.progress, epochs_done=epoch))
+        write_state(self.folder, state, tensors)
+        publish(self.folder, state, "training")
+        return state
+
+    def _with_best(
+        self, state: TrainingState, held_out_loss: float, value: float, norms: Sequence[Tensor]
+    ) -> TrainingState:
+        """`state` with this epoch as the best one, its weights on disk under a name that nothing refers to yet."""
+        epoch = len(state.log)
+        known = held_out_loss if math.isfinite(held_out_loss) else None
+        progress = Progress(epoch, epoch, known, "training", self.n_epochs, self.criterion.name, value)
+        calibration_norms = norms if self.split.shared else self._held_out(self.split.calibration)[1]
+        calibration = calibrate(norms, calibration_norms, model=self.model, shared=self.split.shared)
+        weights = save_weights(self.folder, self.model, epoch=epoch)
+        return replace(state, progress=progress, calibration=calibration, weights=weights)
+
+    def _roll_back(self) -> None:
+        """Back to the last good epoch, with a lower learning rate from there on."""
+        self.state = replace(self.state, rate_share=RATE_CUT)
+        self._restore()
+        self.observer.on_warning(
+            f"training diverged in epoch {len(self.state.log) + 1}; it goes on from the epoch before with a learning "
+            f"rate of at most {RATE_CUT * self.config.learning_rate:g}"
+        )
+
+    def _fit_normalisation(self) -> dict[str, Tensor]:
+        batches = batched(self.split.training, self.config.batch_size)
+        self.model.normalisation.fit(self.features.read(batch, device=self.model.device) for batch in batches)
+        return self.model.normalisation.state_dict()
+
+    def _copies(self) -> dict[str, Tensor]:
+        """Copies on the CPU of all tensors that training changes."""
+        moments = self.optimiser.state_dict()["state"]
+        adam = {f"adam.{i}.{name}": value for i, values in moments.items() for name, value in values.items()}
+        return {name: value.detach().cpu().clone() for name, value in {**self.model.state_dict(), **adam}.items()}
+
+    def _restore(self) -> None:
+        """Set all tensors that training changes to those of the last good epoch."""
+        self.model.load_state_dict({k: v for k, v in self.tensors.items() if not k.startswith("adam.")})
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in self.tensors.items():
+            if name.startswith("adam."):
+                _, index, moment = name.split(".")
+                moments.setdefault(int(index), {})[moment] = value.clone()
+        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
+
+    @torch.inference_mode()
+    def _held_out(self, indices: Sequence[int]) -> tuple[float, list[Tensor]]:
+        """Loss and U maps (N, H_s, W_s) per scale of the held-out images `indices`."""
+        flow = self.model.flow.eval()
+        if not indices:
+            return math.nan, [torch.empty(0, *grid) for grid in flow.grids]
+        total, norms = 0.0, []
+        for batch in batched(indices, self.config.batch_size):
+            features = self.features.read(batch, device=self.model.device)
+            embeddings, log_det_jacobian = self.model.embed(features)
+            total += float(negative_log_likelihood(embeddings, log_det_jacobian).double().sum())
+            norms.append([u.cpu() for u in squared_norms(embeddings)])
+        loss = bits_per_dimension(total / len(indices), flow.n_dimensions)
+        return loss, [torch.cat(maps) for maps in zip(*norms, strict=True)]
