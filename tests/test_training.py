@@ -152,7 +152,7 @@ def test_few_images_train_and_share_the_held_out_ones(tmp_path, recorder):
 
 
 def test_diverging_training_is_one_clear_error(good_paths, tmp_path, recorder):
-    with pytest.raises(TrainingError, match="lower --learning-rate"):
+    with pytest.raises(TrainingError, match="--learning-rate below 1000"):
         run_training(good_paths, tmp_path / "run", recorder, TrainingConfig(epochs=3, batch_size=4, learning_rate=1e4))
 
 

@@ -3,10 +3,12 @@
 - `config.json`: format number, configuration, progress, calibration and the name of the weights file;
 - `flow-<epoch>-<digest>.safetensors`: flow and normalisation of the best epoch;
 - `log.csv`, a line per epoch, see `training.log`, and `loss.svg`, a picture of it;
-- `training.safetensors`: what `--resume` needs, see `training.state`; there until training is over, the others from the first epoch on.
+- `training.safetensors`: what `--resume` needs, see `training.state`; there until training is over.
 
-After an epoch these are written: the weights if it is the best one, under a name that no other content has; the state;
-`config.json`, which makes the weights current, whereupon older ones go; the log. Each file is replaced in one step, so a run folder is whole at every moment, and a resumed training puts right what a kill left undone.
+All but the last are there from the first epoch on. After an epoch these are written: the weights if it is the best one,
+under a name that no other content has; the state; `config.json`, which makes the weights current, whereupon older ones
+go; the log. Each file is replaced in one step, so a run folder is whole at every moment, and a resumed training puts
+right what a kill left undone.
 """
 
 from __future__ import annotations
