@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from uflow_cli.cli.interrupt import stop_on_interrupt
-from uflow_cli.cli.options import DATA_ROOT, DEVICE, Category, DataRoot, DatasetName, Device, with_settings
+from uflow_cli.cli.options import DATA_ROOT, DEVICE, Category, DataRoot, DatasetName, Device, DeviceName, with_settings
+
+if TYPE_CHECKING:
+    from uflow_cli.checkpoint import Origin
+    from uflow_cli.training import Observer
 
 
 @with_settings
 def train(
+    context: typer.Context,
     dataset: DatasetName = None,
     category: Category = None,
     data_root: DataRoot = DATA_ROOT,
@@ -30,12 +37,21 @@ def train(
     ] = False,
     device: Device = DEVICE,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that --out already holds.")] = False,
+    resume: Annotated[
+        Path | None,
+        typer.Option("--resume", help="Run folder of an unfinished training to go on with; only --device beside it."),
+    ] = None,
     **settings: Any,
 ) -> None:
     """Train on good images only; held-out good images choose the epoch and calibrate the false alarms.
 
     Settings come from the preset; --config overrides the preset, options override both.
     """
+    if resume is not None:
+        _require_alone(context)
+        _resume(resume, device)
+        return
+
     from uflow_cli.cli import console
     from uflow_cli.presets import config_text, resolve
 
@@ -51,16 +67,83 @@ def train(
 
     from uflow_cli.datasets import folder_dataset, load_dataset
     from uflow_cli.model import choose_device
+    from uflow_cli.training import is_first_process
     from uflow_cli.training import train as train_run
 
     data = load_dataset(dataset, root=data_root, category=category) if dataset else folder_dataset(images or Path())
     model_config, training_config = resolve(given, config_file=config, dataset=data.name, category=data.category)
     run = out or Path("runs") / data.name / data.category
-    console.print_training_start(data.name, data.category, len(data.train), preset=training_config.preset, run=run)
-    with console.training_display() as display, stop_on_interrupt(console.warn) as interrupt:
+    if is_first_process():
+        console.print_training_start(data.name, data.category, len(data.train), preset=training_config.preset, run=run)
+    with _watched() as (observer, should_stop):
         result = train_run(
             [image.path for image in data.train], out=run, dataset=data.name, category=data.category,
-            model_config=model_config, config=training_config, device=choose_device(device.value), observer=display,
-            should_stop=interrupt.is_set, overwrite=overwrite,
+            model_config=model_config, config=training_config, device=choose_device(device.value), observer=observer,
+            should_stop=should_stop, overwrite=overwrite, root=data_root if dataset else None, good=images,
         )  # fmt: skip
-    console.print_training_result(result)
+    if is_first_process():
+        console.print_training_result(result)
+
+
+def _resume(folder: Path, device: DeviceName) -> None:
+    from uflow_cli.checkpoint import is_run, load_run
+    from uflow_cli.cli import console
+    from uflow_cli.model import choose_device
+    from uflow_cli.training import has_state, is_first_process, read_state
+    from uflow_cli.training import resume as resume_run
+
+    if not has_state(folder) and is_run(folder) and load_run(folder).progress.state == "finished":
+        console.note(f"the training in {folder} is finished: there is nothing to resume")
+        return
+    state, _ = read_state(folder, with_tensors=False)
+    paths = _images_of(state.origin)
+    if is_first_process():
+        console.note(f"resuming the training in {folder} after epoch {len(state.log)}")
+    with _watched() as (observer, should_stop):
+        result = resume_run(
+            folder, paths, device=choose_device(device.value), observer=observer, should_stop=should_stop
+        )
+    if is_first_process():
+        console.print_training_result(result)
+
+
+def _images_of(origin: Origin) -> list[Path]:
+    """The good images that are now where a training had its own from."""
+    from uflow_cli.datasets import folder_dataset, load_dataset
+    from uflow_cli.errors import TrainingError
+
+    if origin.good is not None:
+        data = folder_dataset(Path(origin.good))
+    elif origin.root is not None:
+        data = load_dataset(origin.dataset, root=Path(origin.root), category=origin.category)
+    else:
+        raise TrainingError("this training was begun from Python, not by uflow train; resume it from there")
+    return [image.path for image in data.train]
+
+
+def _require_alone(context: typer.Context) -> None:
+    """Wrong usage if an option beside --resume would be ignored."""
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if name not in ("resume", "device") and source is not None and source.name == "COMMANDLINE":
+            raise typer.BadParameter(
+                f"a training goes on with the settings it began with; leave out --{name.replace('_', '-')}",
+                param_hint="'--resume'",
+            )
+
+
+@contextlib.contextmanager
+def _watched() -> Iterator[tuple[Observer, Callable[[], bool]]]:
+    """What shows a training, and what tells that it is to stop. Of several processes only the first one talks."""
+    from uflow_cli.cli import console
+    from uflow_cli.training import Silent, ToldElsewhereError, is_first_process
+
+    try:
+        if is_first_process():
+            with console.training_display() as display, stop_on_interrupt(console.warn) as interrupt:
+                yield display, interrupt.is_set
+        else:
+            with stop_on_interrupt(lambda _message: None) as interrupt:
+                yield Silent(), interrupt.is_set
+    except ToldElsewhereError:
+        raise typer.Exit(1) from None

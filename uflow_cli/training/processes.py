@@ -116,7 +116,7 @@ def processes(device: torch.device) -> Iterator[tuple[Processes, torch.device]]:
         distributed.destroy_process_group()
 
 
-def started_by_torchrun_as_first() -> bool:
+def is_first_process() -> bool:
     """Whether this process is the one that talks; known without joining the others."""
     return int(os.environ.get("RANK", "0")) == 0
 

@@ -22,9 +22,10 @@ from torch import Tensor
 
 from uflow_cli.calibration import Calibration, calibration_from_dict, calibration_to_dict
 from uflow_cli.checkpoint import Origin, Progress
-from uflow_cli.config import ModelConfig, TrainingConfig, config_from_dict
+from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.errors import CheckpointError, TrainingError, UflowError
 from uflow_cli.files import write_bytes
+from uflow_cli.setting import config_from_dict
 from uflow_cli.training.log import Epoch
 from uflow_cli.training.split import Split
 
@@ -65,7 +66,7 @@ def write_state(folder: Path, state: TrainingState, tensors: dict[str, Tensor]) 
     write_bytes(folder / STATE_NAME, save(tensors, {"state": json.dumps(values, allow_nan=False)}), durable=True)
 
 
-def read_state(folder: Path) -> tuple[TrainingState, dict[str, Tensor]]:
+def read_state(folder: Path, *, with_tensors: bool = True) -> tuple[TrainingState, dict[str, Tensor]]:
     """The training state in `folder` and its tensors; CheckpointError if there is none or it is damaged."""
     path = folder / STATE_NAME
     if not path.is_file():
@@ -73,7 +74,7 @@ def read_state(folder: Path) -> tuple[TrainingState, dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             values = json.loads(file.metadata()["state"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            tensors = {name: file.get_tensor(name) for name in (file.keys() if with_tensors else ())}
         if int(values.pop("format")) > STATE_FORMAT:
             raise CheckpointError(f"{path} was written by a newer uflow; update uflow to resume this training")
         return _state_from_dict(values), tensors
