@@ -137,3 +137,30 @@ def test_unreadable_file_is_one_line(tmp_path):
     for path, why in (("nowhere", "No such file"), (".", "directory"), ("binary", "not TOML")):
         with pytest.raises(UflowError, match=why):
             resolve({}, config_file=tmp_path / path)
+
+
+def test_paper_exact_means_the_published_settings_whatever_the_preset_says(config_file):
+    model, training = resolve({"paper_exact": True})
+    assert model.tests == "paper"
+    assert (training.schedule, training.patience, training.held_out_fraction) == ("published", 20, 0)
+    assert resolve({}, config_file=config_file("paper_exact = true")) == (model, training)
+    assert resolve({"paper_exact": True}, config_file=config_file('tests = "by-size"')) == (model, training)
+    assert resolve({"paper_exact": False}, config_file=config_file("paper_exact = true")) == resolve({})
+
+
+def test_paper_exact_leaves_the_rest_to_preset_and_user():
+    _, training = resolve({"preset": "paper", "paper_exact": True, "patience": 3}, dataset="mvtec", category="screw")
+    assert (training.learning_rate, training.patience) == (4.1560e-4, 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"paper_exact": True, "tests": "by-size"}, "tests = 'by-size' does not go with paper_exact"),
+        ({"paper_exact": True, "held_out_fraction": 0.2}, "held_out_fraction = 0.2 does not go with paper_exact"),
+        ({"held_out_fraction": 0}, "held_out_fraction = 0 leaves no images to choose the epoch by"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(settings, message):
+    with pytest.raises(UflowError, match=f"^{message}"):
+        resolve(settings)

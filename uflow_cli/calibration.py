@@ -79,6 +79,11 @@ def threshold_for_rate(calibration: Calibration, rate: float) -> float:
     """
     if not 0 < rate < 1:
         raise UflowError(f"false-alarm rate {rate:g}: a number between 0 and 1 is needed")
+    if not calibration.n_images:
+        raise UflowError(
+            f"false-alarm rate {rate:g}: this model has no calibration, for no good images were held out; "
+            "use --nfa-threshold, or train without --paper-exact"
+        )
     rank = math.floor(rate * (calibration.n_images + 1) + 1e-9)
     if rank < 1:
         raise UflowError(
@@ -95,10 +100,12 @@ def choose_threshold(
     """The threshold on log10 NFA, and in words what it promises."""
     if false_alarm_rate is None:
         threshold = 0.0 if nfa_threshold is None else nfa_threshold
+        expected = f"at most {10**threshold:.3g} expected false detections per image under the"
+        if not calibration.n_images:
+            return threshold, f"{expected} chi-square law of the paper; no good images were held out to check it"
         flagged = calibration.false_alarm_images(threshold)
         return threshold, (
-            f"at most {10**threshold:.3g} expected false detections per image under the background model; "
-            f"{flagged} of {calibration.n_images} held-out good images are flagged"
+            f"{expected} background model; {flagged} of {calibration.n_images} held-out good images are flagged"
         )
     threshold = threshold_for_rate(calibration, false_alarm_rate)
     caveat = "; these images also chose the epoch, so the promise is approximate" if calibration.shared else ""

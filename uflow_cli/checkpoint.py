@@ -35,6 +35,9 @@ from uflow_cli.setting import config_from_dict
 FORMAT = 1
 CONFIG_NAME = "config.json"
 LOG_NAME = "log.csv"
+PAPER_EXACT_CAVEAT = (
+    "paper-exact: the published procedure, selected on the test set and not calibrated; for comparisons only"
+)
 CURVE_NAME = "loss.svg"
 
 
@@ -76,6 +79,11 @@ class Run:
     calibration: Calibration
     extractor_digest: str
     weights: str
+
+    @property
+    def caveat(self) -> str | None:
+        """What weighs against comparing this run's measures with those of others; None where nothing does."""
+        return PAPER_EXACT_CAVEAT if self.model.paper_exact else None
 
 
 def save_weights(folder: Path, model: Model, *, epoch: int) -> str:

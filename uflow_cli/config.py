@@ -41,9 +41,16 @@ class ModelConfig:
     coupling: Annotated[
         Coupling, About("uniform: scaling, and so the log-determinant, does not depend on the input.")
     ] = "affine"  # METHOD 7.5
+    paper_exact: Annotated[
+        bool, About("The published procedure, warts included: it selects on the test set. For comparisons only.")
+    ] = False  # METHOD 6.5
 
     def __post_init__(self) -> None:
         check(self)
+        if self.paper_exact and self.tests != "paper":
+            raise UflowError(
+                f"tests = {self.tests!r} does not go with paper_exact, which means 'paper'; drop one of them"
+            )
 
     def scales(self, n_scales: int) -> tuple[int, ...]:
         """Which of an extractor's `n_scales` scales the flow sees, counted from 0; UflowError if there is no such."""

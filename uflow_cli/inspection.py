@@ -138,6 +138,7 @@ def inspection_to_dict(inspection: Inspection) -> dict[str, Any]:
         "model": str(inspection.run.folder),
         "nfa_threshold": inspection.threshold,
         "promise": inspection.promise,
+        "caveat": inspection.run.caveat,
         "out": str(inspection.out),
         "n_images": len(inspection.images),
         "n_defects": inspection.n_defects,

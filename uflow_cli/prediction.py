@@ -45,6 +45,7 @@ class Prediction:
     score_map: NDArray[np.float32]  # (256, 256), high is anomalous
     log_nfa_cells: tuple[NDArray[np.float32], ...]  # per scale (H_s, W_s), low is anomalous
     region_log_nfas: NDArray[np.float64]  # of all regions, detected or not
+    paper_exact: bool = False  # how maps are up-sampled
 
     @property
     def is_defect(self) -> bool:
@@ -54,7 +55,7 @@ class Prediction:
     @property
     def log_nfa_map(self) -> NDArray[np.float32]:
         """Lowest log NFA over scales, (256, 256); made anew at each call, for it takes a while and few need it."""
-        return merge_scales(self.log_nfa_cells, size=SCORE_SIZE)
+        return merge_scales(self.log_nfa_cells, size=SCORE_SIZE, paper_exact=self.paper_exact)
 
 
 def predict(
@@ -65,7 +66,10 @@ def predict(
         embeddings = model.embeddings(images)
         scores = anomaly_score(embeddings, size=SCORE_SIZE)[:, 0].float().cpu().numpy()  # (B, 256, 256)
         norms = [u.cpu().numpy() for u in squared_norms(embeddings)]  # per scale (B, H_s, W_s)
-    result = find_regions(norms, background=calibration.background, tests=model.config.tests, reach=model.flow.reach)
+    exact = model.config.paper_exact
+    result = find_regions(
+        norms, background=calibration.background, tests=model.config.tests, reach=model.flow.reach, paper_exact=exact
+    )
     ceiling = log_nfa_ceiling(result, tests=model.config.tests)
     lowest = lowest_log_nfa(result, ceiling=ceiling)
     grids = [(labels.shape[1], labels.shape[2]) for labels in result.labels]
@@ -73,6 +77,7 @@ def predict(
     for index, image in enumerate(images):
         size = (image.shape[0], image.shape[1])
         detected = detected_regions(result, index=index, threshold=threshold)
+        cells = log_nfa_cells(result, index=index, ceiling=ceiling)
         predictions.append(
             Prediction(
                 size=size,
@@ -82,10 +87,13 @@ def predict(
                 detections=tuple(
                     _detection(detected, i, size=size, grid=grids[detected.scale[i]]) for i in range(len(detected))
                 ),
-                mask=detection_mask(result, detected, index=index, size=size),
+                mask=merge_scales(cells, size=size, paper_exact=True) < threshold
+                if exact
+                else detection_mask(result, detected, index=index, size=size),
                 score_map=scores[index],
-                log_nfa_cells=log_nfa_cells(result, index=index, ceiling=ceiling),
                 region_log_nfas=result.regions.log_nfa[result.regions.image == index],
+                paper_exact=exact,
+                log_nfa_cells=cells,
             )
         )
     return predictions
@@ -93,12 +101,15 @@ def predict(
 
 def find_regions(
     squared_norms: Sequence[NDArray[np.float32]], *, background: Sequence[Background], tests: Tests,
-    reach: Sequence[int],
+    reach: Sequence[int], paper_exact: bool = False,
 ) -> AContrario:  # fmt: skip
     """Regions of U maps, per scale (B, H_s, W_s), as calibration and prediction both see them: without halos.
 
-    `reach` is the flow's, in cells per scale.
+    `reach` is the flow's, in cells per scale. `paper_exact` keeps halos, and the published formula of the tail, which
+    calls regions far below the mean significant too (METHOD 6.1).
     """
+    if paper_exact:
+        return a_contrario(squared_norms, background=background, tests=tests, tail="published")
     cleared = suppress_halo(squared_norms, background=background, reach=reach)
     return a_contrario(cleared, background=background, tests=tests)
 
@@ -143,9 +154,12 @@ def log_nfa_cells(result: AContrario, *, index: int, ceiling: float) -> tuple[ND
     return tuple(maps)
 
 
-def merge_scales(cells: Sequence[NDArray[np.float32]], *, size: tuple[int, int]) -> NDArray[np.float32]:
-    """The lowest of all scales at every pixel, (H, W)."""
-    lowest: NDArray[np.float32] = np.minimum.reduce([upsample_by_median(c, size) for c in cells])
+def merge_scales(
+    cells: Sequence[NDArray[np.float32]], *, size: tuple[int, int], paper_exact: bool = False
+) -> NDArray[np.float32]:
+    """The lowest of all scales at every pixel, (H, W); `paper_exact` up-samples bilinearly, as published (eq. 8)."""
+    upsample = resize_map if paper_exact else upsample_by_median
+    lowest: NDArray[np.float32] = np.minimum.reduce([upsample(c, size) for c in cells])
     return lowest
 
 

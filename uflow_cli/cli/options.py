@@ -58,6 +58,8 @@ def chosen_run(model: Path | None) -> Run:
     run = load_run(folder)
     if model is None:
         console.note(f"using the newest run, {folder}")
+    if run.caveat:
+        console.warn(run.caveat)
     return run
 
 

@@ -14,7 +14,9 @@ from uflow_cli.cli.options import DATA_ROOT, DEVICE, Category, DataRoot, Dataset
 
 if TYPE_CHECKING:
     from uflow_cli.checkpoint import Origin
-    from uflow_cli.training import Observer
+    from uflow_cli.config import ModelConfig
+    from uflow_cli.datasets import Dataset
+    from uflow_cli.training import Criterion, Observer
 
 
 @with_settings
@@ -74,12 +76,16 @@ def train(
     model_config, training_config = resolve(given, config_file=config, dataset=data.name, category=data.category)
     run = out or Path("runs") / data.name / data.category
     if is_first_process():
-        console.print_training_start(data.name, data.category, len(data.train), preset=training_config.preset, run=run)
+        console.print_training_start(
+            data.name, data.category, len(data.train), preset=training_config.preset,
+            paper_exact=model_config.paper_exact, run=run,
+        )  # fmt: skip
     with _watched() as (observer, should_stop):
         result = train_run(
             [image.path for image in data.train], out=run, dataset=data.name, category=data.category,
             model_config=model_config, config=training_config, device=choose_device(device.value), observer=observer,
             should_stop=should_stop, overwrite=overwrite, root=data_root if dataset else None, good=images,
+            criterion=_criterion(model_config, data, run, observer),
         )  # fmt: skip
     if is_first_process():
         console.print_training_result(result)
@@ -96,29 +102,35 @@ def _resume(folder: Path, device: DeviceName) -> None:
         console.note(f"the training in {folder} is finished: there is nothing to resume")
         return
     state, _ = read_state(folder, with_tensors=False)
-    paths = _images_of(state.origin)
+    data = _data_of(state.origin)
     if is_first_process():
         console.note(f"resuming the training in {folder} after epoch {len(state.log)}")
     with _watched() as (observer, should_stop):
         result = resume_run(
-            folder, paths, device=choose_device(device.value), observer=observer, should_stop=should_stop
-        )
+            folder, [image.path for image in data.train], device=choose_device(device.value), observer=observer,
+            should_stop=should_stop, criterion=_criterion(state.model, data, folder, observer),
+        )  # fmt: skip
     if is_first_process():
         console.print_training_result(result)
 
 
-def _images_of(origin: Origin) -> list[Path]:
-    """The good images that are now where a training had its own from."""
+def _criterion(model_config: ModelConfig, data: Dataset, folder: Path, observer: Observer) -> Criterion | None:
+    """What chooses the epoch, where that is not the held-out loss."""
+    from uflow_cli.training import TestSetAuroc
+
+    return TestSetAuroc(data, folder=folder, on_progress=observer.on_features) if model_config.paper_exact else None
+
+
+def _data_of(origin: Origin) -> Dataset:
+    """What is now where a training had its images from."""
     from uflow_cli.datasets import folder_dataset, load_dataset
     from uflow_cli.errors import TrainingError
 
     if origin.good is not None:
-        data = folder_dataset(Path(origin.good))
-    elif origin.root is not None:
-        data = load_dataset(origin.dataset, root=Path(origin.root), category=origin.category)
-    else:
-        raise TrainingError("this training was begun from Python, not by uflow train; resume it from there")
-    return [image.path for image in data.train]
+        return folder_dataset(Path(origin.good))
+    if origin.root is not None:
+        return load_dataset(origin.dataset, root=Path(origin.root), category=origin.category)
+    raise TrainingError("this training was begun from Python, not by uflow train; resume it from there")
 
 
 def _require_alone(context: typer.Context) -> None:

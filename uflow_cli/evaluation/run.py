@@ -87,6 +87,8 @@ def fair_threshold(
 def selection_note(run: Run) -> str:
     """What chose the epoch and the threshold of `run`, for people."""
     origin = run.origin
+    if run.caveat:
+        return run.caveat
     if run.calibration.shared:
         return (
             f"{origin.n_selection} held-out good images chose the epoch and calibrated the false alarms; "

@@ -15,6 +15,13 @@ from uflow_cli.errors import UflowError
 from uflow_cli.setting import Setting, config_from_dict, converted, settings_of
 
 CATEGORIES = "category"  # [category.<dataset>.<category>]: a preset's settings for one category
+PAPER_EXACT = {  # what paper_exact means for other settings (METHOD 5)
+    "tests": "paper",
+    "held_out_fraction": 0.0,
+    "schedule": "published",
+    "gradient_clip": 0.0,
+    "patience": 20,
+}
 
 
 def preset_names() -> list[str]:
@@ -58,12 +65,25 @@ def resolve(
     ]
     preset = _merged(given).get("preset", TrainingConfig.preset)
     layers = [preset_settings(preset, dataset=dataset, category=category), *given]
+    if _merged(layers).get("paper_exact"):
+        layers = [{**PAPER_EXACT, **layer} if layer.get("paper_exact") else layer for layer in layers]
     values = _merged(layers)
     of_model = settings_of(ModelConfig)
-    return (
-        config_from_dict(ModelConfig, {key: value for key, value in values.items() if key in of_model}),
-        config_from_dict(TrainingConfig, {key: value for key, value in values.items() if key not in of_model}),
-    )
+    model = config_from_dict(ModelConfig, {key: value for key, value in values.items() if key in of_model})
+    training = config_from_dict(TrainingConfig, {key: value for key, value in values.items() if key not in of_model})
+    _require_selection(model, training)
+    return model, training
+
+
+def _require_selection(model: ModelConfig, training: TrainingConfig) -> None:
+    """UflowError unless either held-out images or, as published, the test set can choose the epoch."""
+    share = training.held_out_fraction
+    if model.paper_exact and share:
+        raise UflowError(
+            f"held_out_fraction = {share:g} does not go with paper_exact, which trains on all good images; drop one"
+        )
+    if not model.paper_exact and not share:
+        raise UflowError("held_out_fraction = 0 leaves no images to choose the epoch by; give a share above 0")
 
 
 def _merged(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def report_summary(run: Run, evaluation: Evaluation) -> ReportSummary:
         promise=f"The threshold allows {evaluation.promise}.",
         facts=facts,
         figures=figures,
-        warnings=tuple(calibration.warnings()),
+        warnings=(*([run.caveat] if run.caveat else []), *calibration.warnings()),
         losses=read_losses(run.folder / LOG_NAME),
         best_epoch=run.progress.best_epoch,
         drawings=_drawings(evaluation),
@@ -94,6 +94,8 @@ def read_losses(path: Path) -> tuple[LossPoint, ...]:
 
 def _held_out(run: Run) -> str:
     origin = run.origin
+    if not origin.n_selection:
+        return "none"
     if run.calibration.shared:
         return f"{origin.n_calibration}, which chose the epoch and calibrated"
     return f"{origin.n_selection} chose the epoch, {origin.n_calibration} calibrated"

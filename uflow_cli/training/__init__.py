@@ -7,6 +7,7 @@ from uflow_cli.training.lock import is_training
 from uflow_cli.training.log import Epoch, Observer, Silent, write_curve, write_log
 from uflow_cli.training.outcome import TrainingResult
 from uflow_cli.training.processes import ToldElsewhereError, is_first_process
+from uflow_cli.training.published import TestSetAuroc
 from uflow_cli.training.schedule import rate_factor
 from uflow_cli.training.split import Split, batched, check_images, split_images
 from uflow_cli.training.state import has_state, read_state
@@ -18,6 +19,7 @@ __all__ = [
     "Observer",
     "Silent",
     "Split",
+    "TestSetAuroc",
     "ToldElsewhereError",
     "TrainingResult",
     "batched",

@@ -18,6 +18,7 @@ from uflow_cli.cli.console.columns import Column, table_of
 from uflow_cli.cli.console.terminal import duration, err, note, out, warn
 
 if TYPE_CHECKING:
+    from uflow_cli.calibration import Calibration
     from uflow_cli.training import Epoch, TrainingResult
 
 EPOCHS_SHOWN = 8
@@ -46,7 +47,7 @@ class PlainTrainingDisplay:
         left = record.seconds / record.epoch * (record.n_epochs - record.epoch)
         self.console.print(
             f"epoch {record.epoch}/{record.n_epochs}  loss {record.loss:.4f}  "
-            f"held-out loss {_number(record.held_out_loss, 4)}{'  best' if record.best else ''}  "
+            f"{_judged(record)}{'  best' if record.best else ''}  "
             f"mean z² {mean_squares(record.mean_squares)}  {record.images_per_second:.1f} images/s  "
             f"elapsed {duration(record.seconds)}  left {duration(left)}"
         )
@@ -110,6 +111,13 @@ def epoch_table(records: Sequence[Epoch], *, width: int) -> Table:
     return table_of(columns, width=width, styles=["bold" if record.best else "dim" for record in records])
 
 
+def _judged(record: Epoch) -> str:
+    """What chooses the epoch, and its value: without held-out images it is, as published, the test set."""
+    if math.isnan(record.held_out_loss):
+        return f"test pixel AUROC {record.criterion:.4f}"
+    return f"held-out loss {_number(record.held_out_loss, 4)}"
+
+
 def mean_squares(values: Sequence[float]) -> str:
     """Mean of z² per scale, the finest first; 1 where the flow fits."""
     return " ".join(_number(value, 2) for value in values)
@@ -131,13 +139,18 @@ def training_display() -> Iterator[PlainTrainingDisplay | LiveTrainingDisplay]:
         yield display
 
 
-def print_training_start(dataset: str, category: str, n_images: int, *, preset: str, run: Path) -> None:
-    """One line before training starts, and a warning where there are too few images to promise much."""
+def print_training_start(
+    dataset: str, category: str, n_images: int, *, preset: str, paper_exact: bool, run: Path
+) -> None:
+    """One line before training starts, and a warning where there is little to promise or nothing."""
+    from uflow_cli.checkpoint import PAPER_EXACT_CAVEAT
     from uflow_cli.config import FEW_IMAGES
 
     hint = "" if preset == PAPER_PRESET else f" (the paper's: --preset {PAPER_PRESET})"
     note(f"training preset {preset}{hint} on {n_images} good images of {dataset}/{category}; run folder {run}")
-    if n_images < FEW_IMAGES:
+    if paper_exact:
+        warn(PAPER_EXACT_CAVEAT)
+    elif n_images < FEW_IMAGES:
         warn(
             f"{n_images} good images are few: no false-alarm rate below {1 / (n_images // 2 + 1):.0%} can be "
             "promised, and defects may be missed; 50 or more do well"
@@ -151,10 +164,21 @@ def print_training_result(result: TrainingResult) -> None:
     stopped = (
         f", stopped after {progress_.epochs_done}" if progress_.state == "stopped" else f" of {progress_.epochs_done}"
     )
+    held_out = f" ({result.origin.n_selection} held-out images)" if result.origin.n_selection else ""
     console.print(
-        f"kept epoch {progress_.best_epoch}{stopped}: {progress_.criterion} {progress_.value:.4f} "
-        f"({result.origin.n_selection} held-out images)", soft_wrap=True,
-    )  # fmt: skip
+        f"kept epoch {progress_.best_epoch}{stopped}: {progress_.criterion} {progress_.value:.4f}{held_out}",
+        soft_wrap=True,
+    )
+    if kept.n_images:
+        _print_held_out(console, kept)
+    console.print(
+        f"model in {escape(str(result.folder))}; use it: uflow detect IMAGE --model {escape(str(result.folder))}",
+        soft_wrap=True,
+    )
+
+
+def _print_held_out(console: Console, kept: Calibration) -> None:
+    """What the held-out images say of the embeddings and of false alarms."""
     table = Table(title="embeddings of held-out good images", title_justify="left", box=None, pad_edge=False)
     for name in ("scale", "channels C", "v = mean U / C", "degrees of freedom k"):
         table.add_column(name, justify="right")
@@ -171,7 +195,3 @@ def print_training_result(result: TrainingResult) -> None:
     )  # fmt: skip
     for warning in kept.warnings():
         warn(warning)
-    console.print(
-        f"model in {escape(str(result.folder))}; use it: uflow detect IMAGE --model {escape(str(result.folder))}",
-        soft_wrap=True,
-    )
