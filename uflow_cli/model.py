@@ -23,6 +23,8 @@ from uflow_cli.features import (
 from uflow_cli.flow import UFlow
 from uflow_cli.images import resize_image
 
+PREPROCESSING_VERSION = 1  # raise it when images are read, resized or normalised in another way: kept features go stale
+
 
 @dataclass(frozen=True)
 class Model:

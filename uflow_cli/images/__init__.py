@@ -1,26 +1,40 @@
-"""Read, write, resize and draw on images; the only room that knows OpenCV.
+"""Read, write, resize, turn and draw on images; the only room that knows OpenCV.
 
 Images are (H, W, 3) uint8 RGB, masks (H, W) bool (True = defect), sizes (height, width) in pixels, points (x, y).
 """
 
 from uflow_cli.images.drawing import colour_map, draw_outlines, outline, put_text
-from uflow_cli.images.reading import IMAGE_SUFFIXES, list_images, natural_order, read_image, read_mask
+from uflow_cli.images.reading import (
+    IMAGE_SUFFIXES,
+    OPENCV_VERSION,
+    decode_image,
+    list_images,
+    natural_order,
+    read_encoded,
+    read_image,
+    read_mask,
+)
 from uflow_cli.images.resizing import resize_image, resize_map, resize_mask
+from uflow_cli.images.turning import tilt_image
 from uflow_cli.images.writing import encode_png, write_png
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "OPENCV_VERSION",
     "colour_map",
+    "decode_image",
     "draw_outlines",
     "encode_png",
     "list_images",
     "natural_order",
     "outline",
     "put_text",
+    "read_encoded",
     "read_image",
     "read_mask",
     "resize_image",
     "resize_map",
     "resize_mask",
+    "tilt_image",
     "write_png",
 ]

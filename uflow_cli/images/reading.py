@@ -15,6 +15,7 @@ from uflow_cli.errors import DatasetError, ImageError
 from uflow_cli.images.containers import damage, kind_of, orientation
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+OPENCV_VERSION: str = cv2.__version__  # pixels may change with it
 _KINDS = "a JPEG, PNG, BMP, TIFF or WebP file"
 _PIXEL_SCALE = {
     np.dtype(np.uint8): 255.0,
@@ -25,14 +26,31 @@ _PIXEL_SCALE = {
 _LOSSY_MASK_LEVEL = 127  # JPEG rings around every edge: "not zero" would grow the mask
 
 
+def read_encoded(path: Path) -> bytes:
+    """The content of an image file, not yet decoded. Raises ImageError."""
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise ImageError(f"{path}: no such file; expected {_KINDS}") from error
+    except IsADirectoryError as error:
+        raise ImageError(f"{path}: is a folder; expected {_KINDS}") from error
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read ({error.strerror or error}); expected {_KINDS}") from error
+
+
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """Read an image as a person sees it: (H, W, 3) uint8 RGB.
+    """Read an image as a person sees it: (H, W, 3) uint8 RGB; see `decode_image`. Raises ImageError."""
+    return decode_image(read_encoded(path), path=path)
+
+
+def decode_image(data: bytes, *, path: Path) -> NDArray[np.uint8]:
+    """Decode the content of an image file, `path` being its name in errors, into (H, W, 3) uint8 RGB.
 
     EXIF rotation is applied, palettes are looked up, grey is repeated, 16 bit is scaled (65535 -> 255), float must lie
     in 0..1 (1 -> 255), alpha is composited on black (as TIFF stores it). Of several pages or frames the first is read.
     The content decides the format, not the suffix. Raises ImageError.
     """
-    pixels, _ = _read_pixels(path)
+    pixels, _ = _decode_pixels(data, path)
     colour = pixels[..., :3].astype(np.float64) if pixels.shape[2] == 4 else pixels[..., :3]
     scale = _PIXEL_SCALE[pixels.dtype]
     if pixels.shape[2] == 4:
@@ -50,7 +68,7 @@ def read_mask(path: Path, *, above: int | None = None) -> NDArray[np.bool_]:
     JPEG, where compression leaves noise around each edge and 127 is used. A transparent pixel is no defect.
     Raises ImageError.
     """
-    pixels, kind = _read_pixels(path)
+    pixels, kind = _decode_pixels(read_encoded(path), path)
     if above is None:
         above = _LOSSY_MASK_LEVEL if kind == "JPEG" else 0
     marked = np.any(pixels[..., :3] > above * (_PIXEL_SCALE[pixels.dtype] / 255.0), axis=2)
@@ -88,21 +106,8 @@ def _suffix_list() -> str:
     return ", ".join(IMAGE_SUFFIXES)
 
 
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise ImageError(f"{path}: no such file; expected {_KINDS}") from error
-    except IsADirectoryError as error:
-        raise ImageError(f"{path}: is a folder; expected {_KINDS}") from error
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be read ({error.strerror or error}); expected {_KINDS}") from error
-
-
-def _read_pixels(path: Path) -> tuple[NDArray[Any], str]:
+def _decode_pixels(data: bytes, path: Path) -> tuple[NDArray[Any], str]:
     """Decode a file into upright (H, W, 1 or 3 or 4) uint8, uint16 or float (B, G, R, alpha), and name its format."""
-    path = Path(path)
-    data = _read_bytes(path)
     if not data:
         raise ImageError(f"{path}: the file is empty (0 bytes); expected {_KINDS}")
     kind = kind_of(data)

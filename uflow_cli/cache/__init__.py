@@ -1,0 +1,22 @@
+"""Features computed once and kept for every later run: as float16, memory-mapped, found by what they were made of."""
+
+from uflow_cli.cache.extraction import load_features
+from uflow_cli.cache.folder import GIB, CacheFolder, default_folder
+from uflow_cli.cache.shelf import Shelf
+from uflow_cli.cache.sources import Source, survey_images, with_views
+from uflow_cli.cache.store import ComputedFeatures, FeatureStore, KeptFeatures, ResidentFeatures
+
+__all__ = [
+    "GIB",
+    "CacheFolder",
+    "ComputedFeatures",
+    "FeatureStore",
+    "KeptFeatures",
+    "ResidentFeatures",
+    "Shelf",
+    "Source",
+    "default_folder",
+    "load_features",
+    "survey_images",
+    "with_views",
+]
