@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from products import SMALL_MODEL, SMALL_TRAINING, Recorder, defective_image, good_image
+from products import SMALL_MODEL, SMALL_TRAINING, Recorder, defective_image, good_image, shared_cache
 
 from uflow_cli.images import write_png
 from uflow_cli.training import train
 
 torch.set_num_threads(1)  # small tensors gain nothing from more, and tests beside each other lose
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test touches the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UFLOW_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture
@@ -42,5 +51,6 @@ def small_run(product: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     train(
         paths, out=out, dataset="mvtec", category="stripes", model_config=SMALL_MODEL, config=SMALL_TRAINING,
         device=torch.device("cpu"), observer=Recorder([]),
+        cache=shared_cache(),
     )  # fmt: skip
     return out

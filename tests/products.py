@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from uflow_cli.cache import GIB, CacheFolder
 from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.training import Epoch
 
 SMALL_MODEL = ModelConfig(input_size=96)
 SMALL_TRAINING = TrainingConfig(epochs=4, batch_size=4, learning_rate=2e-3)
+
+
+def shared_cache() -> CacheFolder:
+    """The cache of all tests, which a fixture puts in a folder of its own."""
+    return CacheFolder(Path(os.environ["UFLOW_CACHE_DIR"]), limit=GIB)
 
 
 def good_image(seed: int, side: int = 96) -> NDArray[np.uint8]:

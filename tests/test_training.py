@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
-from products import SMALL_MODEL, SMALL_TRAINING, Recorder, good_image
+from products import SMALL_MODEL, SMALL_TRAINING, Recorder, good_image, shared_cache
 
 from uflow_cli.checkpoint import load_model, load_run
 from uflow_cli.config import TrainingConfig
@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 def run_training(paths, out, recorder, config=SMALL_TRAINING, **options):
     return train(
         paths, out=out, dataset="d", category="c", model_config=SMALL_MODEL, config=config, device=CPU, observer=recorder,
-        **options,
+        **{"cache": shared_cache(), **options},
     )  # fmt: skip
 
 

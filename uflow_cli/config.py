@@ -18,6 +18,7 @@ FEW_IMAGES = 10  # below this many good images, training warns of what cannot be
 Tests = Literal["paper", "by-size"]
 Coupling = Literal["affine", "uniform"]
 DeviceChoice = Literal["auto", "cpu", "cuda"]
+Augment = Literal["flips", "rotations", "tilts", "brightness"]
 Schedule = Literal["one-cycle", "constant", "published"]
 
 
@@ -86,6 +87,14 @@ class TrainingConfig:
     held_out_fraction: Annotated[
         float, About("Share of the good images that never trains the flow.", at_least=0, below=1)
     ] = 0.15  # METHOD 7.1; 0: none, where something else chooses the epoch
+    augment: Annotated[
+        tuple[Augment, ...] | None,
+        About("Also train on views of the images, a list: flips, rotations (quarter turns), tilts, brightness."),
+    ] = None  # see `augmentation`
+    views: Annotated[int, About("Views of each image with augment, itself among them.", at_least=2, at_most=1000)] = 4
+    fresh_views: Annotated[
+        bool, About("Draw new views in every epoch and keep none: as with --no-cache, all features are computed anew.")
+    ] = False
     seed: Annotated[
         int, About("Fixes the split, the initial weights and the order of images.", at_least=0, at_most=2**31 - 1)
     ] = 0

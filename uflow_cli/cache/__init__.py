@@ -1,7 +1,7 @@
 """Features computed once and kept for every later run: as float16, memory-mapped, found by what they were made of."""
 
 from uflow_cli.cache.extraction import load_features
-from uflow_cli.cache.folder import GIB, CacheFolder, default_folder
+from uflow_cli.cache.folder import GIB, CacheFolder, Summary, default_folder, summarise
 from uflow_cli.cache.shelf import Shelf
 from uflow_cli.cache.sources import Source, survey_images, with_views
 from uflow_cli.cache.store import ComputedFeatures, FeatureStore, KeptFeatures, ResidentFeatures
@@ -15,8 +15,10 @@ __all__ = [
     "ResidentFeatures",
     "Shelf",
     "Source",
+    "Summary",
     "default_folder",
     "load_features",
+    "summarise",
     "survey_images",
     "with_views",
 ]

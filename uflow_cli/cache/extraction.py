@@ -45,5 +45,6 @@ def load_features(
         places.update(zip(batch, shelf.add(batch, records), strict=True))
         done += len(batch)
         on_progress(done, len(keys))
-    on_progress(len(keys), len(keys))  # an image that comes twice was computed once
+    if done < len(keys):
+        on_progress(len(keys), len(keys))  # an image that comes twice was computed once
     return KeptFeatures([places[key] for key in keys], shelf.layout)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from uflow_cli.cache.locking import lock_alone, turn
-from uflow_cli.cache.shard import SUFFIX, Shard, read_about
+from uflow_cli.cache.shard import SUFFIX, Shard
 from uflow_cli.errors import UflowError
 
 GIB = 2**30
@@ -64,7 +64,7 @@ class CacheFolder:
                 return Shard.create(folder, capacity=capacity, record_bytes=record_bytes, about=about)
 
     def make_room(self, n_bytes: int) -> None:
-        """Remove least recently used shards until `n_bytes` more fit; UflowError, and nothing removed, if they cannot."""
+        """Remove least recently used shards until `n_bytes` fit; UflowError, and nothing removed, if they cannot."""
         with self._turn():
             self._make_room(n_bytes)
 
@@ -118,16 +118,35 @@ class CacheFolder:
             ) from error
 
 
-def describe(shard: ShardFile) -> dict[str, Any]:
-    """What the header of `shard` says; empty if it is damaged or gone."""
-    try:
-        descriptor = os.open(shard.path, os.O_RDONLY)
-    except OSError:
-        return {}
-    try:
-        return read_about(descriptor) or {}
-    finally:
-        os.close(descriptor)
+@dataclass(frozen=True)
+class Summary:
+    """What the cache holds of one extractor at one input size, with the same weights and versions."""
+
+    extractor: str
+    input_size: int
+    n_images: int  # views count as images
+    n_bytes: int
+    last_used: float  # seconds since 1970
+
+
+def summarise(folder: CacheFolder) -> list[Summary]:
+    """What `folder` holds, least recently used first; damaged shards are left out."""
+    parts: dict[str, list[Summary]] = {}
+    for file in folder.shards():
+        shard = Shard.open(file.path)
+        if shard is not None:
+            name, side = str(shard.about.get("extractor")), int(shard.about.get("input_size", 0))
+            part = Summary(name, side, shard.n_used, file.n_bytes, file.last_used)
+            parts.setdefault(file.path.parent.name, []).append(part)
+            shard.close()
+    whole = [
+        Summary(
+            same[0].extractor, same[0].input_size, sum(part.n_images for part in same),
+            sum(part.n_bytes for part in same), max(part.last_used for part in same),
+        )
+        for same in parts.values()
+    ]  # fmt: skip
+    return sorted(whole, key=lambda summary: summary.last_used)
 
 
 def _try_alone(path: Path, *, remove: bool) -> bool:

@@ -55,7 +55,7 @@ class Shard:
                 descriptor = os.open(path, os.O_RDONLY | _BINARY)  # somebody else's cache: it can be read
         except OSError:
             return None
-        about = read_about(descriptor) if lock_shared(descriptor) else None
+        about = _read_about(descriptor) if lock_shared(descriptor) else None
         if about is None:
             os.close(descriptor)
             return None
@@ -90,7 +90,7 @@ class Shard:
         """Mark as no longer in use."""
         self._finalizer()
 
-    def keys(self) -> Iterator[tuple[bytes, int]]:
+    def entries(self) -> Iterator[tuple[bytes, int]]:
         """Key and slot of every record, as far as the records are there."""
         for slot in np.flatnonzero(self._slots["used"][: len(self.records)] == 1).tolist():
             yield self._slots["key"][slot].tobytes(), slot
@@ -151,7 +151,7 @@ class Shard:
         self.records = self._map()
 
 
-def read_about(descriptor: int) -> dict[str, Any] | None:
+def _read_about(descriptor: int) -> dict[str, Any] | None:
     """What a shard's header says; None if it is not one."""
     header = _read(descriptor, _PAGE, 0)
     if not header.startswith(_MAGIC):

@@ -45,11 +45,11 @@ class Shelf:
             shard = Shard.open(file.path)
             if shard is not None:
                 if shard.n_bytes == self.layout.n_bytes:
-                    for key, slot in shard.keys():
+                    for key, slot in shard.entries():
                         self._index.setdefault(key, []).append((file.path, slot))
                 shard.close()
 
-    def __contains__(self, key: bytes) -> bool:
+    def __contains__(self, key: object) -> bool:
         return key in self._index
 
     def find(self, keys: Sequence[bytes]) -> list[Place | None]:

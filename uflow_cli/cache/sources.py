@@ -40,7 +40,7 @@ class Source:
 
 
 def survey_images(
-    paths: Sequence[Path], *, known: Container[bytes], on_progress: Callable[[int, int], None]
+    paths: Sequence[Path], *, known: Container[bytes] | None, on_progress: Callable[[int, int], None]
 ) -> list[Source]:
     """Read every image once, so that training does not stop half-way; ImageError names those that cannot be decoded.
 
@@ -51,7 +51,7 @@ def survey_images(
         try:
             data = read_encoded(path)
             digest = hashlib.sha256(data).digest()
-            if digest not in known:
+            if known is None or digest not in known:
                 decode_image(data, path=path)
         except ImageError as error:
             return error
@@ -76,8 +76,6 @@ def with_views(
 ) -> list[Source]:
     """`sources`, and after them the views of those at `training`: all other views of the first, of the second, ..."""
     views = [
-        replace(sources[i], view=view)
-        for i in training
-        for view in augmentation.views(sources[i].digest, epoch=epoch)
+        replace(sources[i], view=view) for i in training for view in augmentation.views(sources[i].digest, epoch=epoch)
     ]
     return [*sources, *views]

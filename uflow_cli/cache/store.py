@@ -15,6 +15,7 @@ from torch import Tensor
 
 from uflow_cli.cache.ahead import done_ahead
 from uflow_cli.cache.record import RecordLayout, Records, pack, unpack
+from uflow_cli.cache.shard import Shard
 from uflow_cli.cache.shelf import Place
 from uflow_cli.cache.sources import Source
 from uflow_cli.model import Model
@@ -47,7 +48,7 @@ class KeptFeatures:
     def __init__(self, places: Sequence[Place], layout: RecordLayout) -> None:
         self.layout = layout
         numbers: dict[int, int] = {}
-        self._shards = []
+        self._shards: list[Shard] = []
         for place in places:
             if id(place.shard) not in numbers:
                 numbers[id(place.shard)] = len(self._shards)

@@ -10,6 +10,7 @@ import typer
 
 import uflow_cli
 from uflow_cli.cli.bench import bench
+from uflow_cli.cli.cache import cache
 from uflow_cli.cli.detect import detect
 from uflow_cli.cli.evaluate import evaluate
 from uflow_cli.cli.sample import sample
@@ -45,6 +46,7 @@ app.command()(train)
 app.command()(detect)
 app.command()(evaluate)
 app.command()(bench)
+app.command()(cache)
 
 
 def main() -> None:

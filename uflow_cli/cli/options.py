@@ -14,6 +14,7 @@ from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.setting import Setting, settings_of
 
 if TYPE_CHECKING:
+    from uflow_cli.cache import CacheFolder
     from uflow_cli.checkpoint import Run
 
 
@@ -36,6 +37,17 @@ ModelFolder = Annotated[
     Path | None,
     typer.Option("--model", help="Run folder that `uflow train` wrote.", show_default="the newest below ./runs"),
 ]
+CacheDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache-dir", envvar="UFLOW_CACHE_DIR",
+        help="Folder where features are kept for later runs.  [default: uflow in the system's cache folder]",
+    ),
+]  # fmt: skip
+CacheSize = Annotated[
+    float, typer.Option("--cache-size", envvar="UFLOW_CACHE_SIZE", min=0, help="GiB that kept features may take.")
+]
+CACHE_SIZE = 50.0
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 NfaThreshold = Annotated[
     float | None,
@@ -61,6 +73,13 @@ def chosen_run(model: Path | None) -> Run:
     if run.caveat:
         console.warn(run.caveat)
     return run
+
+
+def chosen_cache(folder: Path | None, size: float) -> CacheFolder:
+    """The cache that --cache-dir and --cache-size name."""
+    from uflow_cli.cache import GIB, CacheFolder, default_folder
+
+    return CacheFolder(folder or default_folder(), limit=round(size * GIB))
 
 
 def require_one_threshold(nfa_threshold: float | None, false_alarm_rate: float | None) -> None:

@@ -10,13 +10,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from uflow_cli.cli.interrupt import stop_on_interrupt
-from uflow_cli.cli.options import DATA_ROOT, DEVICE, Category, DataRoot, DatasetName, Device, DeviceName, with_settings
+from uflow_cli.cli.options import (
+    CACHE_SIZE,
+    DATA_ROOT,
+    DEVICE,
+    CacheDir,
+    CacheSize,
+    Category,
+    DataRoot,
+    DatasetName,
+    Device,
+    DeviceName,
+    chosen_cache,
+    with_settings,
+)
 
 if TYPE_CHECKING:
+    from uflow_cli.cache import CacheFolder
     from uflow_cli.checkpoint import Origin
     from uflow_cli.config import ModelConfig
     from uflow_cli.datasets import Dataset
     from uflow_cli.training import Criterion, Observer
+
+KEPT_BESIDE_RESUME = ("resume", "device", "cache_dir", "cache_size", "no_cache")  # they do not change the result
 
 
 @with_settings
@@ -38,10 +54,19 @@ def train(
         bool, typer.Option("--show-config", help="Print all settings as --config takes them, and train nothing.")
     ] = False,
     device: Device = DEVICE,
+    cache_dir: CacheDir = None,
+    cache_size: CacheSize = CACHE_SIZE,
+    no_cache: Annotated[
+        bool,
+        typer.Option("--no-cache", help="Keep no features: compute the same ones anew in every epoch."),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that --out already holds.")] = False,
     resume: Annotated[
         Path | None,
-        typer.Option("--resume", help="Run folder of an unfinished training to go on with; only --device beside it."),
+        typer.Option(
+            "--resume",
+            help="Run folder of an unfinished training to go on with; only --device and where features are kept beside it.",
+        ),
     ] = None,
     **settings: Any,
 ) -> None:
@@ -51,7 +76,7 @@ def train(
     """
     if resume is not None:
         _require_alone(context)
-        _resume(resume, device)
+        _resume(resume, device, None if no_cache else chosen_cache(cache_dir, cache_size))
         return
 
     from uflow_cli.cli import console
@@ -86,12 +111,13 @@ def train(
             model_config=model_config, config=training_config, device=choose_device(device.value), observer=observer,
             should_stop=should_stop, overwrite=overwrite, root=data_root if dataset else None, good=images,
             criterion=_criterion(model_config, data, run, observer),
+            cache=None if no_cache else chosen_cache(cache_dir, cache_size),
         )  # fmt: skip
     if is_first_process():
         console.print_training_result(result)
 
 
-def _resume(folder: Path, device: DeviceName) -> None:
+def _resume(folder: Path, device: DeviceName, cache: CacheFolder | None) -> None:
     from uflow_cli.checkpoint import is_run, load_run
     from uflow_cli.cli import console
     from uflow_cli.model import choose_device
@@ -108,7 +134,7 @@ def _resume(folder: Path, device: DeviceName) -> None:
     with _watched() as (observer, should_stop):
         result = resume_run(
             folder, [image.path for image in data.train], device=choose_device(device.value), observer=observer,
-            should_stop=should_stop, criterion=_criterion(state.model, data, folder, observer),
+            should_stop=should_stop, criterion=_criterion(state.model, data, folder, observer), cache=cache,
         )  # fmt: skip
     if is_first_process():
         console.print_training_result(result)
@@ -137,7 +163,7 @@ def _require_alone(context: typer.Context) -> None:
     """Wrong usage if an option beside --resume would be ignored."""
     for name in context.params:
         source = context.get_parameter_source(name)
-        if name not in ("resume", "device") and source is not None and source.name == "COMMANDLINE":
+        if name not in KEPT_BESIDE_RESUME and source is not None and source.name == "COMMANDLINE":
             raise typer.BadParameter(
                 f"a training goes on with the settings it began with; leave out --{name.replace('_', '-')}",
                 param_hint="'--resume'",

@@ -9,7 +9,7 @@ from uflow_cli.training.outcome import TrainingResult
 from uflow_cli.training.processes import ToldElsewhereError, is_first_process
 from uflow_cli.training.published import TestSetAuroc
 from uflow_cli.training.schedule import rate_factor
-from uflow_cli.training.split import Split, batched, check_images, split_images
+from uflow_cli.training.split import Split, batched, split_images
 from uflow_cli.training.state import has_state, read_state
 
 __all__ = [
@@ -24,7 +24,6 @@ __all__ = [
     "TrainingResult",
     "batched",
     "calibrate",
-    "check_images",
     "has_state",
     "is_first_process",
     "is_training",

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from uflow_cli.cache import extract_features
+from uflow_cli.augmentation import Augmentation
+from uflow_cli.cache import CacheFolder, FeatureStore, Shelf, Source, load_features, survey_images, with_views
 from uflow_cli.checkpoint import Origin, is_run
 from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.errors import TrainingError, UflowError
@@ -22,8 +23,8 @@ from uflow_cli.training.lock import sole_training
 from uflow_cli.training.log import Observer, Silent
 from uflow_cli.training.outcome import TrainingResult, end_training
 from uflow_cli.training.processes import Processes, processes
-from uflow_cli.training.split import Split, check_images, split_images
-from uflow_cli.training.state import TrainingState, has_state, identity, read_state, require_same_images, write_state
+from uflow_cli.training.split import Split, split_images
+from uflow_cli.training.state import TrainingState, has_state, read_state, require_same_images, write_state
 from uflow_cli.training.trainer import Trainer
 
 COPIES_ON_DISK = 8  # of the flow, at most: old and new state of three copies each, old and new weights
@@ -33,34 +34,42 @@ def train(
     paths: Sequence[Path], *, out: Path, dataset: str, category: str, model_config: ModelConfig, config: TrainingConfig,
     device: torch.device, observer: Observer, should_stop: Callable[[], bool] = lambda: False, overwrite: bool = False,
     criterion: Criterion | None = None, root: Path | None = None, good: Path | None = None,
+    cache: CacheFolder | None = None,
 ) -> TrainingResult:  # fmt: skip
     """Train on the good images at `paths` and leave a run in `out`; it is whole from the first epoch on.
 
     `should_stop` is asked after every epoch; `criterion` chooses the epoch, by default the held-out loss. `root` or
-    `good` is the folder that `paths` came from, for one who resumes. UflowError for images that cannot be read, an
-    existing run without `overwrite`, a training that diverged twice, a disk that refuses.
+    `good` is the folder that `paths` came from, for one who resumes. Features are kept in `cache`; without one they are
+    computed anew in every epoch, to the same numbers. UflowError for images that cannot be read, an existing run
+    without `overwrite`, a training that diverged twice, a disk that refuses.
     """
 
-    def examine() -> tuple[Split, tuple[tuple[str, str], ...]]:
+    def examine() -> Split:
         _require_free(out, overwrite=overwrite)
         check_model_config(model_config)
-        split = split_images(len(paths), held_out_fraction=config.held_out_fraction, seed=config.seed)
-        check_images(paths, on_progress=observer.on_images)
-        return split, tuple(identity(path) for path in paths)
+        _augmentation(config)
+        return split_images(len(paths), held_out_fraction=config.held_out_fraction, seed=config.seed)
+
+    def survey() -> tuple[tuple[str, str], ...]:
+        known = Shelf(cache, model) if cache else None
+        sources = survey_images(paths, known=known, on_progress=observer.on_images)
+        return tuple((str(source.path.absolute()), source.digest.hex()) for source in sources)
 
     with processes(device) as (group, own_device), contextlib.ExitStack() as stack:
-        split, images = group.by_first(examine)
+        split = group.by_first(examine)
         model = group.in_turn(lambda: build_model(model_config, device=own_device, seed=config.seed))
+        images = group.by_first(survey)
         sizes = (len(split.training), len(split.selection), len(split.calibration))
         origin = Origin(dataset, category, *sizes, root=_absolute(root), good=_absolute(good))
         state = TrainingState(model_config, config, origin, images, split, weights_digest(model.extractor))
         group.by_first(lambda: stack.enter_context(_claimed(out, state, model)))
-        return _go_on(out, state, {}, model, group, observer, criterion, should_stop)
+        return _go_on(out, state, {}, model, group, observer, criterion, should_stop, cache)
 
 
 def resume(
     folder: Path, paths: Sequence[Path], *, device: torch.device, observer: Observer,
     should_stop: Callable[[], bool] = lambda: False, criterion: Criterion | None = None,
+    cache: CacheFolder | None = None,
 ) -> TrainingResult:  # fmt: skip
     """Go on with the unfinished training in `folder` where its last epoch ended, to the model it would have become.
 
@@ -86,18 +95,33 @@ def resume(
                 f"{folder} was begun with other weights of {state.model.extractor} than are installed here; "
                 "install those, or start anew with --overwrite"
             )
-        return _go_on(folder, state, tensors, model, group, observer, criterion, should_stop)
+        return _go_on(folder, state, tensors, model, group, observer, criterion, should_stop, cache)
 
 
 def _go_on(
     folder: Path, state: TrainingState, tensors: dict[str, Tensor], model: Model, group: Processes, observer: Observer,
-    criterion: Criterion | None, should_stop: Callable[[], bool],
+    criterion: Criterion | None, should_stop: Callable[[], bool], cache: CacheFolder | None,
 ) -> TrainingResult:  # fmt: skip
     observer = observer if group.is_first else Silent()
-    paths = [Path(path) for path, _ in state.images]
-    features = group.in_turn(lambda: extract_features(model, paths, folder=folder, on_progress=observer.on_features))
+    features = group.in_turn(lambda: _features(state, model, cache, observer))
     trainer = Trainer(folder, state, tensors, model, features, group, observer, criterion or HeldOutLoss())
     return trainer.run(should_stop)
+
+
+def _features(state: TrainingState, model: Model, cache: CacheFolder | None, observer: Observer) -> FeatureStore:
+    """Features of the images, and after them of the views of those that train the flow."""
+    sources = [Source(Path(path), bytes.fromhex(digest)) for path, digest in state.images]
+    augmentation = _augmentation(state.training)
+
+    def sources_of(epoch: int) -> list[Source]:
+        return with_views(sources, state.split.training, augmentation, epoch=epoch)
+
+    shelf = Shelf(cache, model) if cache and not (augmentation.kinds and state.training.fresh_views) else None
+    return load_features(model, sources_of, shelf=shelf, on_progress=observer.on_features)
+
+
+def _augmentation(config: TrainingConfig) -> Augmentation:
+    return Augmentation(config.augment or (), n_views=config.views, seed=config.seed)
 
 
 @contextlib.contextmanager

@@ -36,7 +36,7 @@ class Observer(Protocol):
         """`done` of `total` images were checked."""
 
     def on_features(self, done: int, total: int) -> None:
-        """Features of `done` of `total` images are computed."""
+        """Features of `done` of `total` images are at hand; the first call says how many the cache held."""
 
     def on_batch(self, done: int, total: int) -> None:
         """`done` of `total` training images were seen, an image counting once per epoch."""

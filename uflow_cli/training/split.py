@@ -1,16 +1,14 @@
-"""Which good images train, which choose the epoch, which calibrate; and whether all of them can be read."""
+"""Which good images train, which choose the epoch, which calibrate."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from uflow_cli.config import MIN_HELD_OUT
-from uflow_cli.errors import ImageError, TrainingError
-from uflow_cli.images import read_image
+from uflow_cli.errors import TrainingError
 
 
 @dataclass(frozen=True)
@@ -46,20 +44,6 @@ def split_images(n_images: int, *, held_out_fraction: float, seed: int) -> Split
         return Split(tuple(training), tuple(held_out), tuple(held_out))
     n_selection = max(MIN_HELD_OUT, n_held_out // 3)
     return Split(tuple(training), tuple(held_out[:n_selection]), tuple(held_out[n_selection:]))
-
-
-def check_images(paths: Sequence[Path], *, on_progress: Callable[[int, int], None]) -> None:
-    """Read every image once, so that training does not stop half-way; ImageError names those that cannot be read."""
-    errors: list[str] = []
-    for done, path in enumerate(paths, start=1):
-        try:
-            read_image(path)
-        except ImageError as error:
-            errors.append(str(error))
-        on_progress(done, len(paths))
-    if errors:
-        more = f" (and {len(errors) - 1} more of {len(paths)} images)" if len(errors) > 1 else ""
-        raise ImageError(f"{errors[0]}{more}; remove or replace it before training")
 
 
 def batched(indices: Sequence[int], size: int) -> Iterator[Sequence[int]]:

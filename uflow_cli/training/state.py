@@ -96,12 +96,6 @@ def remove_state(folder: Path) -> None:
     (folder / STATE_NAME).unlink(missing_ok=True)
 
 
-def identity(path: Path) -> tuple[str, str]:
-    """Absolute path and SHA-256 of the content of an image."""
-    with path.open("rb") as file:
-        return str(path.absolute()), hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def require_same_images(
     state: TrainingState, paths: Sequence[Path], *, on_progress: Callable[[int, int], None]
 ) -> None:
@@ -114,10 +108,10 @@ def require_same_images(
         raise TrainingError(f"{path} is gone since this training began; {advice}")
     for done, path in enumerate(before, start=1):
         try:
-            same = identity(Path(path))[1] == before[path]
+            now_digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
         except OSError as error:
             raise TrainingError(f"{path} cannot be read ({error.strerror or error}); {advice}") from error
-        if not same:
+        if now_digest != before[path]:
             raise TrainingError(f"{path} has changed since this training began; {advice}")
         on_progress(done, len(before))
 

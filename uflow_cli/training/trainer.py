@@ -45,6 +45,7 @@ class Trainer:
     ) -> None:  # fmt: skip
         self.folder, self.state, self.config, self.split = folder, state, state.training, state.split
         self.model, self.features = model, features
+        self.rows = [*state.split.training, *range(len(state.images), len(features))]  # what trains: images, views
         self.group, self.observer, self.criterion = group, observer, criterion
         self.optimiser = torch.optim.Adam(model.flow.parameters(), weight_decay=self.config.weight_decay)
         if tensors:
@@ -55,8 +56,8 @@ class Trainer:
             self.tensors = self._copies()
         joined = group.joined(model.flow, device=model.device)
         self.joined_model = replace(model, flow=cast(UFlow, joined))  # its gradients are those of all processes
-        self.n_epochs = self.config.n_epochs(len(self.split.training))
-        self.steps_per_epoch = -(-len(self.split.training) // self.config.batch_size)
+        self.n_epochs = self.config.n_epochs(len(self.rows))
+        self.steps_per_epoch = -(-len(self.rows) // self.config.batch_size)
 
     def run(self, should_stop: Callable[[], bool]) -> TrainingResult:
         """Train until all epochs are done, patience has ended or `should_stop` says so after an epoch."""
@@ -77,7 +78,7 @@ class Trainer:
     def _epoch(self) -> None:
         start = time.monotonic()
         loss = self._train_epoch(len(self.state.log) + 1)
-        speed = len(self.split.training) / (time.monotonic() - start)
+        speed = len(self.rows) / (time.monotonic() - start)
         tensors = self._copies()
         state = self.group.by_first(lambda: self._judge(loss, tensors, start=start, images_per_second=speed))
         if state is None:
@@ -89,7 +90,8 @@ class Trainer:
     def _train_epoch(self, epoch: int) -> float:
         """Mean training loss over one pass; all that is random in it follows from the seed and the epoch's number."""
         self.joined_model.flow.train()
-        order = np.random.default_rng([self.config.seed, 1, epoch]).permutation(self.split.training).tolist()
+        order = np.random.default_rng([self.config.seed, 1, epoch]).permutation(self.rows).tolist()
+        self.features.start_epoch(epoch)
         total = torch.zeros((), dtype=torch.float64, device=self.model.device)  # stays there: no waiting per step
         seen = (epoch - 1) * len(order)
         for step, batch in enumerate(batched(order, self.config.batch_size), start=(epoch - 1) * self.steps_per_epoch):
@@ -178,7 +180,7 @@ class Trainer:
         )
 
     def _fit_normalisation(self) -> dict[str, Tensor]:
-        batches = batched(self.split.training, self.config.batch_size)
+        batches = batched(self.rows, self.config.batch_size)
         self.model.normalisation.fit(self.features.read(batch, device=self.model.device) for batch in batches)
         return self.model.normalisation.state_dict()
 

@@ -2,6 +2,7 @@
 
 from uflow_cli.cli.console.bars import progress
 from uflow_cli.cli.console.bench import print_bench
+from uflow_cli.cli.console.cache import print_cache, print_cleared
 from uflow_cli.cli.console.evaluation import print_evaluation, print_survey
 from uflow_cli.cli.console.inspection import print_inspection
 from uflow_cli.cli.console.sample import print_sample
@@ -12,6 +13,8 @@ __all__ = [
     "epoch_table",
     "note",
     "print_bench",
+    "print_cache",
+    "print_cleared",
     "print_evaluation",
     "print_inspection",
     "print_json",

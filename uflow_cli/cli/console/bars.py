@@ -60,9 +60,30 @@ class PlainLines:
     def __init__(self, console: Console, title: str) -> None:
         self.console, self.title, self.last = console, title, time.monotonic()
 
-    def show(self, done: int, total: int) -> None:
-        """Say that `done` of `total` are done."""
+    def show(self, done: int, total: int, note: str = "") -> None:
+        """Say that `done` of `total` are done, and `note` after it."""
         now = time.monotonic()
         if done >= total or now - self.last >= PLAIN_INTERVAL:
             self.last = now
-            self.console.print(f"{self.title} {done}/{total}")
+            self.console.print(f"{self.title} {done}/{total}{note}")
+
+
+class Rate:
+    """How fast work goes of which a part was done before."""
+
+    def __init__(self) -> None:
+        self.at_hand: int | None = None  # done before; what the first `update` says
+
+    def update(self, done: int) -> None:
+        """`done` is done now."""
+        if self.at_hand is None:
+            self.at_hand, self.start = done, time.monotonic()
+        self.done, self.seconds = done, time.monotonic() - self.start
+
+    @property
+    def per_second(self) -> float:
+        """Done per second, what was at hand left out."""
+        return (self.done - (self.at_hand or 0)) / self.seconds if self.seconds else 0.0
+
+    def __str__(self) -> str:
+        return f"{self.per_second:.3g} images/s"

@@ -13,7 +13,7 @@ from rich.live import Live  # noqa: TID251
 from rich.markup import escape  # noqa: TID251
 from rich.table import Table  # noqa: TID251
 
-from uflow_cli.cli.console.bars import PlainLines, progress_bars
+from uflow_cli.cli.console.bars import PlainLines, Rate, progress_bars
 from uflow_cli.cli.console.columns import Column, table_of
 from uflow_cli.cli.console.terminal import duration, err, note, out, warn
 
@@ -31,14 +31,17 @@ class PlainTrainingDisplay:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.images = PlainLines(console, "checking images")
-        self.features = PlainLines(console, "computing features")
-        self.seconds = 0.0
+        self.features, self.rate = PlainLines(console, "computing features"), Rate()
 
     def on_images(self, done: int, total: int) -> None:
         self.images.show(done, total)
 
     def on_features(self, done: int, total: int) -> None:
-        self.features.show(done, total)
+        self.rate.update(done)
+        if done < total:
+            self.features.show(done, total, f", {self.rate}")
+        else:
+            self.console.print(features_line(self.rate, total))
 
     def on_batch(self, done: int, total: int) -> None:
         """Nothing: a line per epoch is enough."""
@@ -61,7 +64,7 @@ class LiveTrainingDisplay:
 
     def __init__(self, console: Console) -> None:
         self.records: list[Epoch] = []
-        self.bars = progress_bars(console)
+        self.bars, self.rate = progress_bars(console), Rate()
         self.live = Live(console=console, transient=True, refresh_per_second=4, get_renderable=self._render)
         self.tasks: dict[str, Any] = {}
 
@@ -70,19 +73,23 @@ class LiveTrainingDisplay:
         table = [epoch_table(shown, width=self.live.console.width)] if shown else []
         return Group(*table, self.bars)
 
-    def _show(self, name: str, done: int, total: int) -> None:
+    def _show(self, name: str, done: int, total: int, note: str = "") -> None:
         for other, task in self.tasks.items():
             if other != name:
                 self.bars.update(task, visible=False)
         if name not in self.tasks:
             self.tasks[name] = self.bars.add_task(name, total=total)
-        self.bars.update(self.tasks[name], completed=done, total=total, visible=True)
+        self.bars.update(self.tasks[name], completed=done, total=total, visible=True, description=name + note)
 
     def on_images(self, done: int, total: int) -> None:
         self._show("checking images", done, total)
 
     def on_features(self, done: int, total: int) -> None:
-        self._show("computing features", done, total)
+        self.rate.update(done)
+        if done < total:
+            self._show("computing features", done, total, f", {self.rate}")
+        else:
+            self.live.console.print(features_line(self.rate, total))
 
     def on_batch(self, done: int, total: int) -> None:
         self._show("training", done, total)
@@ -92,6 +99,15 @@ class LiveTrainingDisplay:
 
     def on_warning(self, message: str) -> None:
         self.live.console.print(f"[yellow]warning:[/] {escape(message)}")
+
+
+def features_line(rate: Rate, total: int) -> str:
+    """Where the features of `total` images came from."""
+    at_hand = rate.at_hand or 0
+    if at_hand == total:
+        return f"features of {total} images: all from the cache"
+    found = f"{at_hand} from the cache, " if at_hand else ""
+    return f"features of {total} images: {found}{total - at_hand} computed at {rate}"
 
 
 def epoch_table(records: Sequence[Epoch], *, width: int) -> Table:
