@@ -50,7 +50,7 @@ def test_lists_become_tuples_and_whole_numbers_floats_where_the_field_says_so():
     assert config_from_dict(Example, {"limit": "off", "strides": "none"}) == Example()
 
 
-@pytest.mark.parametrize(("key", "hint"), [("epoch", "did you mean epochs?"), ("qqq", "known: batch_size, ")])
+@pytest.mark.parametrize(("key", "hint"), [("epoch", "did you mean epochs?"), ("qqq", "known: augment, batch_size, ")])
 def test_unknown_setting_is_named_with_the_closest_or_all_known_ones(key, hint):
     with pytest.raises(UflowError, match=f"'{key}'.*{hint.replace('?', '[?]')}"):
         config_from_dict(TrainingConfig, {key: 3})

@@ -94,6 +94,6 @@ class Augmentation:
         return View(
             mirror=bool(symmetry[0]),
             quarter_turns=int(symmetry[1]),
-            tilt=round(MAX_TILT * float(tilt), 3) if "tilts" in self.kinds else 0.0,
-            brightness=round(1 + MAX_BRIGHTNESS * float(light), 4) if "brightness" in self.kinds else 1.0,
+            tilt=round(MAX_TILT * float(tilt), 6) if "tilts" in self.kinds else 0.0,
+            brightness=round(1 + MAX_BRIGHTNESS * float(light), 6) if "brightness" in self.kinds else 1.0,
         )

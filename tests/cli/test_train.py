@@ -179,7 +179,7 @@ def other_value(setting, value):
         return (f"--no-{flag[2:]}", None, "false") if value else (flag, None, "true")
     if setting.choices:
         other = next(choice for choice in setting.choices if choice != value)
-        return flag, other, f'"{other}"'
+        return flag, other, f'["{other}"]' if setting.is_list else f'"{other}"'
     other = {"preset": "paper", "architecture": "average"}.get(setting.name)
     if other is None and setting.kind is str:
         other = "something-else"

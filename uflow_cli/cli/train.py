@@ -65,7 +65,7 @@ def train(
         Path | None,
         typer.Option(
             "--resume",
-            help="Run folder of an unfinished training to go on with; only --device and where features are kept beside it.",
+            help="Run folder of an unfinished training to go on with; beside it only --device and the cache's options.",
         ),
     ] = None,
     **settings: Any,
