@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from products import Recorder, good_image
+from products import Recorder, good_image, shared_cache
 
 from uflow_cli.checkpoint import CONFIG_NAME, load_model, load_run
 from uflow_cli.config import ModelConfig, TrainingConfig
@@ -39,12 +39,12 @@ def few_paths(tmp_path_factory):
 def begin(paths, out, observer=None, *, config=TINY_TRAINING, **options):
     return train(
         paths, out=out, dataset="d", category="c", model_config=TINY_MODEL, config=config, device=CPU,
-        observer=observer or Recorder([]), **options,
+        observer=observer or Recorder([]), **{"cache": shared_cache(), **options},
     )  # fmt: skip
 
 
 def go_on(paths, out, **options):
-    return resume(out, paths, device=CPU, observer=Recorder([]), **options)
+    return resume(out, paths, device=CPU, observer=Recorder([]), **{"cache": shared_cache(), **options})
 
 
 def outcome(folder):
