@@ -102,10 +102,10 @@ def test_false_alarm_rate_without_calibration_is_one_clear_line():
 def test_selection_on_the_test_set_needs_defects_there(kinds, tmp_path):
     data = Dataset("mine", "part", (), tuple(LabelledImage(tmp_path / f"{i}.png", k) for i, k in enumerate(kinds)))
     with pytest.raises(DatasetError, match=r"^--paper-exact selects on the test set, and mine/part has no defective"):
-        TestSetAuroc(data, folder=tmp_path, on_progress=lambda _done, _total: None)
+        TestSetAuroc(data, cache=None, on_progress=lambda _done, _total: None)
 
 
 def test_selection_on_the_test_set_needs_masks(tmp_path):
     data = Dataset("mine", "part", (), (LabelledImage(tmp_path / "0.png", "scratch"),))
     with pytest.raises(DatasetError, match="without mask"):
-        TestSetAuroc(data, folder=tmp_path, on_progress=lambda _done, _total: None)
+        TestSetAuroc(data, cache=None, on_progress=lambda _done, _total: None)

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from uflow_cli.cache.ahead import done_ahead
+from uflow_cli.cache.folder import CacheFolder
 from uflow_cli.cache.settings import record_layout
 from uflow_cli.cache.shelf import Place, Shelf
-from uflow_cli.cache.sources import Source
+from uflow_cli.cache.sources import Source, survey_images
 from uflow_cli.cache.store import EXTRACTION_BATCH, ComputedFeatures, FeatureStore, KeptFeatures, extract_records
 from uflow_cli.model import Model
+
+
+def features_of(
+    model: Model, paths: Sequence[Path], *, cache: CacheFolder | None, on_progress: Callable[[int, int], None]
+) -> FeatureStore:
+    """Features of the images at `paths`, from `cache` where it has them; see `load_features`."""
+    shelf = Shelf(cache, model) if cache else None
+    sources = survey_images(paths, known=shelf, on_progress=lambda _done, _total: None)
+    return load_features(model, lambda _epoch: sources, shelf=shelf, on_progress=on_progress)
 
 
 def load_features(

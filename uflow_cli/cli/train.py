@@ -99,6 +99,7 @@ def train(
 
     data = load_dataset(dataset, root=data_root, category=category) if dataset else folder_dataset(images or Path())
     model_config, training_config = resolve(given, config_file=config, dataset=data.name, category=data.category)
+    cache = None if no_cache else chosen_cache(cache_dir, cache_size)
     run = out or Path("runs") / data.name / data.category
     if is_first_process():
         console.print_training_start(
@@ -110,8 +111,7 @@ def train(
             [image.path for image in data.train], out=run, dataset=data.name, category=data.category,
             model_config=model_config, config=training_config, device=choose_device(device.value), observer=observer,
             should_stop=should_stop, overwrite=overwrite, root=data_root if dataset else None, good=images,
-            criterion=_criterion(model_config, data, run, observer),
-            cache=None if no_cache else chosen_cache(cache_dir, cache_size),
+            criterion=_criterion(model_config, data, cache, observer), cache=cache,
         )  # fmt: skip
     if is_first_process():
         console.print_training_result(result)
@@ -134,17 +134,19 @@ def _resume(folder: Path, device: DeviceName, cache: CacheFolder | None) -> None
     with _watched() as (observer, should_stop):
         result = resume_run(
             folder, [image.path for image in data.train], device=choose_device(device.value), observer=observer,
-            should_stop=should_stop, criterion=_criterion(state.model, data, folder, observer), cache=cache,
+            should_stop=should_stop, criterion=_criterion(state.model, data, cache, observer), cache=cache,
         )  # fmt: skip
     if is_first_process():
         console.print_training_result(result)
 
 
-def _criterion(model_config: ModelConfig, data: Dataset, folder: Path, observer: Observer) -> Criterion | None:
+def _criterion(
+    model_config: ModelConfig, data: Dataset, cache: CacheFolder | None, observer: Observer
+) -> Criterion | None:
     """What chooses the epoch, where that is not the held-out loss."""
     from uflow_cli.training import TestSetAuroc
 
-    return TestSetAuroc(data, folder=folder, on_progress=observer.on_features) if model_config.paper_exact else None
+    return TestSetAuroc(data, cache=cache, on_progress=observer.on_features) if model_config.paper_exact else None
 
 
 def _data_of(origin: Origin) -> Dataset:

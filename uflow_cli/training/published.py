@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
-from uflow_cli.cache import FeatureStore, extract_features
+from uflow_cli.cache import CacheFolder, FeatureStore, features_of
 from uflow_cli.datasets import Dataset, read_label_mask, require_mask
 from uflow_cli.errors import DatasetError
 from uflow_cli.likelihood import anomaly_score
@@ -22,14 +21,15 @@ BATCH = 8
 class TestSetAuroc:
     """Pixel AUROC of the test images at 256 x 256 after every epoch, from features that are computed once.
 
-    `folder` takes the features. DatasetError, before anything is computed, for a data set without defects to test on.
+    `cache` keeps the features; without one they are computed anew after every epoch. DatasetError, before anything is
+    computed, for a data set without defects to test on.
     """
 
     __test__ = False  # no test, whatever its name
     name = "pixel AUROC of the test set"
     higher_is_better = True
 
-    def __init__(self, data: Dataset, *, folder: Path, on_progress: Callable[[int, int], None]) -> None:
+    def __init__(self, data: Dataset, *, cache: CacheFolder | None, on_progress: Callable[[int, int], None]) -> None:
         if not any(not item.is_good for item in data.test):
             raise DatasetError(
                 f"--paper-exact selects on the test set, and {data.name}/{data.category} has no defective test images; "
@@ -37,7 +37,7 @@ class TestSetAuroc:
             )
         for item in data.test:
             require_mask(item)
-        self.images, self.folder, self.on_progress = data.test, folder, on_progress
+        self.images, self.cache, self.on_progress = data.test, cache, on_progress
         self.masks = [read_label_mask(item, SCORE_SIZE) for item in data.test]
         self.features: FeatureStore | None = None
 
@@ -46,7 +46,7 @@ class TestSetAuroc:
         """The pixel AUROC as `uflow evaluate` measures it."""
         if self.features is None:
             paths = [item.path for item in self.images]
-            self.features = extract_features(model, paths, folder=self.folder, on_progress=self.on_progress)
+            self.features = features_of(model, paths, cache=self.cache, on_progress=self.on_progress)
         scores = PixelScores()
         for batch in batched(range(len(self.images)), BATCH):
             embeddings, _ = model.embed(self.features.read(batch, device=model.device))

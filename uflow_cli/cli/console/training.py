@@ -42,6 +42,7 @@ class PlainTrainingDisplay:
             self.features.show(done, total, f", {self.rate}")
         else:
             self.console.print(features_line(self.rate, total))
+            self.rate = Rate()
 
     def on_batch(self, done: int, total: int) -> None:
         """Nothing: a line per epoch is enough."""
@@ -90,6 +91,7 @@ class LiveTrainingDisplay:
             self._show("computing features", done, total, f", {self.rate}")
         else:
             self.live.console.print(features_line(self.rate, total))
+            self.rate = Rate()
 
     def on_batch(self, done: int, total: int) -> None:
         self._show("training", done, total)
