@@ -27,6 +27,7 @@ def feature_settings(model: Model) -> dict[str, Any]:
         "input_size": model.config.input_size,
         "preprocessing": PREPROCESSING_VERSION,
         "device": model.device.type,
+        "precision": getattr(model.extractor, "precision", "fp32"),  # that it computes in
         "versions": {
             "torch": torch.__version__,
             "timm": importlib.metadata.version("timm"),
