@@ -90,7 +90,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             return dict(load_file(path))
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a file that is none of its own
-        raise WeightsError(f"{path}: cannot be read as weights ({error}); expected .pth or .safetensors") from error
+        reason = str(error).partition("\n")[0]
+        raise WeightsError(f"{path}: cannot be read as weights ({reason}); expected .pth or .safetensors") from error
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
     return {key: value for key, value in state.items() if isinstance(value, Tensor)}
 
