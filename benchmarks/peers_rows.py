@@ -20,7 +20,7 @@ from uflow_cli.checkpoint import load_model, load_run
 from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.images import read_image
 from uflow_cli.prediction import SCORE_SIZE, predict
-from uflow_cli.training import Epoch, train
+from uflow_cli.training import Epoch, Silent, train
 
 CPU = torch.device("cpu")
 T = TypeVar("T")
@@ -95,17 +95,8 @@ def peak_memory() -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 1024
 
 
-class LogObserver:
+class LogObserver(Silent):
     """Prints epochs, so that the row's log shows how training goes."""
-
-    def on_images(self, done: int, total: int) -> None:
-        """Say nothing."""
-
-    def on_features(self, done: int, total: int) -> None:
-        """Say nothing."""
-
-    def on_batch(self, done: int, total: int) -> None:
-        """Say nothing."""
 
     def on_epoch(self, record: Epoch) -> None:
         """Print the epoch."""
