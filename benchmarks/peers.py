@@ -23,6 +23,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder for the table and for each row's JSON and log")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=", ".join(ROWS))
-    parser.add_argument("--input-size", type=int, default=448, help="for all; CS-Flow needs a multiple of 128")
+    parser.add_argument("--input-size", type=int, default=256, help="of all rows; CS-Flow needs a multiple of 128")
     parser.add_argument("--train-images", type=int, help="draw so many good images (default: all)")
     parser.add_argument("--good-images", type=int, help="draw so many good test images (default: all)")
     parser.add_argument("--defective-images", type=int, help="draw so many defective test images (default: all)")
@@ -100,12 +101,24 @@ def parse_options() -> argparse.Namespace:
     return options
 
 
-def result_of(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """The row's result, kept or new, or {"not_run": why}."""
-    row, path = ROWS[name], options.out / f"{name}.json"
+def reason_not_to_run(name: str, options: argparse.Namespace) -> str | None:
+    """Why the row cannot run here, or None."""
+    row = ROWS[name]
     if row.needs and getattr(options, row.needs) is None:
         option = "--" + row.needs.replace("_", "-")
-        return {"not_run": f"{option} FILE brings the weights of {row.extractor}; random ones would mislead"}
+        return f"{option} FILE brings the weights of {row.extractor}; random ones would mislead"
+    if row.method == "csflow" and options.input_size % 128:
+        return f"anomalib's CS-Flow takes input sizes that are multiples of 128, not {options.input_size}"
+    if row.method != "uflow" and find_spec("anomalib") is None:
+        return "anomalib is not installed: pip install --group peers"
+    return None
+
+
+def result_of(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """The row's result, kept or new, or {"not_run": why}."""
+    path, reason = options.out / f"{name}.json", reason_not_to_run(name, options)
+    if reason:
+        return {"not_run": reason}
     if path.exists() and not options.again:
         kept: dict[str, Any] = json.loads(path.read_text())
         if kept["settings"] == settings_of(name, options):

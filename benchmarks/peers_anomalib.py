@@ -13,8 +13,9 @@ from anomalib.data import ImageBatch
 from anomalib.engine import Engine
 from lightning.pytorch.callbacks import Callback
 from peers_images import BATCH, InputImages, Selection
-from peers_models import BUILDERS, CORESET_RATIO, Backbone, FixedReference, b5_backbone, lite0_backbone, resnet_backbone
+from peers_models import BUILDERS, CORESET_RATIO, FixedReference
 from peers_rows import Job, Trained, score_by
+from peers_weights import Backbone, b5_backbone, lite0_backbone, resnet_backbone
 from torch import Tensor
 from torch.utils.data import DataLoader
 

@@ -1,14 +1,12 @@
 """Anomalib's models on the extractor weights at hand, without a model hub.
 
 Anomalib builds each model with weights that it downloads. Here it builds them without, and the weights of a file take
-their place before anything runs; no model is ever left with random extractor weights. Logs here are natural.
+their place before anything runs; no model is ever left with random extractor weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 from unittest import mock
 
@@ -21,79 +19,16 @@ from anomalib.models.image.cflow.anomaly_map import AnomalyMapGenerator
 from anomalib.models.image.csflow import torch_model as csflow_model
 from anomalib.models.image.fastflow.torch_model import create_fast_flow_block
 from anomalib.pre_processing import PreProcessor
+from peers_weights import Backbone
 from torch import Tensor, nn
 from torchvision.models import efficientnet_b5
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from uflow_cli.errors import WeightsError
-from uflow_cli.features import build_extractor
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CSFLOW_CHANNELS = 304  # anomalib's CS-Flow is built for this many
 CORESET_RATIO = 0.1  # anomalib's default; the paper has 0.25, 0.1 and 0.01
 PADIM_FEATURES = {"wide_resnet50_2": 550}  # the paper's; 100 for everything smaller
-
-
-@dataclass(frozen=True)
-class Backbone:
-    """A timm network, its weights, and the names that timm gives its stages of stride 4, 8, 16 and 32."""
-
-    name: str
-    weights: Mapping[str, Tensor]
-    stages: tuple[str, str, str, str]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-    def fill(self, network: nn.Module) -> None:
-        """Put the weights into `network`, all of them or a WeightsError."""
-        wanted = network.state_dict()
-        missing = [key for key in wanted if key not in self.weights and not key.endswith("num_batches_tracked")]
-        if missing:
-            raise WeightsError(
-                f"the weights given for {self.name} lack {len(missing)} of {len(wanted)}, such as {missing[0]}"
-            )
-        network.load_state_dict({key: self.weights.get(key, value) for key, value in wanted.items()})
-
-
-def lite0_backbone() -> Backbone:
-    """EfficientNet-Lite0 with the very weights that uflow's default extractor has."""
-    extractor = build_extractor("efficientnet-lite0")
-    return Backbone(
-        "tf_efficientnet_lite0",
-        extractor.backbone.state_dict(),
-        ("blocks.1", "blocks.2", "blocks.4", "blocks.6"),
-        extractor.spec.mean,
-        extractor.spec.std,
-    )
-
-
-def resnet_backbone(path: Path) -> Backbone:
-    """ResNet-18 or Wide-ResNet-50-2, whichever `path` holds (timm and torchvision use the same names)."""
-    weights = read_weights(path)
-    sizes = {"resnet18": (64, 3), "wide_resnet50_2": (128, 1)}
-    first = weights.get("layer1.0.conv1.weight")
-    found = None if first is None else (first.shape[0], first.shape[2])
-    name = next((name for name, size in sizes.items() if size == found), None)
-    if name is None:
-        raise WeightsError(
-            f"{path}: not the weights of one of {', '.join(sizes)}; expected a state dict of timm's names"
-        )
-    return Backbone(name, weights, ("layer1", "layer2", "layer3", "layer4"), IMAGENET_MEAN, IMAGENET_STD)
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a state dict, a torch file or safetensors; WeightsError if it is none."""
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return dict(load_file(path))
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a file that is none of its own
-        reason = str(error).partition("\n")[0]
-        raise WeightsError(f"{path}: cannot be read as weights ({reason}); expected .pth or .safetensors") from error
-    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
-    return {key: value for key, value in state.items() if isinstance(value, Tensor)}
 
 
 def parts_for(backbone: Backbone, input_size: int) -> dict[str, Any]:
@@ -235,11 +170,6 @@ def build_csflow(backbone: Backbone, input_size: int) -> AnomalibModule:
         )
     with replaced:  # or anomalib would ask a hub for weights
         return Csflow(**parts_for(backbone, input_size))
-
-
-def b5_backbone(path: Path) -> Backbone:
-    """EfficientNet-B5 by torchvision's names, CS-Flow's published extractor."""
-    return Backbone("efficientnet_b5", read_weights(path), ("", "", "", ""), IMAGENET_MEAN, IMAGENET_STD)
 
 
 BUILDERS: dict[str, Callable[[Backbone, int], AnomalibModule]] = {

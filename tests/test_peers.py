@@ -128,12 +128,20 @@ def test_the_row_of_uflow_says_what_evaluate_says_of_the_same_run(data: Dataset,
 def options(product: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> argparse.Namespace:
     argv = ["peers.py", "--data-root", str(product), "--out", str(tmp_path), "--epochs", "uflow=2"]
     monkeypatch.setattr("sys.argv", argv)
+    monkeypatch.setattr(peers, "find_spec", lambda _: True)  # no row runs here; anomalib need not be there
     return peers.parse_options()
 
 
-def test_a_row_without_its_weights_is_not_run(options: argparse.Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_that_cannot_run_is_not_tried_and_says_why(
+    options: argparse.Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(subprocess, "run", lambda *_args, **_kwargs: pytest.fail("it ran"))
     assert "--resnet-weights FILE" in peers.result_of("fastflow-resnet", options)["not_run"]
+    assert "--b5-weights FILE" in peers.result_of("csflow-b5", options)["not_run"]
+    options.input_size = 448
+    assert "multiples of 128, not 448" in peers.result_of("csflow", options)["not_run"]
+    monkeypatch.setattr(peers, "find_spec", lambda _: None)
+    assert "pip install --group peers" in peers.result_of("padim", options)["not_run"]
 
 
 def test_a_row_is_run_again_only_where_its_settings_changed(
