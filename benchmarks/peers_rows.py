@@ -36,6 +36,7 @@ class Job:
     epochs: int | None  # None: the method's own number
     seed: int
     folder: Path  # for what training leaves
+    coreset: float = 0.1  # of PatchCore: the share of all patches that it keeps; anomalib's default
 
 
 @dataclass(frozen=True)
