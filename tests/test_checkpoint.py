@@ -12,6 +12,7 @@ import torch
 from products import good_image
 
 from uflow_cli.checkpoint import CONFIG_NAME, FORMAT, find_newest_run, is_run, load_model, load_run
+from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.errors import CheckpointError
 
 CPU = torch.device("cpu")
@@ -128,3 +129,18 @@ def test_a_run_serves_another_precision(small_run, dtype, tolerance):
         assert a.dtype == dtype
         assert (a.float() - b).square().mean().sqrt() < tolerance * b.square().mean().sqrt()
     assert (log_det_after - log_det).abs().max() < tolerance * model.flow.n_dimensions / 2
+
+
+def test_run_of_an_older_version_lacks_settings_and_takes_their_defaults(copied_run):
+    values = json.loads((copied_run / CONFIG_NAME).read_text())
+    edit_config(copied_run, model={"extractor": values["model"]["extractor"]}, training={"epochs": 3})
+    run = load_run(copied_run)
+    assert run.model == ModelConfig()
+    assert run.training == TrainingConfig(epochs=3)
+
+
+def test_run_with_settings_that_came_later_names_one_and_says_update(copied_run):
+    values = json.loads((copied_run / CONFIG_NAME).read_text())
+    edit_config(copied_run, training={**values["training"], "from_the_future": 1})
+    with pytest.raises(CheckpointError, match=r"does not fit this uflow \(unknown setting 'from_the_future'.*update"):
+        load_run(copied_run)

@@ -62,6 +62,7 @@ def test_unknown_setting_is_named_with_the_closest_or_all_known_ones(key, hint):
         ({"rate": 0.0}, "a number above 0 and below 1"), ({"rate": 1}, "below 1"), ({"rate": float("nan")}, "a number"),
         ({"rate": "0.5"}, "a number"), ({"rate": True}, "a number"), ({"rate": None}, "a number"),
         ({"count": 0}, "a whole number of at least 1 and of at most 9"), ({"count": 10}, "at most 9"), ({"count": 2.0}, "a whole"),
+        ({"count": True}, "a whole"),
         ({"limit": "none"}, "or 'off'"), ({"limit": float("inf")}, "at least 0"),
         ({"strides": 4}, "a list"), ({"strides": []}, "a list"), ({"strides": [4, 0]}, "at least 1"),
         ({"exact": 1}, "true or false"), ({"exact": "true"}, "true or false"),

@@ -143,6 +143,7 @@ def test_paper_exact_means_the_published_settings_whatever_the_preset_says(confi
     model, training = resolve({"paper_exact": True})
     assert model.tests == "paper"
     assert (training.schedule, training.patience, training.held_out_fraction) == ("published", 20, 0)
+    assert resolve({"paper_exact": True}, config_file=config_file('augment = ["flips"]')) == (model, training)
     assert resolve({}, config_file=config_file("paper_exact = true")) == (model, training)
     assert resolve({"paper_exact": True}, config_file=config_file('tests = "by-size"')) == (model, training)
     assert resolve({"paper_exact": False}, config_file=config_file("paper_exact = true")) == resolve({})

@@ -133,8 +133,12 @@ def load_run(folder: Path) -> Run:
             extractor_digest=str(values["extractor_digest"]),
             weights=str(values["weights"]),
         )
-    except (KeyError, TypeError, ValueError, UflowError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / CONFIG_NAME} is damaged ({error}); train again") from error
+    except UflowError as error:  # the same format, but settings that came later
+        raise CheckpointError(
+            f"{folder / CONFIG_NAME} does not fit this uflow ({error}); update uflow to use this model, or train again"
+        ) from error
     if not (folder / run.weights).is_file():
         raise CheckpointError(
             f"model folder {folder} is incomplete: {run.weights} is missing; train again or restore it"

@@ -70,7 +70,7 @@ class ModelConfig:
 class TrainingConfig:
     """How the flow is trained."""
 
-    preset: Annotated[str, About("Settings to start from: lite (runs everywhere), resnet or paper.")] = "lite"
+    preset: Annotated[str, About("Settings to start from: lite runs everywhere, paper is the published one.")] = "lite"
     epochs: Annotated[
         int | None,
         About("Passes over the training images; auto: enough for 1600 steps, from 20 to 200.", at_least=1, none="auto"),

@@ -21,6 +21,7 @@ PAPER_EXACT = {  # what paper_exact means for other settings (METHOD 5)
     "schedule": "published",
     "gradient_clip": 0.0,
     "patience": 20,
+    "augment": None,
 }
 
 
