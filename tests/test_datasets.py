@@ -92,6 +92,24 @@ def test_mvtec_lists_its_categories_and_accepts_a_category_of_its_own(root: Path
         datasets.load_dataset("mvtec", root=root)
 
 
+@pytest.mark.parametrize(
+    ("wish", "chosen"),
+    [("all", ["a", "b,c", "d"]), ("d, a,d", ["d", "a"]), ("b,c", ["b,c"]), ("d", ["d"])],
+)
+def test_categories_are_chosen_by_name_or_all(tmp_path: Path, wish: str, chosen: list[str]) -> None:
+    for name in ("a", "b,c", "d"):
+        (tmp_path / name / "train" / "good").mkdir(parents=True)
+    assert datasets.choose_categories("mvtec", wish, root=tmp_path) == chosen
+
+
+@pytest.mark.parametrize("wish", ["a,e", ",", "e"])
+def test_a_category_that_is_not_there_is_named_with_those_that_are(tmp_path: Path, wish: str) -> None:
+    for name in ("a", "d"):
+        (tmp_path / name / "train" / "good").mkdir(parents=True)
+    with pytest.raises(DatasetError, match="there are a, d, or all"):
+        datasets.choose_categories("mvtec", wish, root=tmp_path)
+
+
 @pytest.mark.parametrize("name", ["001_mask.bmp", "001_mask.PNG", "001.png", "001.tif"])
 def test_mvtec_masks_may_have_another_suffix_or_plain_name(root: Path, name: str) -> None:
     folder = mvtec_tree(root)

@@ -85,6 +85,12 @@ class Run:
         """What weighs against comparing this run's measures with those of others; None where nothing does."""
         return PAPER_EXACT_CAVEAT if self.model.paper_exact else None
 
+    @property
+    def n_images(self) -> int:
+        """Good images in all; those that chose the epoch and calibrated too count once."""
+        origin = self.origin
+        return origin.n_training + origin.n_selection + (0 if self.calibration.shared else origin.n_calibration)
+
 
 def save_weights(folder: Path, model: Model, *, epoch: int) -> str:
     """Write what training sets in `model`, and give the file's name, which tells the epoch and the content.

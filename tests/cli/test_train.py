@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
@@ -226,6 +227,23 @@ def test_option_values_that_do_not_fit_are_wrong_usage(uflow, good_folder, argum
     outcome = uflow("train", "--images", good_folder, *arguments)
     assert outcome.code == 2
     assert arguments[0] in outcome.err
+
+
+def test_tensorboard_that_is_not_installed_is_one_line_before_training(uflow, good_folder, tmp_path, monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "tensorboard" else find_spec(name))
+    outcome = uflow("train", "--images", good_folder, "--out", tmp_path / "run", "--tensorboard", *QUICK)
+    assert outcome.code == 1
+    assert 'pip install "uflow-cli[tensorboard]"' in one_line(outcome.err)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="TensorBoard is an optional extra")
+def test_tensorboard_log_is_below_the_run_folder(uflow, good_folder, tmp_path):
+    outcome = uflow("train", "--images", good_folder, "--out", tmp_path / "run", "--tensorboard", *QUICK)
+    assert outcome.code == 0, outcome.err
+    assert [path.name.split(".")[0] for path in (tmp_path / "run" / "tensorboard").iterdir()] == ["events"]
+    assert "epoch 1/1" in outcome.err
 
 
 @pytest.mark.slow

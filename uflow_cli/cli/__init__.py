@@ -13,6 +13,7 @@ from uflow_cli.cli.bench import bench
 from uflow_cli.cli.cache import cache
 from uflow_cli.cli.detect import detect
 from uflow_cli.cli.evaluate import evaluate
+from uflow_cli.cli.runs import runs
 from uflow_cli.cli.sample import sample
 from uflow_cli.cli.train import train
 from uflow_cli.errors import UflowError
@@ -45,6 +46,7 @@ app.command()(sample)
 app.command()(train)
 app.command()(detect)
 app.command()(evaluate)
+app.command()(runs)
 app.command()(bench)
 app.command()(cache)
 

@@ -10,15 +10,15 @@ from types import FrameType
 
 
 @contextlib.contextmanager
-def stop_on_interrupt(warn: Callable[[str], None]) -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets; a second one raises KeyboardInterrupt as usual."""
+def stop_on_interrupt(warn: Callable[[str], None], *, also: str = "") -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets, with `also` in what it says; a second raises KeyboardInterrupt."""
     event = threading.Event()
 
     def on_interrupt(_signal: int, _frame: FrameType | None) -> None:
         if event.is_set():
             raise KeyboardInterrupt
         event.set()
-        warn("stopping after this epoch and keeping the best one; press Ctrl-C again to stop at once")
+        warn(f"stopping after this epoch, keeping the best one{also}; press Ctrl-C again to stop at once")
 
     previous = signal.signal(signal.SIGINT, on_interrupt)
     try:

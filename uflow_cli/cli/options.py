@@ -30,7 +30,10 @@ DATA_ROOT = Path("data")
 DEVICE = DeviceName.auto
 
 DatasetName = Annotated[str | None, typer.Option("--dataset", help="Layout of the data set: mvtec, btad, visa, ...")]
-Category = Annotated[str | None, typer.Option("--category", help="Product within the data set, such as screw.")]
+Category = Annotated[
+    str | None,
+    typer.Option("--category", help="Product within the data set, such as screw; a,b or all where many can be."),
+]
 DataRoot = Annotated[Path, typer.Option("--data-root", help="Folder that holds the data set's categories.")]
 Device = Annotated[DeviceName, typer.Option("--device", help="auto takes a CUDA GPU where there is one.")]
 ModelFolder = Annotated[

@@ -24,15 +24,23 @@ from uflow_cli.cli.options import (
     chosen_cache,
     with_settings,
 )
+from uflow_cli.cli.series import observed, train_many
 
 if TYPE_CHECKING:
     from uflow_cli.cache import CacheFolder
     from uflow_cli.checkpoint import Origin
-    from uflow_cli.config import ModelConfig
+    from uflow_cli.config import ModelConfig, TrainingConfig
     from uflow_cli.datasets import Dataset
-    from uflow_cli.training import Criterion, Observer
+    from uflow_cli.training import Observer
 
-KEPT_BESIDE_RESUME = ("resume", "device", "cache_dir", "cache_size", "no_cache")  # they do not change the result
+KEPT_BESIDE_RESUME = (
+    "resume",
+    "device",
+    "cache_dir",
+    "cache_size",
+    "no_cache",
+    "tensorboard",
+)  # do not change the result
 
 
 @with_settings
@@ -65,9 +73,13 @@ def train(
         Path | None,
         typer.Option(
             "--resume",
-            help="Run folder of an unfinished training to go on with; beside it only --device and the cache's options.",
+            help="Run folder of an unfinished training to go on with; "
+            "beside it only --device, --tensorboard and the cache's options.",
         ),
     ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Also write the log for TensorBoard, below the run folder.")
+    ] = False,
     **settings: Any,
 ) -> None:
     """Train on good images only; held-out good images choose the epoch and calibrate the false alarms.
@@ -76,7 +88,7 @@ def train(
     """
     if resume is not None:
         _require_alone(context)
-        _resume(resume, device, None if no_cache else chosen_cache(cache_dir, cache_size))
+        _resume(resume, device, None if no_cache else chosen_cache(cache_dir, cache_size), tensorboard=tensorboard)
         return
 
     from uflow_cli.cli import console
@@ -92,36 +104,47 @@ def train(
             "give either --dataset NAME --category NAME or --images DIR", param_hint="'--dataset' / '--images'"
         )
 
+    def resolved(dataset: str, category: str) -> tuple[ModelConfig, TrainingConfig]:
+        return resolve(given, config_file=config, dataset=dataset, category=category)
+
+    cache = None if no_cache else chosen_cache(cache_dir, cache_size)
+    if dataset is not None and category is not None and (category == "all" or "," in category):
+        train_many(
+            dataset, category, data_root=data_root, out=out, settings=resolved, device=device, cache=cache,
+            overwrite=overwrite, tensorboard=tensorboard,
+        )  # fmt: skip
+        return
+
     from uflow_cli.datasets import folder_dataset, load_dataset
     from uflow_cli.model import choose_device
-    from uflow_cli.training import is_first_process
+    from uflow_cli.training import criterion_of, is_first_process
     from uflow_cli.training import train as train_run
 
     data = load_dataset(dataset, root=data_root, category=category) if dataset else folder_dataset(images or Path())
-    model_config, training_config = resolve(given, config_file=config, dataset=data.name, category=data.category)
-    cache = None if no_cache else chosen_cache(cache_dir, cache_size)
+    model_config, training_config = resolved(data.name, data.category)
     run = out or Path("runs") / data.name / data.category
     if is_first_process():
         console.print_training_start(
             data.name, data.category, len(data.train), preset=training_config.preset,
             paper_exact=model_config.paper_exact, run=run,
         )  # fmt: skip
-    with _watched() as (observer, should_stop):
+    with _watched(run, tensorboard=tensorboard) as (observer, should_stop):
         result = train_run(
             [image.path for image in data.train], out=run, dataset=data.name, category=data.category,
             model_config=model_config, config=training_config, device=choose_device(device.value), observer=observer,
             should_stop=should_stop, overwrite=overwrite, root=data_root if dataset else None, good=images,
-            criterion=_criterion(model_config, data, cache, observer), cache=cache,
+            cache=cache,
+            criterion=criterion_of(model_config, data, cache=cache, on_progress=observer.on_features),
         )  # fmt: skip
     if is_first_process():
         console.print_training_result(result)
 
 
-def _resume(folder: Path, device: DeviceName, cache: CacheFolder | None) -> None:
+def _resume(folder: Path, device: DeviceName, cache: CacheFolder | None, *, tensorboard: bool) -> None:
     from uflow_cli.checkpoint import is_run, load_run
     from uflow_cli.cli import console
     from uflow_cli.model import choose_device
-    from uflow_cli.training import has_state, is_first_process, read_state
+    from uflow_cli.training import criterion_of, has_state, is_first_process, read_state
     from uflow_cli.training import resume as resume_run
 
     if not has_state(folder) and is_run(folder) and load_run(folder).progress.state == "finished":
@@ -131,22 +154,14 @@ def _resume(folder: Path, device: DeviceName, cache: CacheFolder | None) -> None
     data = _data_of(state.origin)
     if is_first_process():
         console.note(f"resuming the training in {folder} after epoch {len(state.log)}")
-    with _watched() as (observer, should_stop):
+    with _watched(folder, tensorboard=tensorboard) as (observer, should_stop):
         result = resume_run(
             folder, [image.path for image in data.train], device=choose_device(device.value), observer=observer,
-            should_stop=should_stop, criterion=_criterion(state.model, data, cache, observer), cache=cache,
+            should_stop=should_stop, cache=cache,
+            criterion=criterion_of(state.model, data, cache=cache, on_progress=observer.on_features),
         )  # fmt: skip
     if is_first_process():
         console.print_training_result(result)
-
-
-def _criterion(
-    model_config: ModelConfig, data: Dataset, cache: CacheFolder | None, observer: Observer
-) -> Criterion | None:
-    """What chooses the epoch, where that is not the held-out loss."""
-    from uflow_cli.training import TestSetAuroc
-
-    return TestSetAuroc(data, cache=cache, on_progress=observer.on_features) if model_config.paper_exact else None
 
 
 def _data_of(origin: Origin) -> Dataset:
@@ -173,15 +188,15 @@ def _require_alone(context: typer.Context) -> None:
 
 
 @contextlib.contextmanager
-def _watched() -> Iterator[tuple[Observer, Callable[[], bool]]]:
+def _watched(run: Path, *, tensorboard: bool) -> Iterator[tuple[Observer, Callable[[], bool]]]:
     """What shows a training, and what tells that it is to stop. Of several processes only the first one talks."""
     from uflow_cli.cli import console
     from uflow_cli.training import Silent, ToldElsewhereError, is_first_process
 
     try:
         if is_first_process():
-            with console.training_display() as display, stop_on_interrupt(console.warn) as interrupt:
-                yield display, interrupt.is_set
+            with observed(run, tensorboard=tensorboard) as observer, stop_on_interrupt(console.warn) as interrupt:
+                yield observer, interrupt.is_set
         else:
             with stop_on_interrupt(lambda _message: None) as interrupt:
                 yield Silent(), interrupt.is_set

@@ -14,6 +14,7 @@ __all__ = [
     "GOOD",
     "Dataset",
     "LabelledImage",
+    "choose_categories",
     "folder_dataset",
     "list_categories",
     "load_dataset",
@@ -53,6 +54,22 @@ def list_categories(name: str, *, root: Path) -> list[str]:
     if not found:
         raise DatasetError(f"{root}: holds no category of {name}; {layout.expected}")
     return found
+
+
+def choose_categories(name: str, wish: str, *, root: Path) -> list[str]:
+    """The categories of data set `name` that `wish` names: "all", or some with commas between them.
+
+    Raises DatasetError for one that is not below `root`.
+    """
+    found = list_categories(name, root=root)
+    if wish == "all" or wish in found:  # whose name may hold a comma
+        return found if wish == "all" else [wish]
+    wanted = list(dict.fromkeys(part.strip() for part in wish.split(",") if part.strip()))
+    unknown = [part for part in wanted if part not in found]
+    if unknown or not wanted:
+        lacking = unknown[0] if unknown else wish
+        raise DatasetError(f"{root}: has no category {lacking!r} of {name}; there are {', '.join(found)}, or all")
+    return wanted
 
 
 def load_dataset(name: str, *, root: Path, category: str | None = None) -> Dataset:

@@ -7,10 +7,11 @@ from uflow_cli.training.lock import is_training
 from uflow_cli.training.log import Epoch, Observer, Silent, write_curve, write_log
 from uflow_cli.training.outcome import TrainingResult
 from uflow_cli.training.processes import ToldElsewhereError, is_first_process
-from uflow_cli.training.published import TestSetAuroc
+from uflow_cli.training.published import TestSetAuroc, criterion_of
 from uflow_cli.training.schedule import rate_factor
 from uflow_cli.training.split import Split, batched, split_images
 from uflow_cli.training.state import has_state, read_state
+from uflow_cli.training.tensorboard import TensorBoardLog, Together, require_tensorboard
 
 __all__ = [
     "Criterion",
@@ -19,16 +20,20 @@ __all__ = [
     "Observer",
     "Silent",
     "Split",
+    "TensorBoardLog",
     "TestSetAuroc",
+    "Together",
     "ToldElsewhereError",
     "TrainingResult",
     "batched",
     "calibrate",
+    "criterion_of",
     "has_state",
     "is_first_process",
     "is_training",
     "rate_factor",
     "read_state",
+    "require_tensorboard",
     "resume",
     "split_images",
     "train",

@@ -7,12 +7,14 @@ from collections.abc import Callable
 import torch
 
 from uflow_cli.cache import CacheFolder, FeatureStore, features_of
+from uflow_cli.config import ModelConfig
 from uflow_cli.datasets import Dataset, read_label_mask, require_mask
 from uflow_cli.errors import DatasetError
 from uflow_cli.likelihood import anomaly_score
 from uflow_cli.metrics import PixelScores
 from uflow_cli.model import Model
 from uflow_cli.prediction import SCORE_SIZE
+from uflow_cli.training.criterion import Criterion
 from uflow_cli.training.split import batched
 
 BATCH = 8
@@ -54,3 +56,10 @@ class TestSetAuroc:
             for index, score in zip(batch, maps, strict=True):
                 scores.add(score, self.masks[index])
         return scores.curve().auroc
+
+
+def criterion_of(
+    model_config: ModelConfig, data: Dataset, *, cache: CacheFolder | None, on_progress: Callable[[int, int], None]
+) -> Criterion | None:
+    """What chooses the epoch of a run of `data`, where that is not the held-out loss."""
+    return TestSetAuroc(data, cache=cache, on_progress=on_progress) if model_config.paper_exact else None

@@ -5,7 +5,9 @@ from uflow_cli.cli.console.bench import print_bench
 from uflow_cli.cli.console.cache import print_cache, print_cleared
 from uflow_cli.cli.console.evaluation import print_evaluation, print_survey
 from uflow_cli.cli.console.inspection import print_inspection
+from uflow_cli.cli.console.runs import print_runs
 from uflow_cli.cli.console.sample import print_sample
+from uflow_cli.cli.console.series import print_outcome, print_series, print_task, print_traceback
 from uflow_cli.cli.console.terminal import note, print_json, print_text, warn
 from uflow_cli.cli.console.training import epoch_table, print_training_result, print_training_start, training_display
 
@@ -18,9 +20,14 @@ __all__ = [
     "print_evaluation",
     "print_inspection",
     "print_json",
+    "print_outcome",
+    "print_runs",
     "print_sample",
+    "print_series",
     "print_survey",
+    "print_task",
     "print_text",
+    "print_traceback",
     "print_training_result",
     "print_training_start",
     "progress",

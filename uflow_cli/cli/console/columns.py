@@ -21,7 +21,8 @@ class Column:
     cells: Sequence[str]
     rank: int = 0
     justify: Literal["left", "right"] = "right"
-    shortest: int | None = None  # cells may be cut with an ellipsis down to this width; None: they may not
+    shortest: int | None = None  # cells may lose their beginning down to this width, as paths can; None: they may not
+    wraps: bool = False  # what is too long goes on in the next line instead
 
     @property
     def longest(self) -> int:
@@ -32,6 +33,11 @@ class Column:
     def needed(self) -> int:
         """Width below which the column says nothing."""
         return self.longest if self.shortest is None else min(self.longest, max(self.shortest, cell_len(self.name)))
+
+
+def whole_width(columns: Sequence[Column]) -> int:
+    """Width at which nothing is left out or cut."""
+    return sum(column.longest + GAP for column in columns) - GAP
 
 
 def columns_that_fit(columns: Sequence[Column], *, width: int) -> list[Column]:
@@ -47,15 +53,27 @@ def columns_that_fit(columns: Sequence[Column], *, width: int) -> list[Column]:
 
 def table_of(columns: Sequence[Column], *, width: int, styles: Sequence[str] = ()) -> Table:
     """The columns that fit, with a style per row; columns that have nothing to show are left out."""
-    told = [column for column in columns if column.rank == 0 or any(column.cells)]
+    told = [column for column in columns if not column.name or any(column.cells)]
     kept = columns_that_fit(told, width=width)
     spare = width - sum(column.needed + GAP for column in kept) + GAP
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
+    cells: list[Sequence[str]] = []
     for column in kept:
         taken = max(0, min(spare, column.longest - column.needed))
         spare -= taken
         name, wide = escape(column.name), column.needed + taken
-        table.add_column(name, justify=column.justify, no_wrap=True, overflow="ellipsis", width=wide)
-    for i, row in enumerate(zip(*(column.cells for column in kept), strict=True)):
+        overflow: Literal["fold", "ellipsis"] = "fold" if column.wraps else "ellipsis"
+        table.add_column(name, justify=column.justify, no_wrap=not column.wraps, overflow=overflow, width=wide)
+        cells.append(column.cells if column.wraps else [_end(text, wide) for text in column.cells])
+    for i, row in enumerate(zip(*cells, strict=True)):
         table.add_row(*(escape(text) for text in row), style=styles[i] if styles else None)
     return table
+
+
+def _end(text: str, width: int) -> str:
+    """The end of `text` that fits, with an ellipsis for what was before."""
+    if cell_len(text) <= width:
+        return text
+    while text and cell_len(text) > width - 1:
+        text = text[1:]
+    return f"…{text}"

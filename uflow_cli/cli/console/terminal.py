@@ -11,10 +11,12 @@ from rich.markup import escape  # noqa: TID251
 PLAIN_WIDTH = 120  # columns of tables where stdout is no terminal
 
 
-def out() -> Console:
-    """Stdout; tables keep one width where it is no terminal."""
+def out(*, at_least: int = 0) -> Console:
+    """Stdout; where it is no terminal, tables keep one width, or `at_least` that."""
     console = Console(highlight=False, soft_wrap=False)
-    return console if console.is_terminal else Console(highlight=False, soft_wrap=False, width=PLAIN_WIDTH)
+    if console.is_terminal:
+        return console
+    return Console(highlight=False, soft_wrap=False, width=max(PLAIN_WIDTH, at_least))
 
 
 def err() -> Console:
@@ -47,3 +49,13 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}"
+
+
+def amount(n_bytes: int) -> str:
+    """`n_bytes` in the unit that people would choose."""
+    value, units = float(n_bytes), ["KiB", "MiB", "GiB"]
+    if value < 1024:
+        return f"{n_bytes} B"
+    while (value := value / 1024) >= 1024 and len(units) > 1:
+        units.pop(0)
+    return f"{value:.1f} {units[0]}"

@@ -1,0 +1,135 @@
+"""The runs below a folder as a list: what each was trained on, how far it went, and what it promises."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from uflow_cli.checkpoint import CONFIG_NAME, LOG_NAME, Run, load_run
+from uflow_cli.errors import CheckpointError, UflowError
+from uflow_cli.training import has_state, is_training
+from uflow_cli.training.state import STATE_NAME
+
+JSON_VERSION = 1
+TRACES = (CONFIG_NAME, LOG_NAME, STATE_NAME, "flow-*.safetensors")  # a folder with one of these is or was a run
+UNFINISHED = ("training", "stopped", "failed")
+
+
+@dataclass(frozen=True)
+class ListedRun:
+    """A run folder. `run` is None where it is damaged, and where no epoch has ended yet.
+
+    `state`: "finished", "stopped", "failed"; "training", which a process does at this moment; "interrupted", which a
+    process did until it was killed; "damaged", for which `problem` says why.
+    """
+
+    folder: Path
+    state: str
+    modified: datetime
+    n_bytes: int
+    run: Run | None = None
+    problem: str = ""
+
+
+def list_runs(roots: Sequence[Path]) -> list[ListedRun]:
+    """All runs in and below `roots`, the newest first; UflowError for a root that is no folder."""
+    found: dict[Path, ListedRun] = {}
+    for root in roots:
+        if not root.is_dir():
+            raise UflowError(f"{root}: no such folder; name folders that hold runs of `uflow train`")
+        for folder in _run_folders(root):
+            found.setdefault(folder.resolve(), _listed(folder))
+    return sorted(found.values(), key=lambda listed: (listed.modified, str(listed.folder)), reverse=True)
+
+
+def runs_to_dict(runs: Sequence[ListedRun]) -> dict[str, Any]:
+    """JSON-ready mapping of a list of runs."""
+    return {"version": JSON_VERSION, "runs": [_to_dict(listed) for listed in runs]}
+
+
+def _run_folders(root: Path) -> Iterator[Path]:
+    for folder, below, files in os.walk(root):
+        below[:] = [name for name in below if not name.startswith(".")]
+        if _is_run_folder(files):
+            yield Path(folder)
+
+
+def _is_run_folder(names: Sequence[str]) -> bool:
+    return any(fnmatch(name, trace) for name in names for trace in TRACES)
+
+
+def _listed(folder: Path) -> ListedRun:
+    modified, n_bytes = _modified(folder), _size(folder)
+    if not (folder / CONFIG_NAME).is_file() and has_state(folder):
+        state = "training" if is_training(folder) else "interrupted"
+        return ListedRun(folder, state, modified, n_bytes)
+    try:
+        run = load_run(folder)
+    except CheckpointError as error:
+        return ListedRun(folder, "damaged", modified, n_bytes, problem=str(error))
+    state = run.progress.state
+    if state in UNFINISHED and is_training(folder):
+        state = "training"
+    elif state == "training":
+        state = "interrupted"
+    return ListedRun(folder, state, modified, n_bytes, run)
+
+
+def _modified(folder: Path) -> datetime:
+    """When training last wrote there; opening or copying single files later does not count."""
+    written = [0.0]
+    for path in (path for name in TRACES for path in folder.glob(name)):
+        with contextlib.suppress(OSError):  # gone meanwhile: a training replaces its files
+            written.append(path.stat().st_mtime)
+    return datetime.fromtimestamp(max(written), tz=UTC)
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the files in and below `folder`, without runs below it, which are runs of their own."""
+    total = 0
+    for place, below, files in os.walk(folder):
+        if place != str(folder) and _is_run_folder(files):
+            below.clear()
+        else:
+            total += sum(_file_size(Path(place, name)) for name in files)
+    return total
+
+
+def _file_size(path: Path) -> int:
+    try:
+        return path.lstat().st_size
+    except OSError:  # gone meanwhile: a training replaces its files
+        return 0
+
+
+def _to_dict(listed: ListedRun) -> dict[str, Any]:
+    run = listed.run
+    values: dict[str, Any] = {
+        "folder": str(listed.folder),
+        "state": listed.state,
+        "modified": listed.modified.isoformat(timespec="seconds"),
+        "bytes": listed.n_bytes,
+        "problem": listed.problem,
+    }
+    if run is None:
+        return values
+    origin, progress, kept = run.origin, run.progress, run.calibration
+    return values | {
+        "dataset": origin.dataset,
+        "category": origin.category,
+        "preset": run.training.preset,
+        "extractor": run.model.extractor,
+        "images": run.n_images,
+        "epochs_done": progress.epochs_done,
+        "epochs": progress.n_epochs,
+        "best_epoch": progress.best_epoch,
+        "held_out_loss": progress.held_out_loss,
+        "mean_ratio": list(kept.mean_ratio),
+        "smallest_false_alarm_rate": kept.smallest_rate if kept.n_images else None,
+    }

@@ -1,0 +1,144 @@
+"""One training after another over the categories of a data set; a failure of one does not end the series."""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from uflow_cli.cache import CacheFolder
+from uflow_cli.checkpoint import Run, is_run, load_run
+from uflow_cli.config import ModelConfig, TrainingConfig
+from uflow_cli.datasets import Dataset, load_dataset
+from uflow_cli.errors import TrainingError, UflowError
+from uflow_cli.training import Observer, criterion_of, has_state, read_state, resume, train
+
+DIFFERENCES_SHOWN = 3
+
+Settings = tuple[ModelConfig, TrainingConfig]
+State = Literal["finished", "done before", "stopped", "failed", "not started"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one category; `run` is None where there is none, `message` says why it failed."""
+
+    category: str
+    state: State
+    seconds: float = 0.0
+    run: Run | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A category before it is trained."""
+
+    data: Dataset
+    folder: Path
+    model_config: ModelConfig
+    config: TrainingConfig
+    number: int  # from 1
+    n_tasks: int
+    resumed: bool  # goes on where it was stopped or killed
+
+
+def train_series(
+    dataset: str, categories: Sequence[str], *, root: Path, out: Path, settings: Callable[[str, str], Settings],
+    device: torch.device, observe: Callable[[Task], AbstractContextManager[Observer]],
+    on_bug: Callable[[str], None], should_stop: Callable[[], bool] = lambda: False, overwrite: bool = False,
+    cache: CacheFolder | None = None,
+) -> Iterator[Outcome]:  # fmt: skip
+    """Train `categories` into folders of their name below `out`, and yield what became of each.
+
+    A finished run of the same settings is left as it is, an unfinished one goes on, one of other settings fails unless
+    `overwrite`. Once `should_stop` says so, the category in hand ends after its epoch and the others are not started.
+    `on_bug` gets the traceback of an error that is not the user's; the series goes on.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise TrainingError("several processes train one category together; start torchrun once per category")
+    for number, category in enumerate(categories, start=1):
+        if should_stop():
+            yield Outcome(category, "not started")
+            continue
+        start = time.monotonic()
+        folder = out / category
+        try:
+            data = load_dataset(dataset, root=root, category=category)
+            model_config, config = settings(data.name, data.category)
+            standing = "new" if overwrite else find_standing(folder, model_config, config, n_images=len(data.train))
+            if standing == "finished":
+                yield Outcome(category, "done before", run=load_run(folder))
+                continue
+            task = Task(data, folder, model_config, config, number, len(categories), standing == "unfinished")
+            _train(task, root=root, device=device, observe=observe, should_stop=should_stop, cache=cache)
+            run = load_run(folder)
+            state: State = "stopped" if run.progress.state == "stopped" else "finished"
+            yield Outcome(category, state, time.monotonic() - start, run)
+        except UflowError as error:
+            yield Outcome(category, "failed", time.monotonic() - start, message=str(error))
+        except Exception as error:  # an overnight series shall not end for one category's sake; nothing is hidden
+            on_bug(traceback.format_exc())
+            message = f"{type(error).__name__}: {error}"
+            yield Outcome(category, "failed", time.monotonic() - start, message=message)
+
+
+def _train(
+    task: Task, *, root: Path, device: torch.device, observe: Callable[[Task], AbstractContextManager[Observer]],
+    should_stop: Callable[[], bool], cache: CacheFolder | None,
+) -> None:  # fmt: skip
+    data, paths = task.data, [image.path for image in task.data.train]
+    with observe(task) as observer:
+        criterion = criterion_of(task.model_config, data, cache=cache, on_progress=observer.on_features)
+        if task.resumed:
+            resume(
+                task.folder, paths, device=device, observer=observer, should_stop=should_stop, criterion=criterion,
+                cache=cache,
+            )  # fmt: skip
+            return
+        train(
+            paths, out=task.folder, dataset=data.name, category=data.category, root=root, cache=cache,
+            model_config=task.model_config, config=task.config, device=device, observer=observer,
+            should_stop=should_stop, criterion=criterion, overwrite=True,
+        )  # fmt: skip
+
+
+def find_standing(
+    folder: Path, model_config: ModelConfig, config: TrainingConfig, *, n_images: int
+) -> Literal["new", "unfinished", "finished"]:
+    """How far a run of these settings is in `folder`; TrainingError where the run there is of others."""
+    if has_state(folder):
+        state, _ = read_state(folder, with_tensors=False)
+        _require_same(folder, (state.model, state.training), (model_config, config))
+        return "unfinished"
+    if not is_run(folder):
+        return "new"
+    run = load_run(folder)
+    _require_same(folder, (run.model, run.training), (model_config, config))
+    if run.progress.state != "finished":
+        return "new"
+    if run.n_images != n_images:
+        raise TrainingError(
+            f"{folder} holds a run trained on {run.n_images} images and there are {n_images} now; "
+            "replace it with --overwrite, or choose another folder with --out"
+        )
+    return "finished"
+
+
+def _require_same(folder: Path, there: Settings, wanted: Settings) -> None:
+    if there == wanted:
+        return
+    before, now = ({**asdict(model), **asdict(training)} for model, training in (there, wanted))
+    differences = [f"{name} = {before[name]} instead of {now[name]}" for name in now if before[name] != now[name]]
+    more = f" and {len(differences) - DIFFERENCES_SHOWN} more" if len(differences) > DIFFERENCES_SHOWN else ""
+    raise TrainingError(
+        f"{folder} holds a run with {', '.join(differences[:DIFFERENCES_SHOWN])}{more}; "
+        "replace it with --overwrite, or choose another folder with --out"
+    )
