@@ -1,6 +1,6 @@
 """Settings of a run: plain frozen dataclasses. A field's `About` makes it an option and a key of presets and files.
 
-The defaults are the lite preset's, except for what `presets/lite.toml` says.
+The defaults are the lite preset's.
 """
 
 from __future__ import annotations
