@@ -18,8 +18,9 @@ from uflow_cli.cli import main
 assert uflow_cli.training  # imported for the processes to come
 
 
-def run(arguments: list[str], output: Path) -> None:
+def run(arguments: list[str], output: Path, environment: dict[str, str]) -> None:
     """`uflow ARGUMENTS`, both streams appended to `output`."""
+    os.environ.update(environment)
     torch.set_num_threads(1)
     with output.open("a", buffering=1) as stream:
         sys.stdout = sys.stderr = stream
@@ -27,12 +28,13 @@ def run(arguments: list[str], output: Path) -> None:
         main()
 
 
-def start(arguments: list[object], output: Path) -> BaseProcess:
-    """Start `uflow ARGUMENTS`."""
+def start(arguments: list[object], output: Path, **environment: object) -> BaseProcess:
+    """Start `uflow ARGUMENTS`; `environment` is added to this process's own."""
     context = multiprocessing.get_context("forkserver")
     assert isinstance(context, ForkServerContext)
     context.set_forkserver_preload([__name__])
-    process = context.Process(target=run, args=([str(argument) for argument in arguments], output))
+    variables = {name: str(value) for name, value in {**os.environ, **environment}.items()}
+    process = context.Process(target=run, args=([str(argument) for argument in arguments], output, variables))
     path = os.pathsep.join(filter(None, sys.path))  # Python 3.11's server takes it from nowhere else
     with patch.dict(os.environ, PYTHONPATH=path):
         process.start()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -87,7 +88,9 @@ class Processes:
         if self.size == 1:
             return flow
         ids = [device] if device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(flow, device_ids=ids, broadcast_buffers=False)
+        with warnings.catch_warnings():  # its new name, forward_sync_buffers, is unknown to older releases
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            return nn.parallel.DistributedDataParallel(flow, device_ids=ids, broadcast_buffers=False)
 
 
 ALONE = Processes()
