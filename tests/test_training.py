@@ -12,11 +12,14 @@ import pytest
 import torch
 from products import SMALL_MODEL, SMALL_TRAINING, Recorder, good_image, shared_cache
 
+from uflow_cli.cache import ResidentFeatures, features_of
 from uflow_cli.checkpoint import load_model, load_run
 from uflow_cli.config import TrainingConfig
 from uflow_cli.errors import ImageError, TrainingError
 from uflow_cli.images import write_png
-from uflow_cli.training import batched, rate_factor, split_images, train
+from uflow_cli.model import build_model
+from uflow_cli.training import batched, has_state, rate_factor, split_images, train
+from uflow_cli.training.residence import settle
 
 CPU = torch.device("cpu")
 
@@ -154,6 +157,49 @@ def test_few_images_train_and_share_the_held_out_ones(tmp_path, recorder):
 def test_diverging_training_is_one_clear_error(good_paths, tmp_path, recorder):
     with pytest.raises(TrainingError, match="--learning-rate below 1000"):
         run_training(good_paths, tmp_path / "run", recorder, TrainingConfig(epochs=3, batch_size=4, learning_rate=1e4))
+
+
+def test_features_live_on_the_device_where_there_is_twice_the_room(good_paths):
+    model = build_model(SMALL_MODEL, device=CPU)
+    kept = features_of(model, good_paths, cache=shared_cache(), on_progress=lambda _done, _total: None)
+    resident = settle(kept, CPU, free_bytes=2 * kept.n_bytes)
+    assert isinstance(resident, ResidentFeatures)
+    for a, b in zip(resident.read([3, 1, 3], device=CPU), kept.read([3, 1, 3], device=CPU), strict=True):
+        assert torch.equal(a, b)
+    assert settle(kept, CPU, free_bytes=2 * kept.n_bytes - 1) is kept
+    assert settle(kept, CPU) is kept  # the system keeps what it can in memory anyway
+
+
+def test_a_divergence_goes_back_one_epoch_and_on_with_a_lower_rate(good_paths, tmp_path, recorder):
+    """Once; the epoch is done again from the same state, and all later ones are those of the lower rate."""
+    config = dataclasses.replace(SMALL_TRAINING, epochs=3, schedule="published")
+    result = run_training(
+        good_paths, tmp_path / "run", recorder, config, criterion=Scripted(0.5, float("nan"), 0.6, 0.7)
+    )
+    assert [record.learning_rate for record in result.log] == pytest.approx([2e-3, 2e-4, 2e-4])
+    assert [record.epoch for record in recorder.epochs] == [1, 2, 3]
+    assert len(recorder.warnings) == 1
+    assert "diverged in epoch 2" in recorder.warnings[0]
+    assert result.log[1].loss < result.log[0].loss
+
+
+def test_a_second_divergence_ends_training_with_the_best_epoch_kept(good_paths, tmp_path, recorder):
+    config = dataclasses.replace(SMALL_TRAINING, epochs=3)
+    with pytest.raises(TrainingError, match="diverged in epoch 2"):
+        run_training(good_paths, tmp_path / "run", recorder, config, criterion=Scripted(0.5, *[float("nan")] * 2))
+    run = load_run(tmp_path / "run")
+    assert (run.progress.state, run.progress.best_epoch) == ("failed", 1)
+    load_model(run, device=CPU)
+    assert not has_state(tmp_path / "run")
+
+
+def test_gradient_clip_bounds_the_step(good_paths, tmp_path):
+    """A tiny bound makes the gradient so small that Adam's epsilon and the weight decay are all that is left."""
+    losses = []
+    for name, clip in (("free", 0.0), ("loose", 1e6), ("tight", 1e-13)):
+        config = dataclasses.replace(SMALL_TRAINING, epochs=1, gradient_clip=clip, weight_decay=0.0)
+        losses.append(run_training(good_paths, tmp_path / name, Recorder([]), config).log[0].loss)
+    assert losses[0] == losses[1] < losses[2]
 
 
 def test_batches_cover_all_indices_in_order():

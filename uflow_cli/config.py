@@ -82,7 +82,9 @@ class TrainingConfig:
     warm_up: Annotated[
         float, About("Share of all steps over which the rate rises; published has none.", at_least=0, at_most=1)
     ] = 0.1
-    gradient_clip: Annotated[float, About("Largest norm of the gradient; 0: as it comes.", at_least=0)] = 0.0
+    gradient_clip: Annotated[
+        float, About("Largest norm of the gradient of the loss per dimension; 0: as it comes.", at_least=0)
+    ] = 0.0
     patience: Annotated[int, About("Epochs without a better one until training ends; 0: never.", at_least=0)] = 0
     held_out_fraction: Annotated[
         float, About("Share of the good images that never trains the flow.", at_least=0, below=1)

@@ -76,7 +76,7 @@ class KeptFeatures:
 
     def read(self, indices: Sequence[int], *, device: torch.device) -> list[Tensor]:
         """Features of the images at `indices` as float32 on `device`, per scale (B, C_s, H_s, W_s)."""
-        return unpack(torch.from_numpy(self.records(indices)).to(device), self.layout)
+        return unpack(_sent(torch.from_numpy(self.records(indices)), device), self.layout)
 
 
 class ResidentFeatures:
@@ -102,7 +102,7 @@ class ResidentFeatures:
 
     def read(self, indices: Sequence[int], *, device: torch.device) -> list[Tensor]:
         """Features of the images at `indices` as float32 on `device`, per scale (B, C_s, H_s, W_s)."""
-        chosen = torch.as_tensor(indices, dtype=torch.int64, device=self._records.device)
+        chosen = _sent(torch.tensor(indices, dtype=torch.int64), self._records.device)
         return unpack(self._records[chosen].to(device), self.layout)
 
 
@@ -134,7 +134,12 @@ class ComputedFeatures:
             extract_records(self._model, images[start : start + EXTRACTION_BATCH], self.layout)
             for start in range(0, len(images), EXTRACTION_BATCH)
         ]
-        return unpack(torch.from_numpy(np.concatenate(records)).to(device), self.layout)
+        return unpack(_sent(torch.from_numpy(np.concatenate(records)), device), self.layout)
+
+
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """`tensor` on `device`; a GPU takes it when it comes to it, and nobody waits."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def extract_records(model: Model, images: Sequence[NDArray[np.uint8]], layout: RecordLayout) -> Records:

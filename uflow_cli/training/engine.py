@@ -23,6 +23,7 @@ from uflow_cli.training.lock import sole_training
 from uflow_cli.training.log import Observer, Silent
 from uflow_cli.training.outcome import TrainingResult, end_training
 from uflow_cli.training.processes import Processes, processes
+from uflow_cli.training.residence import settle
 from uflow_cli.training.split import Split, split_images
 from uflow_cli.training.state import TrainingState, has_state, read_state, require_same_images, write_state
 from uflow_cli.training.trainer import Trainer
@@ -103,7 +104,8 @@ def _go_on(
     criterion: Criterion | None, should_stop: Callable[[], bool], cache: CacheFolder | None,
 ) -> TrainingResult:  # fmt: skip
     observer = observer if group.is_first else Silent()
-    features = group.in_turn(lambda: _features(state, model, cache, observer))
+    kept = group.in_turn(lambda: _features(state, model, cache, observer))
+    features = settle(kept, model.device)
     trainer = Trainer(folder, state, tensors, model, features, group, observer, criterion or HeldOutLoss())
     return trainer.run(should_stop)
 

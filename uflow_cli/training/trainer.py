@@ -114,7 +114,8 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(nll / (len(batch) / self.group.size))  # the mean over processes is that over the batch
         if self.config.gradient_clip:
-            torch.nn.utils.clip_grad_norm_(self.model.flow.parameters(), self.config.gradient_clip)
+            largest = self.config.gradient_clip * self.model.flow.n_dimensions  # the loss is a sum over dimensions
+            torch.nn.utils.clip_grad_norm_(self.model.flow.parameters(), largest)
         self.optimiser.step()
         return nll.detach().double()
 
