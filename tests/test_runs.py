@@ -6,14 +6,14 @@ import json
 import os
 import shutil
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
-from uflow_cli.checkpoint import load_run
+from uflow_cli.checkpoint import STATE_NAME, load_run
 from uflow_cli.errors import UflowError
+from uflow_cli.lock import sole_training
 from uflow_cli.runs import list_runs, runs_to_dict
-from uflow_cli.training.lock import sole_training
-from uflow_cli.training.state import STATE_NAME
 
 
 @pytest.fixture
@@ -98,6 +98,22 @@ def test_damaged_runs_are_listed_with_what_is_wrong(copy, root, what):
     assert by_name["whole"].state == "finished"
     assert (by_name["hurt"].state, by_name["hurt"].run) == ("damaged", None)
     assert str(folder) in by_name["hurt"].problem
+
+
+def test_a_run_that_may_not_be_read_is_listed_as_damaged(copy, root, monkeypatch):
+    copy("whole")
+    secret = copy("secret") / "config.json"
+    read_text = Path.read_text
+
+    def refuse(path, *arguments, **options):
+        if path == secret:
+            raise PermissionError(13, "Permission denied", str(path))
+        return read_text(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    by_name = {listed.folder.name: listed for listed in list_runs([root])}
+    assert by_name["whole"].state == "finished"
+    assert "Permission denied" in by_name["secret"].problem
 
 
 def test_the_size_is_that_of_the_run_without_runs_below_it(copy, root):

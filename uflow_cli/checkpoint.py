@@ -9,6 +9,8 @@ All but the last are there from the first epoch on. After an epoch these are wri
 under a name that no other content has; the state; `config.json`, which makes the weights current, whereupon older ones
 go; the log. Each file is replaced in one step, so a run folder is whole at every moment, and a resumed training puts
 right what a kill left undone.
+
+Only what touches weights imports torch, and does so itself: what a run says can be read without waiting for it.
 """
 
 from __future__ import annotations
@@ -18,23 +20,23 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from typing import TYPE_CHECKING, Any
 
 from uflow_cli.calibration import Calibration, calibration_from_dict, calibration_to_dict
 from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.errors import CheckpointError, UflowError
-from uflow_cli.features import weights_digest
 from uflow_cli.files import write_bytes, write_text
-from uflow_cli.model import Model, build_model
 from uflow_cli.setting import config_from_dict
+
+if TYPE_CHECKING:
+    import torch
+
+    from uflow_cli.model import Model
 
 FORMAT = 1
 CONFIG_NAME = "config.json"
 LOG_NAME = "log.csv"
+STATE_NAME = "training.safetensors"
 PAPER_EXACT_CAVEAT = (
     "paper-exact: the published procedure, selected on the test set and not calibrated; for comparisons only"
 )
@@ -97,6 +99,8 @@ def save_weights(folder: Path, model: Model, *, epoch: int) -> str:
 
     So a run that replaces another never writes to a file that the other's configuration names.
     """
+    from safetensors.torch import save
+
     data = save(model.state_dict())
     name = f"flow-{epoch:04d}-{hashlib.sha256(data).hexdigest()[:12]}.safetensors"
     write_bytes(folder / name, data, durable=True)
@@ -154,6 +158,12 @@ def load_run(folder: Path) -> Run:
 
 def load_model(run: Run, *, device: torch.device) -> Model:
     """The model of `run` on `device`, in eval mode; CheckpointError if the weights do not fit."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from uflow_cli.features import weights_digest
+    from uflow_cli.model import build_model
+
     path = run.folder / run.weights
     try:
         tensors = load_file(path)

@@ -11,10 +11,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from uflow_cli.checkpoint import CONFIG_NAME, LOG_NAME, Run, load_run
+from uflow_cli.checkpoint import CONFIG_NAME, LOG_NAME, STATE_NAME, Run, load_run
 from uflow_cli.errors import CheckpointError, UflowError
-from uflow_cli.training import has_state, is_training
-from uflow_cli.training.state import STATE_NAME
+from uflow_cli.lock import is_training
 
 JSON_VERSION = 1
 TRACES = (CONFIG_NAME, LOG_NAME, STATE_NAME, "flow-*.safetensors")  # a folder with one of these is or was a run
@@ -66,12 +65,12 @@ def _is_run_folder(names: Sequence[str]) -> bool:
 
 def _listed(folder: Path) -> ListedRun:
     modified, n_bytes = _modified(folder), _size(folder)
-    if not (folder / CONFIG_NAME).is_file() and has_state(folder):
+    if not (folder / CONFIG_NAME).is_file() and (folder / STATE_NAME).is_file():
         state = "training" if is_training(folder) else "interrupted"
         return ListedRun(folder, state, modified, n_bytes)
     try:
         run = load_run(folder)
-    except CheckpointError as error:
+    except (CheckpointError, OSError) as error:
         return ListedRun(folder, "damaged", modified, n_bytes, problem=str(error))
     state = run.progress.state
     if state in UNFINISHED and is_training(folder):

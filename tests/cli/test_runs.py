@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 
 def test_runs_are_found_below_the_working_folder(uflow, small_run, tmp_path, monkeypatch):
@@ -49,3 +51,14 @@ def test_a_folder_that_is_not_there_is_one_line(uflow, tmp_path):
     assert outcome.code == 1
     assert outcome.err.count("\n") == 1
     assert "nowhere: no such folder" in outcome.err
+
+
+def test_the_list_does_not_wait_for_torch(small_run):
+    code = (
+        "import sys\nfrom uflow_cli.cli import main\n"
+        f"sys.argv = ['uflow', 'runs', {str(small_run)!r}]\n"
+        "try:\n    main()\nfinally:\n    assert 'torch' not in sys.modules"
+    )
+    result = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "finished" in result.stdout

@@ -1,9 +1,9 @@
 """Training of the flow on good images only. Losses are negative log-likelihoods in bits per dimension."""
 
+from uflow_cli.lock import is_training
 from uflow_cli.training.criterion import Criterion, HeldOutLoss
 from uflow_cli.training.engine import resume, train
 from uflow_cli.training.held_out import calibrate
-from uflow_cli.training.lock import is_training
 from uflow_cli.training.log import Epoch, Observer, Silent, write_curve, write_log
 from uflow_cli.training.outcome import TrainingResult
 from uflow_cli.training.processes import ToldElsewhereError, is_first_process

@@ -17,9 +17,9 @@ from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.errors import TrainingError, UflowError
 from uflow_cli.features import weights_digest
 from uflow_cli.files import remove_litter
+from uflow_cli.lock import sole_training
 from uflow_cli.model import Model, build_model, check_model_config
 from uflow_cli.training.criterion import Criterion, HeldOutLoss
-from uflow_cli.training.lock import sole_training
 from uflow_cli.training.log import Observer, Silent
 from uflow_cli.training.outcome import TrainingResult, end_training
 from uflow_cli.training.processes import Processes, processes
