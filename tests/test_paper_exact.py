@@ -15,7 +15,8 @@ from uflow_cli.datasets import Dataset, LabelledImage
 from uflow_cli.errors import DatasetError, UflowError
 from uflow_cli.model import build_model
 from uflow_cli.nfa import Background
-from uflow_cli.prediction import find_regions, log_nfa_ceiling, merge_scales, predict
+from uflow_cli.outline import ScaleRegions, log_nfa_map, published_log_nfa_map
+from uflow_cli.prediction import find_regions, log_nfa_ceiling, predict
 from uflow_cli.training import TestSetAuroc
 
 CHANNELS = 64
@@ -58,9 +59,10 @@ def test_maps_are_upsampled_bilinearly_as_published():
         F.interpolate(torch.from_numpy(c)[None, None], (40, 50), mode="bilinear", align_corners=False)[0, 0]
         for c in cells
     ]
-    published = merge_scales(cells, size=(40, 50), paper_exact=True)
+    scales = [ScaleRegions(c.astype(np.float64), np.ones_like(c), np.ones_like(c), 5.0) for c in cells]
+    published = published_log_nfa_map(scales, size=(40, 50))
     np.testing.assert_allclose(published, torch.minimum(*resized).numpy(), atol=1e-5)
-    assert not np.allclose(published, merge_scales(cells, size=(40, 50)))
+    assert not np.allclose(published, log_nfa_map(scales, size=(40, 50)))
 
 
 def test_published_mask_is_the_upsampled_map_below_the_threshold():
@@ -72,18 +74,16 @@ def test_published_mask_is_the_upsampled_map_below_the_threshold():
     [free] = predict(model, calibration, [image[:80]])
     threshold = float(free.log_nfa_map.min() + free.log_nfa_map.max()) / 2
     [prediction] = predict(model, calibration, [image[:80]], threshold=threshold)
-    expected = merge_scales(prediction.log_nfa_cells, size=(80, 96), paper_exact=True) < threshold
+    expected = published_log_nfa_map(prediction.scales, size=(80, 96)) < threshold
     assert expected.any()
     assert not expected.all()
     np.testing.assert_array_equal(prediction.mask, expected)
-    np.testing.assert_array_equal(
-        prediction.log_nfa_map, merge_scales(prediction.log_nfa_cells, size=(256, 256), paper_exact=True)
-    )
+    np.testing.assert_array_equal(prediction.log_nfa_map, published_log_nfa_map(prediction.scales, size=(256, 256)))
 
 
 def test_ceiling_is_eq_9_for_every_region():
     result = find_regions([one_bump()], background=[Background(CHANNELS)], tests="paper", reach=[4], paper_exact=True)
-    ceiling = log_nfa_ceiling(result, tests="paper")
+    ceiling = log_nfa_ceiling([(12, 12)], tests="paper", recalibrated=False)
     np.testing.assert_allclose(result.regions.log_nfa, ceiling + result.regions.log_pfa)
 
 

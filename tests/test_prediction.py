@@ -7,22 +7,13 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from products import defective_image, good_image
 
+from uflow_cli.calibration import FalseAlarmCurve, lowest_log_nfa
 from uflow_cli.checkpoint import load_model, load_run
 from uflow_cli.images import resize_map
 from uflow_cli.nfa import Background, a_contrario
-from uflow_cli.prediction import (
-    detected_regions,
-    detection_mask,
-    log_nfa_ceiling,
-    log_nfa_map,
-    lowest_log_nfa,
-    predict,
-    upsample_by_median,
-)
+from uflow_cli.prediction import detected_regions, find_regions, log_nfa_ceiling, predict
 
 BACKGROUND = [Background(20.0), Background(30.0)]
 
@@ -88,49 +79,37 @@ def test_detections_stand_in_order_and_inside_the_image(loaded):
         assert d.scale in (1, 2, 3)
 
 
-@pytest.mark.parametrize("tests", ["paper", "by-size"])
-@pytest.mark.parametrize("threshold", [0.0, -3.0, 4.0])
-@pytest.mark.parametrize("size", [(12, 12), (97, 61), (48, 200)])
-def test_map_below_the_threshold_is_the_mask(tests, threshold, size):
-    result = a_contrario(bumpy_norms(4), background=BACKGROUND, tests=tests)
-    ceiling = log_nfa_ceiling(result, tests=tests)
-    threshold += log_nfa_ceiling(result, tests="by-size") - ceiling if tests == "paper" else 0.0
-    for index in range(3):
-        regions = detected_regions(result, index=index, threshold=threshold)
-        mask = detection_mask(result, regions, index=index, size=size)
-        below = log_nfa_map(result, index=index, ceiling=ceiling, size=size) < threshold
-        assert (mask != below).mean() <= 0.002  # pixels exactly half-way may differ by rounding
-
-
-def test_lowest_log_nfa_is_the_ceiling_without_regions():
-    flat = [np.full((1, 4, 4), 1.0, np.float32), np.full((1, 2, 2), 1.0, np.float32)]
-    result = a_contrario(flat, background=BACKGROUND)
-    ceiling = log_nfa_ceiling(result, tests="by-size")
-    assert lowest_log_nfa(result, ceiling=ceiling).tolist() == [ceiling]
-    assert (log_nfa_map(result, index=0, ceiling=ceiling, size=(8, 8)) == np.float32(ceiling)).all()
-
-
 def test_planted_bump_is_the_lowest_and_only_its_image():
     result = a_contrario(bumpy_norms(5), background=BACKGROUND)
-    lowest = lowest_log_nfa(result, ceiling=log_nfa_ceiling(result, tests="by-size"))
+    lowest = lowest_log_nfa(result.regions, n_images=3, ceiling=7.0)
     assert lowest.argmin() == 1
     assert lowest[1] < -20
     assert (lowest[[0, 2]] > 0).all()
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    st.integers(1, 6), st.integers(1, 6), st.integers(1, 23), st.integers(1, 23), st.integers(0, 2**32 - 1),
-)  # fmt: skip
-def test_median_cut_at_any_threshold_is_the_indicator_cut_at_one_half(h, w, height, width, seed):
-    cells = np.random.default_rng(seed).integers(0, 4, (h, w)).astype(np.float32)
-    median = upsample_by_median(cells, (height, width))
-    for threshold in (0.5, 1.5, 2.5):
-        indicator = resize_map((cells < threshold).astype(np.float32), (height, width))
-        clear = np.abs(indicator - 0.5) > 1e-3
-        assert ((median < threshold) == (indicator >= 0.5))[clear].all()
+def test_detected_regions_are_below_the_threshold_most_significant_first():
+    result = a_contrario(bumpy_norms(6), background=BACKGROUND)
+    detected = detected_regions(result, index=1, threshold=4.0)
+    assert (detected.log_nfa < 4.0).all()
+    assert (np.diff(detected.log_nfa) >= 0).all()
+    assert len(detected) == ((result.regions.image == 1) & (result.regions.log_nfa < 4.0)).sum()
 
 
-def test_median_at_the_same_size_changes_nothing():
-    cells = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
-    np.testing.assert_array_equal(upsample_by_median(cells, (5, 7)), cells)
+def test_curves_replace_the_log_nfa_of_the_law_and_keep_the_regions():
+    curves = [FalseAlarmCurve((-2.0, 3.0), (-1.0, 0.5), 4.0, 3), FalseAlarmCurve((0.0, 6.0), (-0.5, 1.0), 2.0, 5)]
+    norms, reach = bumpy_norms(7), [4, 4]
+    plain = find_regions(norms, background=BACKGROUND, tests="by-size", reach=reach)
+    counted = find_regions(norms, background=BACKGROUND, tests="by-size", reach=reach, curves=curves)
+    for a, b in zip(plain.labels, counted.labels, strict=True):
+        np.testing.assert_array_equal(a, b)
+    for scale, curve in enumerate(curves):
+        rows = plain.regions.scale == scale
+        expected = curve.expected(plain.regions.log_nfa[rows]) + np.log10(2)
+        np.testing.assert_allclose(counted.regions.log_nfa[rows], expected)
+
+
+def test_ceiling_is_a_false_region_per_cell_or_the_tests_of_a_cell():
+    grids = [(28, 28), (14, 14)]
+    assert log_nfa_ceiling(grids, tests="by-size", recalibrated=True) == pytest.approx(np.log10(980))
+    assert log_nfa_ceiling(grids, tests="by-size", recalibrated=False) == pytest.approx(6.0, abs=0.1)
+    assert log_nfa_ceiling(grids, tests="paper", recalibrated=False) == pytest.approx(476.92371)
