@@ -60,7 +60,8 @@ def mask_below(scales: Sequence[ScaleRegions], *, threshold: float, size: tuple[
         if detected.any():
             level = np.where(detected, scale.level, np.float32(np.inf))
             (top, bottom), (left, right) = (_neighbours(n, m) for n, m in zip(level.shape, size, strict=True))
-            rows, columns = _span(detected.any(axis=1), top, bottom), _span(detected.any(axis=0), left, right)
+            in_rows, in_columns = np.any(detected, axis=1), np.any(detected, axis=0)
+            rows, columns = _span(in_rows, top, bottom), _span(in_columns, left, right)
             lowest = np.minimum(level[:, left[columns]], level[:, right[columns]])  # (H_s, w)
             lowest = np.minimum(lowest[top[rows]], lowest[bottom[rows]])  # (h, w), the part with detections
             mask[rows, columns] |= resize_map(scale.squared_norm, size)[rows, columns] >= OUTLINE_LEVEL * lowest
