@@ -52,7 +52,9 @@ def log_nfa_map(scales: Sequence[ScaleRegions], *, size: tuple[int, int]) -> NDA
     return lowest.astype(np.float32)
 
 
-def mask_below(scales: Sequence[ScaleRegions], *, threshold: float, size: tuple[int, int]) -> NDArray[np.bool_]:
+def mask_below(
+    scales: Sequence[ScaleRegions], *, threshold: float, size: tuple[int, int], outline_level: float = OUTLINE_LEVEL
+) -> NDArray[np.bool_]:
     """Union of the regions with log NFA < `threshold`, (H, W)."""
     mask = np.zeros(size, dtype=np.bool_)
     for scale in scales:
@@ -64,7 +66,7 @@ def mask_below(scales: Sequence[ScaleRegions], *, threshold: float, size: tuple[
             rows, columns = _span(in_rows, top, bottom), _span(in_columns, left, right)
             lowest = np.minimum(level[:, left[columns]], level[:, right[columns]])  # (H_s, w)
             lowest = np.minimum(lowest[top[rows]], lowest[bottom[rows]])  # (h, w), the part with detections
-            mask[rows, columns] |= resize_map(scale.squared_norm, size)[rows, columns] >= OUTLINE_LEVEL * lowest
+            mask[rows, columns] |= resize_map(scale.squared_norm, size)[rows, columns] >= outline_level * lowest
     return mask
 
 
