@@ -114,16 +114,16 @@ def test_an_evaluation_of_another_version_is_refused(small_run, data):
 
 
 def test_the_sweep_agrees_with_the_measures_at_their_thresholds(small_run, data):
-    evaluation = evaluate_run(load_run(small_run), data, device=CPU, nfa_threshold=3.0)
+    evaluation = evaluate_run(load_run(small_run), data, device=CPU, nfa_threshold=1.0)
     sweep = evaluation.sweep
     at = {float(t): i for i, t in enumerate(sweep.thresholds)}
-    assert sweep.flagged_good[at[3.0]] == evaluation.false_alarms.value
-    assert sweep.false_regions[at[3.0]] == evaluation.false_regions
+    assert sweep.flagged_good[at[1.0]] == evaluation.false_alarms.value
+    assert sweep.false_regions[at[1.0]] == evaluation.false_regions
     assert sweep.miou_all[at[0.0]] == pytest.approx(evaluation.miou_automatic.all_images)
-    assert sweep.miou_all[at[3.0]] == pytest.approx(evaluation.miou.all_images)
+    assert sweep.miou_all[at[1.0]] == pytest.approx(evaluation.miou.all_images)
     assert sweep.miou_all.max() == evaluation.oracle.miou.all_images
     assert (np.diff(sweep.false_regions) >= 0).all()
-    assert sweep.false_regions[-1] > sweep.false_regions[at[3.0]]  # regions that are no detection count, too
+    assert sweep.false_regions[-1] > sweep.false_regions[at[1.0]]  # regions that are no detection count, too
 
 
 def test_the_fair_threshold_leaves_one_pixel_per_training_image_above_it(small_run, data):
