@@ -81,14 +81,14 @@ OUTCOMES = [
 ]
 SERIES = """\
 category  state        images  epochs  best  held-out bits/dim      v by scale  flagged  seconds  message
-bottle    finished        202      20    14             1.7343  0.98 1.02 1.10     2/22       61
-cable     done before     212      20    14             1.7343  0.98 1.02 1.10     2/22
+bottle    finished        202   20/20    14             1.7343  0.98 1.02 1.10     2/22       61
+cable     done before     212   20/20    14             1.7343  0.98 1.02 1.10     2/22
 capsule   failed                                                                               3  data/capsule/train/good/0
                                                                                                   05.png: the PNG file is
                                                                                                   damaged; remove it
-carpet    stopped         202      15    14             1.7343  0.98 1.02 1.10     2/22       12
+carpet    stopped         202   15/20    14             1.7343  0.98 1.02 1.10     2/22       12
 grid      not started
-2 of 5 categories are trained, 1 failed; runs in runs/mvtec
+2 of 5 categories are trained, 1 failed, 2 left for the same command; runs in runs/mvtec
 """
 SERIES_NARROW = """\
 category  state        held-out bits/dim  flagged  message
@@ -99,7 +99,7 @@ capsule   failed                                   data/capsule/train/good/005.p
                                                    remove it
 carpet    stopped                 1.7343     2/22
 grid      not started
-2 of 5 categories are trained, 1 failed; runs in runs/mvtec
+2 of 5 categories are trained, 1 failed, 2 left for the same command; runs in runs/mvtec
 """
 
 

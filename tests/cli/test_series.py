@@ -33,7 +33,7 @@ def test_all_categories_end_in_one_table(train, tmp_path):
     assert outcome.code == 0, outcome.err
     rows = [line.split() for line in outcome.out.splitlines()]
     assert rows[0][:4] == ["category", "state", "images", "epochs"]
-    assert [row[:4] for row in rows[1:3]] == [["bolts", "finished", "20", "1"], ["nuts", "finished", "20", "1"]]
+    assert [row[:4] for row in rows[1:3]] == [["bolts", "finished", "20", "1/1"], ["nuts", "finished", "20", "1/1"]]
     assert "2 of 2 categories are trained; runs in runs/mvtec" in outcome.out
     assert load_run(tmp_path / "runs" / "mvtec" / "nuts").origin.category == "nuts"
     again = train("--category", "all")

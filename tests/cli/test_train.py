@@ -43,7 +43,7 @@ def test_folder_of_good_images_is_enough(uflow, good_folder, tmp_path, monkeypat
     assert (run.origin.dataset, run.origin.category) == ("folder", "good")
     assert "training preset lite (the paper's: --preset paper) on 20 good images" in outcome.err
     assert re.search(
-        r"epoch 1/1 +loss \d\.\d+ +held-out loss \d\.\d+ +best +mean z² \d\.\d\d \d\.\d\d \d\.\d\d +\d+\.\d images/s "
+        r"epoch 1/1 +loss \d\.\d+ +held-out loss \d\.\d+ bits/dim +best +mean z² \d\.\d\d \d\.\d\d \d\.\d\d +\d+\.\d images/s "
         r"+elapsed 0:\d\d:\d\d +left 0:00:00",
         outcome.err,
     )

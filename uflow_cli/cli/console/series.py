@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,10 +56,11 @@ def print_series(outcomes: Sequence[Outcome], *, folder: Path) -> None:
     console = out()
     styles = [STYLES.get(outcome.state, "") for outcome in outcomes]
     console.print(table_of(_columns(outcomes), width=console.width, styles=styles))
-    failed = sum(outcome.state == "failed" for outcome in outcomes)
-    ended = sum(outcome.state in ("finished", "done before") for outcome in outcomes)
+    n_of = Counter(outcome.state for outcome in outcomes)
+    failed, left = n_of["failed"], n_of["stopped"] + n_of["not started"]
     console.print(
-        f"{ended} of {len(outcomes)} categories are trained{f', {failed} failed' if failed else ''}; "
+        f"{n_of['finished'] + n_of['done before']} of {len(outcomes)} categories are trained"
+        f"{f', {failed} failed' if failed else ''}{f', {left} left for the same command' if left else ''}; "
         f"runs in {escape(str(folder))}", soft_wrap=True,
     )  # fmt: skip
 
@@ -71,7 +73,7 @@ def _columns(outcomes: Sequence[Outcome]) -> list[Column]:
         Column("category", [outcome.category for outcome in outcomes], justify="left"),
         Column("state", [outcome.state for outcome in outcomes], justify="left"),
         Column("images", cells(lambda run: str(run.n_images)), rank=5),
-        Column("epochs", cells(lambda run: str(run.progress.epochs_done)), rank=3),
+        Column("epochs", cells(lambda run: f"{run.progress.epochs_done}/{run.progress.n_epochs}"), rank=3),
         Column("best", cells(lambda run: str(run.progress.best_epoch)), rank=4),
         Column("held-out bits/dim", cells(held_out), rank=1),
         Column("v by scale", cells(lambda run: mean_squares(run.calibration.mean_ratio)), rank=2),
