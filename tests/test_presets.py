@@ -11,6 +11,7 @@ import pytest
 
 from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.errors import UflowError
+from uflow_cli.nfa import chi2_log_tail, log_n_tests
 from uflow_cli.presets import config_text, preset_names, read_config_file, resolve
 
 PUBLISHED = """
@@ -165,3 +166,14 @@ def test_paper_exact_leaves_the_rest_to_preset_and_user():
 def test_settings_that_do_not_go_together_are_refused(settings, message):
     with pytest.raises(UflowError, match=f"^{message}"):
         resolve(settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "grids", "energy"),
+    [("paper", 816, (28, 14), 5.4), ("lite", 59, (56, 28, 14), 155), ("resnet", 84, (112, 56, 28), 426)],
+)
+def test_tests_are_eq_9_only_where_a_lone_cell_can_meet_it(name, channels, grids, energy):
+    """The presets' comments: how many times its normal energy a cell of the finest embeddings needs under eq. 9."""
+    decades = chi2_log_tail(energy * channels, degrees_of_freedom=channels, tail="chernoff")
+    assert float(decades) == pytest.approx(-log_n_tests([(n, n) for n in grids]), rel=0.01)
+    assert (resolve({"preset": name})[0].tests == "paper") == (energy < 10)
