@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from uflow_cli.calibration.false_alarms import FalseAlarmCurve
+from uflow_cli.calibration.reference import Reference
 from uflow_cli.nfa import Background
 
 MEAN_RATIO_RANGE = (0.95, 1.10)  # METHOD 7.2: outside, the flow does not fit the held-out images
@@ -31,6 +32,7 @@ class Calibration:
     shared: bool
     curves: tuple[FalseAlarmCurve, ...] = ()  # per scale, or none at all
     n_counted: int = 0
+    references: tuple[Reference, ...] = ()  # per scale, of all held-out images; none where none were held out
 
     def __post_init__(self) -> None:
         if self.curves and not len(self.curves) == len(self.background):
@@ -83,6 +85,12 @@ def calibration_from_dict(values: Mapping[str, Any]) -> Calibration:
             for c in values["curves"]
         ),
         n_counted=int(values["n_counted"]),
+        references=tuple(
+            Reference(
+                _floats(r["image_levels"]), tuple(_floats(row) for row in r["position_levels"]), _floats(r["quantiles"])
+            )
+            for r in values["references"]
+        ),
     )
 
 

@@ -13,6 +13,11 @@ def threshold_for_rate(calibration: Calibration, rate: float) -> float:
 
     UflowError if `rate` is no probability, or smaller than the held-out images can promise.
     """
+    return calibration.lowest_log_nfa[conformal_rank(calibration, rate) - 1]
+
+
+def conformal_rank(calibration: Calibration, rate: float) -> int:
+    """Which of the sorted lowest log NFA is the threshold for `rate`, counted from 1; see `threshold_for_rate`."""
     if not 0 < rate < 1:
         raise UflowError(f"false-alarm rate {rate:g}: a number between 0 and 1 is needed")
     if not calibration.n_images:
@@ -27,7 +32,7 @@ def threshold_for_rate(calibration: Calibration, rate: float) -> float:
             f"the smallest is {calibration.smallest_rate:.4f}; allow that, or train with at least "
             f"{math.ceil(1 / rate) - 1} held-out images"
         )
-    return calibration.lowest_log_nfa[min(rank, calibration.n_images) - 1]
+    return min(rank, calibration.n_images)
 
 
 def choose_threshold(

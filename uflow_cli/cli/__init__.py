@@ -11,6 +11,7 @@ import typer
 import uflow_cli
 from uflow_cli.cli.bench import bench
 from uflow_cli.cli.cache import cache
+from uflow_cli.cli.check import check
 from uflow_cli.cli.detect import detect
 from uflow_cli.cli.evaluate import evaluate
 from uflow_cli.cli.runs import runs
@@ -45,6 +46,7 @@ def _program(
 app.command()(sample)
 app.command()(train)
 app.command()(detect)
+app.command()(check)
 app.command()(evaluate)
 app.command()(runs)
 app.command()(bench)

@@ -7,7 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from uflow_cli.calibration import Calibration, cross_fitted_lowest, fit_background, fit_curves, lowest_log_nfa
+from uflow_cli.calibration import (
+    Calibration,
+    cross_fitted_lowest,
+    fit_background,
+    fit_curves,
+    fit_reference,
+    lowest_log_nfa,
+)
 from uflow_cli.config import Tests
 from uflow_cli.model import Model
 from uflow_cli.nfa import Background
@@ -60,4 +67,5 @@ def calibrate_norms(
         shared=shared,
         curves=fit_curves(regions, n_images=n_counted, n_scales=n_scales) if n_counted > 1 else (),
         n_counted=n_counted,
+        references=tuple(fit_reference(u, n_channels=c) for u, c in zip(maps, n_channels, strict=True)),
     )

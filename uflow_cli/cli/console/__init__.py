@@ -1,5 +1,6 @@
 """Everything the terminal shows; the only importer of rich. Results go to stdout, progress and warnings to stderr."""
 
+from uflow_cli.cli.console.audit import print_audit
 from uflow_cli.cli.console.bars import progress
 from uflow_cli.cli.console.bench import print_bench
 from uflow_cli.cli.console.cache import print_cache, print_cleared
@@ -14,6 +15,7 @@ from uflow_cli.cli.console.training import epoch_table, print_training_result, p
 __all__ = [
     "epoch_table",
     "note",
+    "print_audit",
     "print_bench",
     "print_cache",
     "print_cleared",

@@ -1,0 +1,127 @@
+"""Audit of a run on fresh good images: verdicts, drift, likely causes and a new calibration."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+
+import cv2  # noqa: TID251
+import numpy as np
+import pytest
+import torch
+from products import good_image
+
+from uflow_cli.audit import Verdict, audit_run, audit_to_dict
+from uflow_cli.audit.run import KEPT_NAME
+from uflow_cli.calibration import Calibration, Reference, fit_reference, position_levels
+from uflow_cli.checkpoint import load_run
+from uflow_cli.errors import UflowError
+from uflow_cli.images import write_png
+from uflow_cli.nfa import Background
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def run(small_run, tmp_path):
+    return load_run(shutil.copytree(small_run, tmp_path / "run"))
+
+
+def images_of(folder, n, change=lambda image: image, *, first=500):
+    for i in range(n):
+        write_png(folder / f"{i:03d}.png", change(good_image(first + i)))
+    return sorted(folder.iterdir())
+
+
+def test_new_lighting_breaks_the_promise_in_the_whole_image(run, tmp_path):
+    paths = images_of(tmp_path / "dark", 16, lambda image: (image * 0.55).astype(np.uint8))
+    audit = audit_run(run, paths, device=CPU)
+    assert audit.verdict is Verdict.BROKEN
+    assert "lighting" in audit.cause
+    assert any(drift.moved for drift in audit.drifts)
+    assert audit.flagged
+    values = json.loads(json.dumps(audit_to_dict(audit), allow_nan=False))
+    assert values["verdict"] == "broken"
+
+
+def test_something_new_in_one_place_is_told_with_its_place(run, tmp_path):
+    def with_clip(image):
+        return cv2.rectangle(image.copy(), (66, 4), (92, 30), (250, 20, 20), -1)
+
+    audit = audit_run(run, images_of(tmp_path / "clip", 16, with_clip), device=CPU)
+    assert audit.verdict is Verdict.BROKEN
+    assert "local" in audit.cause
+    left, top = (
+        int(audit.cause.split(mark)[0].split()[-1].strip("%(")) for mark in ("% from the left", "% from the top")
+    )
+    assert 65 < left < 95
+    assert 5 < top < 40
+
+
+def test_images_like_those_of_the_calibration_are_not_called_broken(run, tmp_path):
+    audit = audit_run(run, images_of(tmp_path / "same", 16), device=CPU)
+    assert audit.verdict is not Verdict.BROKEN
+    assert audit.cause == ""
+
+
+def test_two_images_cannot_tell_and_say_how_many_more(run, tmp_path):
+    audit = audit_run(run, images_of(tmp_path / "two", 2), device=CPU, false_alarm_rate=0.2)
+    assert audit.verdict is Verdict.CANNOT_TELL
+    assert audit.n_more > 0
+
+
+def test_recalibration_makes_the_promise_hold_again_and_keeps_the_old_one(run, tmp_path):
+    paths = images_of(tmp_path / "dark", 40, lambda image: (image * 0.55).astype(np.uint8))
+    before = (run.folder / "config.json").read_text()
+    audit = audit_run(run, paths[:20], device=CPU, recalibrate=True)
+    assert audit.verdict is Verdict.BROKEN  # told of the promise as it was
+    assert (run.folder / KEPT_NAME).read_text() == before
+    fresh = load_run(run.folder)
+    assert fresh.calibration == audit.recalibrated
+    assert fresh.calibration.n_images == 20
+    assert dataclasses.replace(fresh, calibration=run.calibration) == run
+    assert audit_run(fresh, paths[20:], device=CPU).verdict is not Verdict.BROKEN
+
+
+def test_what_cannot_be_done_is_told_and_changes_nothing(run, tmp_path):
+    before = (run.folder / "config.json").read_text()
+    paths = images_of(tmp_path / "few", 3)
+    with pytest.raises(UflowError, match="at least 8"):
+        audit_run(run, paths, device=CPU, recalibrate=True)
+    with pytest.raises(UflowError, match="cannot be promised"):
+        audit_run(run, paths, device=CPU, false_alarm_rate=0.001)
+    with pytest.raises(UflowError, match="no images"):
+        audit_run(run, [], device=CPU)
+    bare = dataclasses.replace(run, calibration=Calibration((Background(4.0),), (1.0,), (4,), (), shared=True))
+    with pytest.raises(UflowError, match="no calibration to check"):
+        audit_run(bare, paths, device=CPU)
+    assert (run.folder / "config.json").read_text() == before
+
+
+def test_an_unreadable_image_is_named_and_the_others_are_judged(run, tmp_path):
+    paths = images_of(tmp_path / "some", 4)
+    paths[1].write_bytes(b"no image")
+    audit = audit_run(run, paths, device=CPU)
+    assert audit.n_images == 3
+    assert audit.errors[0][0] == paths[1]
+
+
+def test_positions_are_pooled_by_their_mean():
+    u = np.arange(2 * 30 * 20, dtype=np.float32).reshape(2, 30, 20)
+    levels = position_levels(u, n_channels=4)
+    assert levels.shape == (10, 7)  # cells of 3, the last column narrower
+    assert levels[0, 0] == pytest.approx(u[:, :3, :3].mean() / 4)
+    assert levels[-1, -1] == pytest.approx(u[:, 27:, 18:].mean() / 4)
+    small = position_levels(u[:, :3, :5], n_channels=1)
+    assert small.shape == (3, 5)
+
+
+def test_a_reference_holds_levels_of_images_and_quantiles_of_cells():
+    u = np.random.default_rng(0).chisquare(16, (50, 28, 28)).astype(np.float32)
+    reference = fit_reference(u, n_channels=16)
+    assert isinstance(reference, Reference)
+    assert len(reference.image_levels) == 50
+    assert np.mean(reference.image_levels) == pytest.approx(1.0, abs=0.01)
+    assert list(reference.quantiles) == sorted(reference.quantiles)
+    assert len(json.dumps(dataclasses.asdict(reference))) < 4000

@@ -1,0 +1,57 @@
+"""`uflow check`: does the promise still hold?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from uflow_cli.cli.options import (
+    DEVICE,
+    Device,
+    FalseAlarmRate,
+    Json,
+    ModelFolder,
+    NfaThreshold,
+    chosen_run,
+    require_one_threshold,
+)
+
+BROKEN_EXIT_CODE = 3
+
+
+def check(
+    images: Annotated[list[Path], typer.Option("--images", help="Folder of fresh good images, or an image.")],
+    model: ModelFolder = None,
+    nfa_threshold: NfaThreshold = None,
+    false_alarm_rate: FalseAlarmRate = None,
+    recalibrate: Annotated[
+        bool, typer.Option("--recalibrate", help="Then let these images take the place of the run's calibration.")
+    ] = False,
+    json: Json = False,
+    fail_if_broken: Annotated[
+        bool, typer.Option("--fail-if-broken", help=f"Exit with {BROKEN_EXIT_CODE} if a promise is broken.")
+    ] = False,
+    device: Device = DEVICE,
+) -> None:
+    """Say whether a model keeps its promise on false alarms on fresh good images, and if not, why."""
+    require_one_threshold(nfa_threshold, false_alarm_rate)
+
+    from uflow_cli.audit import Verdict, audit_run
+    from uflow_cli.cli import console
+    from uflow_cli.inspection import find_images
+    from uflow_cli.model import choose_device
+
+    run = chosen_run(model)
+    paths = find_images(images)
+    with console.progress("checking", total=len(paths)) as advance:
+        audit = audit_run(
+            run, paths, device=choose_device(device.value), nfa_threshold=nfa_threshold,
+            false_alarm_rate=false_alarm_rate, recalibrate=recalibrate, on_progress=advance,
+        )  # fmt: skip
+    console.print_audit(audit, as_json=json)
+    if audit.errors:
+        raise typer.Exit(1)
+    if fail_if_broken and audit.verdict is Verdict.BROKEN:
+        raise typer.Exit(BROKEN_EXIT_CODE)
