@@ -31,7 +31,7 @@ def edit_config(folder, **changes):
 def test_run_folder_holds_weights_config_and_log_and_nothing_else(small_run):
     names = sorted(path.name for path in small_run.iterdir())
     run = load_run(small_run)
-    assert names == sorted([CONFIG_NAME, "log.csv", "loss.svg", run.weights])
+    assert names == sorted([CONFIG_NAME, "calibration.svg", "log.csv", "loss.svg", run.weights])
     assert run.weights.endswith(".safetensors")
 
 

@@ -23,6 +23,11 @@ _PICTURE_STYLE: Final = (
     ".chart .miou-all{stroke:#5a6474}.chart .miou-defective{stroke:#0a63c2}.chart .flagged{stroke:#b35900}"
     ".chart text.miou-all{fill:#5a6474;stroke:none}.chart text.miou-defective{fill:#0a63c2;stroke:none}"
     ".chart text.flagged{fill:#b35900;stroke:none}.chart .threshold{stroke:#171c26;stroke-dasharray:4 3}"
+    ".chart .scale-1{stroke:#0a63c2}.chart .scale-2{stroke:#b35900}.chart .scale-3{stroke:#7a35c4}"
+    ".chart .scale-4{stroke:#17804a}.chart text.scale-1{fill:#0a63c2;stroke:none}"
+    ".chart text.scale-2{fill:#b35900;stroke:none}.chart text.scale-3{fill:#7a35c4;stroke:none}"
+    ".chart text.scale-4{fill:#17804a;stroke:none}.chart .zone{fill:#c4262e;opacity:.06}"
+    ".chart .above{fill:#c4262e}.chart .below{fill:#0a63c2}"
     ".chart path.best{stroke:#17804a;stroke-dasharray:3 3}.chart circle.best{fill:#17804a;stroke:#fff;stroke-width:2}"
 )
 

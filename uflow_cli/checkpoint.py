@@ -3,6 +3,7 @@
 - `config.json`: format number, configuration, progress, calibration and the name of the weights file;
 - `flow-<epoch>-<digest>.safetensors`: flow and normalisation of the best epoch;
 - `log.csv`, a line per epoch, see `training.log`, and `loss.svg`, a picture of it;
+- `calibration.svg`, a picture of the calibration, once training is over;
 - `training.safetensors`: what `--resume` needs, see `training.state`; there until training is over.
 
 All but the last are there from the first epoch on. After an epoch these are written: the weights if it is the best one,
@@ -22,7 +23,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from uflow_cli.calibration import Calibration, calibration_from_dict, calibration_to_dict
+from uflow_cli.calibration import Calibration, calibration_chart, calibration_from_dict, calibration_to_dict
+from uflow_cli.charts import svg_file
 from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.errors import CheckpointError, UflowError
 from uflow_cli.files import write_bytes, write_text
@@ -41,6 +43,7 @@ PAPER_EXACT_CAVEAT = (
     "paper-exact: the published procedure, selected on the test set and not calibrated; for comparisons only"
 )
 CURVE_NAME = "loss.svg"
+CALIBRATION_CHART_NAME = "calibration.svg"
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,14 @@ def write_run(run: Run) -> None:
     for stale in run.folder.glob("flow-*.safetensors"):
         if stale.name != run.weights:
             stale.unlink(missing_ok=True)
+
+
+def write_calibration_chart(run: Run) -> None:
+    """Draw the calibration of `run` into its folder; nothing where no images were held out."""
+    chart = calibration_chart(run.calibration)
+    if chart:
+        title = f"{run.origin.dataset}/{run.origin.category}: {run.calibration.n_images} held-out good images"
+        write_text(run.folder / CALIBRATION_CHART_NAME, svg_file(chart, title=title))
 
 
 def write_config(folder: Path, values: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from uflow_cli.calibration import MEAN_RATIO_RANGE, Calibration, fit_background,
 
 MOVED_Z = 3.0  # standard errors between images: beyond, a mean level has moved
 MOVED_RATIO = 0.03  # and by at least this much, for with many images any difference is significant
-LOCAL_SHARE = 0.4  # of the excess in the tenth of the positions where it is largest: beyond, it is local
+LOCAL_RATIO = 0.25  # of the median rise over the rise at the top twentieth of positions: below, the change is local
 REPEATABLE = 0.5  # correlation of the excess between two halves of the images: beyond, it stays in its place
 
 Floats = NDArray[np.float64]
@@ -100,25 +100,25 @@ def _apart_from_the_rest(calibration: Calibration, squared_norms: Sequence[NDArr
 
 
 def _local_excess(calibration: Calibration, squared_norms: Sequence[NDArray[np.float32]]) -> tuple[float, float] | None:
-    """Where the excess over the calibration's mean map sits, as shares of height and width; None if it is spread out.
+    """Where the rise over the calibration's mean map sits, as shares of height and width; None if it is everywhere.
 
-    It is local if a tenth of the positions carries much of it, in both halves of the images alike.
+    Rises are taken in the logarithm, since the flow amplifies and spreads what is strange; in both halves of the images
+    they must be alike.
     """
     if len(squared_norms[0]) < 4:
         return None
     for u, reference, n_channels in zip(squared_norms, calibration.references, calibration.n_channels, strict=True):
         then = np.array(reference.position_levels)
-        halves = [np.maximum(position_levels(u[start::2], n_channels=n_channels) - then, 0.0) for start in (0, 1)]
-        excess: Floats = halves[0] + halves[1]
-        if not excess.any() or min(half.std() for half in halves) == 0:
+        halves = [np.log(position_levels(u[start::2], n_channels=n_channels) / then) for start in (0, 1)]
+        rise: Floats = np.maximum(halves[0] + halves[1], 0.0) / 2
+        if min(half.std() for half in halves) == 0:
             continue
-        order = np.argsort(excess, axis=None)[::-1]
-        top = order[: max(1, len(order) // 10)]
-        share = float(excess.flat[top].sum() / excess.sum())
+        top = float(np.quantile(rise, 0.95))
         agreement = float(np.corrcoef(halves[0].ravel(), halves[1].ravel())[0, 1])
-        if share > LOCAL_SHARE and agreement > REPEATABLE:
-            weights = excess.flat[top] / excess.flat[top].sum()
-            rows, columns = np.unravel_index(top, excess.shape)
-            height, width = excess.shape
-            return float(weights @ (rows + 0.5)) / height, float(weights @ (columns + 0.5)) / width
+        if float(np.median(rise)) < LOCAL_RATIO * top and agreement > REPEATABLE:
+            weights = np.where(rise >= np.quantile(rise, 0.9), rise, 0.0)
+            rows, columns = np.indices(rise.shape) + 0.5
+            height, width = rise.shape
+            total = float(weights.sum())
+            return float((weights * rows).sum()) / total / height, float((weights * columns).sum()) / total / width
     return None

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from uflow_cli.audit.drift import ScaleDrift, likely_cause, measure_drift
 from uflow_cli.audit.judgement import Judgement, Verdict, judge_count, judge_rate, worst
 from uflow_cli.calibration import Calibration, conformal_rank, lowest_log_nfa, threshold_for_rate
-from uflow_cli.checkpoint import CONFIG_NAME, Run, load_model, write_run
+from uflow_cli.checkpoint import CONFIG_NAME, Run, load_model, write_calibration_chart, write_run
 from uflow_cli.config import MIN_HELD_OUT
 from uflow_cli.errors import ImageError, UflowError
 from uflow_cli.files import write_bytes
@@ -88,6 +88,7 @@ def audit_run(
         )
         write_bytes(run.folder / KEPT_NAME, (run.folder / CONFIG_NAME).read_bytes())
         write_run(replace(run, calibration=new))
+        write_calibration_chart(replace(run, calibration=new))
     return Audit(
         run=run,
         n_images=len(read),

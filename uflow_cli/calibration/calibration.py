@@ -12,6 +12,7 @@ from uflow_cli.calibration.false_alarms import FalseAlarmCurve
 from uflow_cli.calibration.reference import Reference
 from uflow_cli.nfa import Background
 
+FALSE_BELOW = 1.0  # log NFA, ten false detections per image: who would allow more?
 MEAN_RATIO_RANGE = (0.95, 1.10)  # METHOD 7.2: outside, the flow does not fit the held-out images
 
 
@@ -32,6 +33,7 @@ class Calibration:
     shared: bool
     curves: tuple[FalseAlarmCurve, ...] = ()  # per scale, or none at all
     n_counted: int = 0
+    false_log_nfas: tuple[float, ...] = ()  # sorted, of the regions of those n_images below `FALSE_BELOW`
     references: tuple[Reference, ...] = ()  # per scale, of all held-out images; none where none were held out
 
     def __post_init__(self) -> None:
@@ -51,6 +53,11 @@ class Calibration:
     def false_alarm_images(self, log_epsilon: float) -> int:
         """Held-out images whose lowest log NFA is below `log_epsilon`."""
         return int(np.searchsorted(np.asarray(self.lowest_log_nfa), log_epsilon, side="left"))
+
+    def false_detections(self, log_epsilon: float) -> float:
+        """Detections per held-out image at log NFA < `log_epsilon`, at most `FALSE_BELOW`; nan without images."""
+        below = int(np.searchsorted(np.asarray(self.false_log_nfas), log_epsilon, side="left"))
+        return below / self.n_images if self.n_images else float("nan")
 
     def misfits(self) -> list[int]:
         """Scales whose v lies outside 0.95..1.10, where the flow does not fit the held-out images."""
@@ -85,6 +92,7 @@ def calibration_from_dict(values: Mapping[str, Any]) -> Calibration:
             for c in values["curves"]
         ),
         n_counted=int(values["n_counted"]),
+        false_log_nfas=_floats(values["false_log_nfas"]),
         references=tuple(
             Reference(
                 _floats(r["image_levels"]), tuple(_floats(row) for row in r["position_levels"]), _floats(r["quantiles"])

@@ -104,25 +104,29 @@ def lowest_log_nfa(regions: Regions, *, n_images: int, ceiling: float) -> NDArra
     return lowest
 
 
-def cross_fitted_lowest(
-    regions: Regions, *, n_images: int, n_scales: int, scored: ArrayLike, ceiling: float
-) -> NDArray[np.float64]:
-    """The lowest log NFA of the images `scored`, each by curves that were fitted without it; at least two images.
+def cross_fitted_regions(regions: Regions, *, n_images: int, n_scales: int, scored: ArrayLike) -> Regions:
+    """The regions of the images `scored`, log NFA of each by curves that were fitted without its image; two or more.
 
     `regions` are those of `n_images` good images under the background law. Of these, the scored ones take turns in
     folds to be left out: an image that helped to draw the curve which judges it looks more ordinary than it is.
     """
     rows = np.asarray(scored)
-    lowest = np.empty(n_images)
+    log_nfa = np.full(len(regions), np.nan)
     for fold in range(min(FOLDS, len(rows))):
         left_out = np.zeros(n_images, dtype=np.bool_)
         left_out[rows[fold::FOLDS]] = True
         judged = left_out[regions.image]
         curves = fit_curves(regions.select(~judged), n_images=n_images - int(left_out.sum()), n_scales=n_scales)
-        inside = regions.select(judged)
-        inside = replace(inside, log_nfa=recalibrate(inside, curves))
-        lowest[left_out] = lowest_log_nfa(inside, n_images=n_images, ceiling=ceiling)[left_out]
-    chosen: NDArray[np.float64] = lowest[rows]
+        log_nfa[judged] = recalibrate(regions.select(judged), curves)
+    return replace(regions, log_nfa=log_nfa).select(~np.isnan(log_nfa))
+
+
+def cross_fitted_lowest(
+    regions: Regions, *, n_images: int, n_scales: int, scored: ArrayLike, ceiling: float
+) -> NDArray[np.float64]:
+    """The lowest log NFA of the images `scored`, see `cross_fitted_regions`."""
+    inside = cross_fitted_regions(regions, n_images=n_images, n_scales=n_scales, scored=scored)
+    chosen: NDArray[np.float64] = lowest_log_nfa(inside, n_images=n_images, ceiling=ceiling)[np.asarray(scored)]
     return chosen
 
 

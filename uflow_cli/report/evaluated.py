@@ -6,6 +6,7 @@ import csv
 import math
 from pathlib import Path
 
+from uflow_cli.calibration import calibration_chart
 from uflow_cli.charts import LossPoint
 from uflow_cli.checkpoint import LOG_NAME, Run
 from uflow_cli.evaluation import EvaluatedImage, Evaluation
@@ -72,15 +73,20 @@ def report_summary(run: Run, evaluation: Evaluation) -> ReportSummary:
         warnings=(*([run.caveat] if run.caveat else []), *calibration.warnings()),
         losses=read_losses(run.folder / LOG_NAME),
         best_epoch=run.progress.best_epoch,
-        drawings=_drawings(evaluation),
+        drawings=_drawings(run, evaluation),
     )
 
 
-def _drawings(evaluation: Evaluation) -> tuple[Drawing, ...]:
-    if evaluation.sweep is None:
-        return ()
-    chart = sweep_chart(evaluation.sweep, threshold=evaluation.threshold, oracle=evaluation.oracle.threshold)
-    return (Drawing("What other thresholds would give", chart, "“best” was chosen on these very test images."),)
+def _drawings(run: Run, evaluation: Evaluation) -> tuple[Drawing, ...]:
+    drawings = []
+    if evaluation.sweep is not None:
+        chart = sweep_chart(evaluation.sweep, threshold=evaluation.threshold, oracle=evaluation.oracle.threshold)
+        hint = "“best” was chosen on these very test images."
+        drawings.append(Drawing("What other thresholds would give", chart, hint))
+    calibration = calibration_chart(run.calibration)
+    if calibration:
+        drawings.append(Drawing("Calibration on held-out good images", calibration))
+    return tuple(drawings)
 
 
 def read_losses(path: Path) -> tuple[LossPoint, ...]:

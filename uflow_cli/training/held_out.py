@@ -8,8 +8,9 @@ import numpy as np
 from torch import Tensor
 
 from uflow_cli.calibration import (
+    FALSE_BELOW,
     Calibration,
-    cross_fitted_lowest,
+    cross_fitted_regions,
     fit_background,
     fit_curves,
     fit_reference,
@@ -54,11 +55,10 @@ def calibrate_norms(
     n_counted, n_scales = len(maps[0]), len(maps)
     ceiling = log_nfa_ceiling([u.shape[1:] for u in maps], tests=tests, recalibrated=n_counted > 1)
     if n_counted > 1:
-        lowest = cross_fitted_lowest(
-            regions, n_images=n_counted, n_scales=n_scales, scored=np.arange(n), ceiling=ceiling
-        )
+        judged = cross_fitted_regions(regions, n_images=n_counted, n_scales=n_scales, scored=np.arange(n))
     else:
-        lowest = lowest_log_nfa(regions, n_images=n_counted, ceiling=ceiling)
+        judged = regions
+    lowest = lowest_log_nfa(judged, n_images=n_counted, ceiling=ceiling)[:n]
     return Calibration(
         background=background,
         mean_ratio=tuple(ratio for _, ratio in fits),
@@ -67,5 +67,6 @@ def calibrate_norms(
         shared=shared,
         curves=fit_curves(regions, n_images=n_counted, n_scales=n_scales) if n_counted > 1 else (),
         n_counted=n_counted,
+        false_log_nfas=tuple(round(float(v), 3) for v in np.sort(judged.log_nfa[judged.log_nfa < FALSE_BELOW])),
         references=tuple(fit_reference(u, n_channels=c) for u, c in zip(maps, n_channels, strict=True)),
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from uflow_cli.calibration import Calibration
-from uflow_cli.checkpoint import CURVE_NAME, LOG_NAME, Origin, Progress, Run, write_run
+from uflow_cli.checkpoint import CURVE_NAME, LOG_NAME, Origin, Progress, Run, write_calibration_chart, write_run
 from uflow_cli.training.log import Epoch, write_curve, write_log
 from uflow_cli.training.state import TrainingState, remove_state
 
@@ -30,9 +30,10 @@ def publish(folder: Path, state: TrainingState, word: Literal["training", "finis
     assert state.weights is not None
     progress = replace(state.progress, state=word)
     digest = state.extractor_digest
-    write_run(
-        Run(folder, state.model, state.training, state.origin, progress, state.calibration, digest, state.weights)
-    )
+    run = Run(folder, state.model, state.training, state.origin, progress, state.calibration, digest, state.weights)
+    write_run(run)
+    if word != "training":
+        write_calibration_chart(run)
     write_log(folder / LOG_NAME, state.log)
     write_curve(folder / CURVE_NAME, state.log, title=f"{state.origin.dataset}/{state.origin.category}")
 

@@ -208,6 +208,7 @@ def _print_held_out(console: Console, kept: Calibration) -> None:
     ):
         table.add_row(str(scale), str(channels), f"{ratio:.3f}", f"{background.degrees_of_freedom:.1f}")
     console.print(table)
+    console.print(_false_alarms(kept))
     flagged = kept.false_alarm_images(0.0)
     shared = ", which also chose the epoch," if kept.shared else ""
     console.print(
@@ -216,3 +217,17 @@ def _print_held_out(console: Console, kept: Calibration) -> None:
     )  # fmt: skip
     for warning in kept.warnings():
         warn(warning)
+
+
+def _false_alarms(kept: Calibration) -> Table:
+    """What thresholds promise, and what the held-out images show: each judged by a calibration without it."""
+    table = Table(title="false alarms on held-out good images", title_justify="left", box=None, pad_edge=False)
+    for name in ("log NFA below", "promised per image", "measured per image", "images flagged"):
+        table.add_column(name, justify="right")
+    for threshold in (1, 0, -1, -2):
+        flagged = kept.false_alarm_images(threshold)
+        table.add_row(
+            str(threshold), f"{10.0**threshold:g}", f"{kept.false_detections(threshold):.3g}",
+            f"{flagged} of {kept.n_images}",
+        )  # fmt: skip
+    return table
