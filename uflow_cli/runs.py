@@ -123,6 +123,7 @@ def _to_dict(listed: ListedRun) -> dict[str, Any]:
         "dataset": origin.dataset,
         "category": origin.category,
         "preset": run.training.preset,
+        "caveat": run.caveat,
         "extractor": run.model.extractor,
         "images": run.n_images,
         "epochs_done": progress.epochs_done,

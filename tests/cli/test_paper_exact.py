@@ -113,3 +113,11 @@ def test_resumed_it_goes_on_selecting_on_the_test_set(uflow, product, tmp_path, 
     whole, resumed = load_run(tmp_path / "whole"), load_run(tmp_path / "killed")
     assert resumed.progress == whole.progress
     assert resumed.progress.criterion == "pixel AUROC of the test set"
+
+
+def test_list_of_runs_tells_it_from_honest_ones(uflow, exact, small_run):
+    outcome = uflow("runs", exact[0], small_run)
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.count("paper-exact") == 1
+    listed = json.loads(uflow("runs", exact[0], small_run, "--json").out)["runs"]
+    assert sorted(CAVEAT in str(run["caveat"]) for run in listed) == [False, True]

@@ -49,7 +49,7 @@ def runs_columns(runs: Sequence[ListedRun]) -> list[Column]:
         Column("run", [str(listed.folder) for listed in runs], justify="left", shortest=SHORTEST_PATH),
         Column("state", [listed.state for listed in runs], justify="left"),
         Column("data set", cells(lambda run: f"{run.origin.dataset}/{run.origin.category}"), rank=6, justify="left"),
-        Column("preset", cells(lambda run: run.training.preset), rank=7, justify="left"),
+        Column("preset", cells(preset), rank=7, justify="left"),
         Column("extractor", cells(lambda run: run.model.extractor), rank=10, justify="left"),
         Column("images", cells(lambda run: str(run.n_images)), rank=4),
         Column("epochs", cells(lambda run: f"{run.progress.epochs_done}/{run.progress.n_epochs}"), rank=1),
@@ -65,6 +65,11 @@ def held_out(run: Run) -> str:
     """Held-out loss of the best epoch, where images were held out."""
     loss = run.progress.held_out_loss
     return "-" if loss is None else f"{loss:.4f}"
+
+
+def preset(run: Run) -> str:
+    """The preset, and whether the run is one for comparisons only."""
+    return f"{run.training.preset}, paper-exact" if run.model.paper_exact else run.training.preset
 
 
 def smallest_rate(run: Run) -> str:
