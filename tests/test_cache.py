@@ -287,10 +287,10 @@ def test_damaged_shard_is_never_trusted(model, paths, cache, damage):
 def test_least_recently_used_goes_first_and_what_is_used_never(model, paths, cache):
     stores = [load(model, paths[i : i + 1], cache)[0] for i in range(3)]
     shards = [shard.path for shard in cache.shards()]
-    for i, path in enumerate(shards):
-        os.utime(path, (1000 + i, 1000 + i))
+    for path, seconds in zip(shards, (1000, 1002, 1001), strict=True):
+        os.utime(path, (seconds, seconds))
     del stores[1:]  # the first, oldest, stays in use
-    load(model, paths[2:3], cache)  # used once more, so the second is now the oldest
+    load(model, paths[2:3], cache)  # used once more, so that the second is now the oldest
     size = cache.shards()[0].n_bytes
     tight = replace(cache, limit=3 * size)
     load(model, paths[3:4], tight)

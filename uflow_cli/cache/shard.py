@@ -29,7 +29,6 @@ KEY_BYTES = 32
 _MAGIC = b"uflow features 1\n"
 _PAGE = 4096
 _SLOT = np.dtype([("key", f"V{KEY_BYTES}"), ("crc", "<u4"), ("used", "<u4")])
-_EMPTY = bytes(_SLOT.itemsize)
 _BINARY = getattr(os, "O_BINARY", 0)
 
 
@@ -96,20 +95,12 @@ class Shard:
             yield self._slots["key"][slot].tobytes(), slot
 
     def holds(self, key: bytes, slot: int) -> bool:
-        """Whether `slot` is that of `key`'s record; another run may have struck it out since."""
+        """Whether `slot` is that of `key`'s record; its shard may have been made anew since."""
         return slot < len(self.records) and self._slots["key"][slot].tobytes() == key
 
     def is_whole(self, slot: int) -> bool:
         """Whether the record in `slot` is what was written."""
         return zlib.crc32(self.records[slot].data) == int(self._slots["crc"][slot])
-
-    def strike(self, slot: int) -> None:
-        """Take a damaged record out of the table, where this is allowed."""
-        self._slots[slot] = np.zeros((), _SLOT)
-        try:
-            _write(self._descriptor, _EMPTY, _PAGE + slot * _SLOT.itemsize)
-        except OSError:
-            return
 
     def add(self, keys: Sequence[bytes], records: Records) -> list[int]:
         """Write `records`, one per key, and give their slots; OSError if the disk refuses."""

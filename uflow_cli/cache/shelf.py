@@ -53,7 +53,7 @@ class Shelf:
         return key in self._index
 
     def find(self, keys: Sequence[bytes]) -> list[Place | None]:
-        """The place of each key's record, checked to be whole; damaged ones are taken out. Their shards stay in use."""
+        """The place of each key's record, checked to be whole. Their shards stay in use."""
         shards: dict[Path, Shard | None] = {}
         for path in sorted({path for key in keys for path, _ in self._index.get(key, ())}):
             shards[path] = shard = Shard.open(path)
@@ -61,23 +61,15 @@ class Shelf:
                 with contextlib.suppress(OSError):  # somebody else's cache
                     os.utime(path)  # least recently used goes first
 
-        damaged: list[Place] = []
-
         def place(key: bytes) -> Place | None:
             for path, slot in self._index.get(key, ()):
                 shard = shards[path]
-                if shard is None or not shard.holds(key, slot):
-                    continue
-                if shard.is_whole(slot):
+                if shard is not None and shard.holds(key, slot) and shard.is_whole(slot):
                     return Place(shard, slot)
-                damaged.append(Place(shard, slot))
-            return None
+            return None  # none, or damaged: what takes its place will be found behind it
 
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:  # reading and CRC-32 leave Python free
-            places = list(pool.map(place, keys))
-        for bad in damaged:
-            bad.shard.strike(bad.slot)
-        return places
+            return list(pool.map(place, keys))
 
     def expect(self, n_records: int) -> None:
         """Make room for `n_records` that `add` will bring; UflowError, before any work, if there is none."""
