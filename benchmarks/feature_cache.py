@@ -27,7 +27,7 @@ from uflow_cli.config import ModelConfig
 from uflow_cli.features import FeatureNormalisation, build_extractor
 from uflow_cli.flow import UFlow, negative_log_likelihood
 from uflow_cli.images import write_png
-from uflow_cli.model import Model, choose_device
+from uflow_cli.model import Model, build_model, choose_device
 from uflow_cli.sample import sample_image
 from uflow_cli.training import batched
 
@@ -37,7 +37,9 @@ BATCH = 8
 def make_model(name: str, *, input_size: int, device: torch.device, pretrained: bool) -> Model:
     """An extractor, its weights random unless `pretrained`, and an untrained flow."""
     config = ModelConfig(extractor=name, input_size=input_size)
-    extractor = build_extractor(config, device=device, pretrained=pretrained)
+    if pretrained:
+        return build_model(config, device=device)
+    extractor = build_extractor(config, device=device, pretrained=False)
     spec = extractor.spec
     flow = UFlow(spec.channels, spec.grids(input_size)).to(device)
     normalisation = FeatureNormalisation(spec.normalisation, spec.channels).to(device)

@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 SIDE, INPUT = 32, 64
-BATCH = 64
+BATCH = 512
 
 
 class TinyBackbone(nn.Module):
