@@ -62,7 +62,7 @@ def test_mvtec_layout_trains_into_the_default_run_folder(uflow, product, tmp_pat
 
 def test_architecture_and_coupling_are_stored_with_the_run(uflow, good_folder, tmp_path):
     choice = ["--architecture", "single:2", "--coupling", "uniform"]
-    assert uflow("train", "--images", good_folder, "--out", tmp_path / "run", *choice, *QUICK).code == 0
+    assert uflow("train", "--good", good_folder, "--out", tmp_path / "run", *choice, *QUICK).code == 0
     run = load_run(tmp_path / "run")
     assert (run.model.architecture, run.model.coupling) == ("single:2", "uniform")
     outcome = uflow("detect", good_folder, "--model", tmp_path / "run", "--out", tmp_path / "found", "--device", "cpu")

@@ -50,7 +50,7 @@ def train(
     category: Category = None,
     data_root: DataRoot = DATA_ROOT,
     images: Annotated[
-        Path | None, typer.Option("--images", help="Folder of good images, instead of --dataset.")
+        Path | None, typer.Option("--images", "--good", help="Folder of good images, instead of --dataset.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Run folder.", show_default="runs/<dataset>/<category>")
