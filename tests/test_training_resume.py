@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import os
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.errors import CheckpointError, TrainingError, UflowError
 from uflow_cli.images import write_png
 from uflow_cli.training import has_state, is_training, read_state, resume, train
+from uflow_cli.training.lock import sole_training
 
 CPU = torch.device("cpu")
 TINY_MODEL = ModelConfig(input_size=64)
@@ -234,6 +237,28 @@ def test_one_training_per_folder_at_a_time(few_paths, tmp_path):
     assert seen == [True]
     assert not is_training(tmp_path / "run")
     assert not is_training(tmp_path / "nowhere")
+
+
+def test_a_glance_at_a_folder_does_not_keep_a_training_out(tmp_path):
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    fcntl = pytest.importorskip("fcntl")
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    threading.Timer(0.15, os.close, [descriptor]).start()
+    with sole_training(tmp_path):
+        assert is_training(tmp_path)
+
+
+def test_folder_tells_at_once_that_training_goes_on(stopped):
+    folder, run = stopped
+    (run / "log.csv").unlink()  # as a kill between two writes would leave it
+    seen = []
+
+    class Looker(Recorder):
+        def on_batch(self, done, total):
+            seen.append((load_run(run).progress.state, (run / "log.csv").exists()))
+
+    resume(run, sorted(folder.iterdir()), device=CPU, observer=Looker([]), cache=shared_cache())
+    assert seen[0] == ("training", True)
 
 
 def test_litter_of_a_kill_is_removed(stopped):
