@@ -18,8 +18,8 @@ from uflow_cli.checkpoint import CONFIG_NAME, load_model, load_run
 from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.errors import CheckpointError, TrainingError, UflowError
 from uflow_cli.images import write_png
+from uflow_cli.lock import sole_training
 from uflow_cli.training import has_state, is_training, read_state, resume, train
-from uflow_cli.training.lock import sole_training
 
 CPU = torch.device("cpu")
 TINY_MODEL = ModelConfig(input_size=64)
