@@ -12,7 +12,8 @@ from rich.console import Console  # noqa: TID251
 
 from uflow_cli.calibration import Calibration
 from uflow_cli.checkpoint import Origin, Progress, Run
-from uflow_cli.cli.console import print_runs, print_series
+from uflow_cli.cli.console import note, print_runs, print_series, warn
+from uflow_cli.cli.console.bars import progress_bars
 from uflow_cli.cli.console.columns import Column, columns_that_fit, table_of
 from uflow_cli.cli.console.runs import runs_columns
 from uflow_cli.cli.console.training import epoch_table
@@ -141,6 +142,28 @@ def test_runs_table_is_whole_where_there_is_no_terminal(capsys):
 
 def test_runs_table_keeps_the_key_figures_in_a_narrow_terminal():
     assert text_of(table_of(runs_columns(LISTED), width=80), width=80) == RUNS_NARROW
+
+
+def test_warnings_go_through_the_stderr_that_a_live_display_put_in_place(monkeypatch):
+    class Proxy(io.StringIO):
+        rich_proxied_file = io.StringIO()  # what a console of rich would write to, and spoil the picture
+
+    monkeypatch.setattr("sys.stderr", proxy := Proxy())
+    warn("mind the [gap]")
+    note("a note")
+    assert proxy.getvalue() == "warning: mind the [gap]\na note\n"
+    assert Proxy.rich_proxied_file.getvalue() == ""
+
+
+@pytest.mark.parametrize("width", [48, 80, 120])
+def test_bars_leave_room_for_what_the_terminal_echoes(width):
+    bars = progress_bars(Console(width=width, file=io.StringIO()))
+    bars.add_task("training", total=42_800, completed=21_400)
+    lines = text_of(bars.get_renderable(), width=width).splitlines()
+    assert len(lines) == 1
+    assert len(lines[0]) <= width - 4
+    assert "training" in lines[0]
+    assert "21400/42800" in lines[0]
 
 
 def test_columns_go_by_rank_until_the_others_fit():

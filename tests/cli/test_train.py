@@ -48,6 +48,7 @@ def test_folder_of_good_images_is_enough(uflow, good_folder, tmp_path, monkeypat
         outcome.err,
     )
     assert "degrees of freedom" in outcome.out
+    assert "\x1b" not in outcome.err  # no animation where there is no terminal
     assert "smallest false-alarm rate" in outcome.out
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
-from rich.console import Console  # noqa: TID251
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult  # noqa: TID251
 from rich.progress import (  # noqa: TID251
     BarColumn,
     MofNCompleteColumn,
@@ -21,6 +22,7 @@ from rich.table import Column  # noqa: TID251
 from uflow_cli.cli.console.terminal import err
 
 NARROW = 60  # columns, below which the time elapsed is left out
+ROOM = 4  # columns
 PLAIN_INTERVAL = 10.0  # seconds between progress lines where stderr is no terminal
 
 
@@ -48,10 +50,29 @@ def progress_bars(console: Console) -> Progress:
     """Columns that all progress bars share."""
     bar = BarColumn(bar_width=None, table_column=Column(ratio=1))  # narrowness shortens the bar first
     elapsed = [TimeElapsedColumn()] if console.width >= NARROW else []
-    return Progress(
+    return _Bars(
         SpinnerColumn(), TextColumn("{task.description}"), bar, MofNCompleteColumn(), *elapsed,
         TextColumn("left"), TimeRemainingColumn(), console=console, transient=True, expand=True,
     )  # fmt: skip
+
+
+class _Bars(Progress):
+    """Progress bars that leave room at the right, where a terminal writes ^C: by a line more, all would slip."""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """The bars."""
+        for shown in super().get_renderables():
+            yield _Narrower(shown)
+
+
+@dataclass(frozen=True)
+class _Narrower:
+    """A renderable with some columns less, which stay unwritten."""
+
+    shown: RenderableType
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from console.render(self.shown, options.update_width(max(1, options.max_width - ROOM)))
 
 
 class PlainLines:

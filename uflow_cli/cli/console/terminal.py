@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import sys
 from typing import Any
 
 from rich.console import Console  # noqa: TID251
@@ -26,12 +27,24 @@ def err() -> Console:
 
 def warn(message: str) -> None:
     """One warning line on stderr."""
-    err().print(f"[yellow]warning:[/] {escape(message)}")
+    tell(f"[yellow]warning:[/] {escape(message)}")
 
 
 def note(message: str) -> None:
     """One line on stderr that a user may want to know."""
-    err().print(escape(message))
+    tell(escape(message))
+
+
+def tell(markup: str) -> None:
+    """A line of rich markup on stderr, above what is live there.
+
+    A live display puts its own `sys.stderr` in place, which a console would go round, to print into the picture.
+    """
+    console = err()
+    with console.capture() as capture:
+        console.print(markup)
+    sys.stderr.write(capture.get())
+    sys.stderr.flush()
 
 
 def print_json(values: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from uflow_cli.training import Epoch, TrainingResult
 
 EPOCHS_SHOWN = 8
-UNITS = "losses in bits per dimension; mean z² of held-out images is 1 where the flow fits"
+UNITS = "losses in bits per dimension; mean z² of held-out images, 1 where the flow fits"
 PAPER_PRESET = "paper"
 
 
