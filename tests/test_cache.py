@@ -33,6 +33,7 @@ from uflow_cli.cache.record import RecordLayout, pack, unpack
 from uflow_cli.cache.store import EXTRACTION_BATCH
 from uflow_cli.config import ModelConfig
 from uflow_cli.errors import ImageError, UflowError
+from uflow_cli.features import weights_digest
 from uflow_cli.images import write_png
 from uflow_cli.model import Model, build_model
 
@@ -168,6 +169,7 @@ def test_other_weights_other_features(model, paths, cache):
     other = build_model(model.config, device=CPU)
     with torch.no_grad():
         next(iter(other.extractor.backbone.parameters())).mul_(1.0001)
+    other.extractor.digest = weights_digest(other.extractor.backbone)
     store, found = load(other, paths, cache)
     assert found == 0
     assert_same(read(store), truth(other, paths))

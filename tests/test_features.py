@@ -1,37 +1,69 @@
-"""Extractors: shapes, the embedded weights, frozenness, and normalisation without trained weights."""
+"""Extractors: by name, frozen, with scales that double, and normalised without trained weights."""
 
 from __future__ import annotations
+
+import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 
+from uflow_cli.config import ModelConfig
 from uflow_cli.errors import UflowError
 from uflow_cli.features import (
-    EFFICIENTNET_LITE0,
     EXTRACTORS,
     FeatureExtractor,
     FeatureNormalisation,
     build_extractor,
     check_input_size,
+    describe_extractor,
     extractor_spec,
+    find_backbone,
     stack_images,
-    timm_key_of_lite0,
     weights_digest,
 )
+from uflow_cli.features.catalogue import check_maps
+from uflow_cli.features.lite import timm_key_of_lite0
+from uflow_cli.features.spec import choose_strides, coarsest_strides
+
+CPU = torch.device("cpu")
+PAPERS = {  # METHOD 1: channels, strides and normalisation
+    "ms-cait": ((768, 384), (16, 32), "none"),
+    "cait-m48": ((768,), (16,), "none"),
+    "resnet18": ((64, 128, 256), (4, 8, 16), "layer"),
+    "wide_resnet50_2": ((256, 512, 1024), (4, 8, 16), "layer"),
+    "efficientnet-lite0": ((40, 112, 320), (8, 16, 32), "channel"),
+}
 
 
 @pytest.fixture(scope="module")
 def lite() -> FeatureExtractor:
-    return build_extractor("efficientnet-lite0")
+    return build_extractor(ModelConfig(precision="fp32"), device=CPU)
 
 
-@pytest.mark.parametrize("name", sorted(EXTRACTORS))
-def test_declared_channels_and_strides_are_those_of_the_features(name):
-    extractor = build_extractor(name)
-    side = 2 * max(extractor.spec.strides)
-    features = extractor(torch.zeros(1, 3, side, side, dtype=torch.uint8))
-    expected = [(1, c, h, w) for c, (h, w) in zip(extractor.spec.channels, extractor.spec.grids(side), strict=True)]
-    assert [tuple(f.shape) for f in features] == expected
+@pytest.mark.parametrize("name", PAPERS)
+def test_scales_and_normalisation_are_the_papers(name):
+    spec = extractor_spec(ModelConfig(extractor=name))
+    assert (spec.channels, spec.strides, spec.normalisation) == PAPERS[name]
+
+
+@pytest.mark.parametrize("name", EXTRACTORS)
+def test_every_extractor_gives_the_maps_that_it_declares(name):
+    spec = extractor_spec(ModelConfig(extractor=name))
+    assert all(coarse == 2 * fine for fine, coarse in itertools.pairwise(spec.strides))
+    check_maps(find_backbone(name), spec, input_size=448)
+
+
+def test_maps_other_than_declared_are_refused():
+    spec = extractor_spec(ModelConfig(extractor="resnet18"))
+    with pytest.raises(UflowError, match=r"\(64, 112, 112\).*\(65, 112, 112\)"):
+        check_maps(find_backbone("resnet18"), replace(spec, channels=(65, 128, 256)), input_size=448)
+
+
+def test_network_that_cannot_take_the_input_size_is_refused():
+    backbone = find_backbone("timm:crossvit_9_240")
+    with pytest.raises(UflowError, match=r"crossvit_9_240 .*input size 448"):
+        check_maps(backbone, backbone.spec(None), input_size=448)
 
 
 def test_keys_of_the_embedded_weights_map_to_timms():
@@ -62,13 +94,86 @@ def test_embedded_weights_see_pictures(lite):
 
 def test_extractor_is_frozen_and_stays_in_eval_mode(lite):
     image = torch.randint(0, 255, (2, 3, 64, 64), dtype=torch.uint8)
-    before = weights_digest(lite)
     first = lite(image)
     lite.train()
     again = lite(image)
     assert not any(p.requires_grad for p in lite.parameters())
+    assert not any(module.training for module in lite.modules())
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    assert weights_digest(lite) == before
+    assert weights_digest(lite.backbone) == lite.digest
+
+
+@pytest.mark.parametrize("strides", [(4,), (2, 4), (16, 32)])
+def test_lite_gives_the_strides_asked_for(lite, strides):
+    chosen = build_extractor(ModelConfig(strides=strides, precision="fp32"), device=CPU)
+    image = torch.randint(0, 255, (1, 3, 64, 64), dtype=torch.uint8)
+    assert [64 // f.shape[-1] for f in chosen(image)] == list(strides)
+    if strides == (16, 32):
+        assert torch.equal(chosen(image)[1], lite(image)[2])
+
+
+@pytest.mark.parametrize(
+    ("strides", "message"),
+    [((4, 8, 64), "stride 64.*has 2, 4, 8, 16, 32"), ((4, 16), "4,16.*twice.*has 2, 4, 8"), ((16, 8), "16,8.*twice")],
+)
+def test_strides_that_cannot_be_had_name_those_that_can(strides, message):
+    for name in ("efficientnet-lite0", "resnet18"):
+        with pytest.raises(UflowError, match=message):
+            extractor_spec(ModelConfig(extractor=name, strides=strides))
+
+
+def test_strides_of_the_papers_extractor_choose_its_scales():
+    assert extractor_spec(ModelConfig(extractor="ms-cait", strides=(32,))).channels == (384,)
+    with pytest.raises(UflowError, match="ms-cait has 16, 32"):
+        extractor_spec(ModelConfig(extractor="ms-cait", strides=(8,)))
+
+
+def test_no_strides_at_all_are_refused():
+    with pytest.raises(UflowError, match="resnet has 4, 8"):
+        choose_strides("resnet", (), offered=(4, 8))
+
+
+@pytest.mark.parametrize(
+    ("offered", "expected"),
+    [((2, 4, 8, 16, 32), (8, 16, 32)), ((16,), (16,)), ((7, 14, 28), (7, 14, 28)), ((16, 32, 64), (16, 32)),
+     ((4, 8, 16), (4, 8, 16)), ((12, 17), (17,)), ((64,), (64,))],
+)  # fmt: skip
+def test_strides_unasked_are_the_coarsest_that_double(offered, expected):
+    assert coarsest_strides(offered) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("efficientnet-lite9", "efficientnet-lite0"), ("resnet", "did you mean resnet18"), ("mscait", "ms-cait"),
+        ("timm:resnet1888", "timm:resnet18"), ("timm:resnet18.tv_in2k", "known: .*resnet18.tv_in1k"), ("", "uflow backbones"),
+    ],
+)  # fmt: skip
+def test_unknown_extractor_names_the_closest(name, message):
+    with pytest.raises(UflowError, match=message) as raised:
+        extractor_spec(ModelConfig(extractor=name))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("side", [0, 32, 100, 449])
+def test_input_size_must_be_a_multiple_of_the_coarsest_stride(side):
+    with pytest.raises(UflowError, match="multiple of 32"):
+        check_input_size(extractor_spec(ModelConfig()), side)
+
+
+@pytest.mark.parametrize("name", ["ms-cait", "cait-m48"])
+def test_fixed_position_embeddings_take_one_input_size(name):
+    spec = extractor_spec(ModelConfig(extractor=name))
+    check_input_size(spec, 448)
+    with pytest.raises(UflowError, match=rf"input size 224 does not fit {name}.*448"):
+        check_input_size(spec, 224)
+
+
+def test_facts_count_what_is_used():
+    """ResNet-18 has 11.69 M parameters; the last stage and the head are left out at strides 4, 8 and 16."""
+    facts = describe_extractor("resnet18")
+    assert facts.n_parameters == 2_782_784
+    assert describe_extractor("efficientnet-lite0").files[0] is not None
 
 
 def test_channel_normalisation_standardises_the_training_features_and_trains_nothing():
@@ -100,19 +205,16 @@ def test_layer_normalisation_is_over_channels_and_positions():
     torch.testing.assert_close(f.var(dim=(1, 2, 3), correction=0), torch.ones(2), atol=1e-4, rtol=0)
 
 
+def test_no_normalisation_changes_nothing():
+    normalisation = FeatureNormalisation("none", (3,))
+    features = [torch.randn(2, 3, 5, 5)]
+    normalisation.fit([features])
+    assert normalisation(features)[0] is features[0]
+    assert not normalisation.state_dict()
+
+
 def test_images_become_a_channels_first_batch():
     image = torch.arange(2 * 2 * 3, dtype=torch.uint8).view(2, 2, 3)
     batch = stack_images([image, image])
     assert batch.shape == (2, 3, 2, 2)
     assert batch[0, 1, 0, 1] == image[0, 1, 1]
-
-
-def test_unknown_extractor_lists_the_known_ones():
-    with pytest.raises(UflowError, match="efficientnet-lite0"):
-        extractor_spec("efficientnet-lite9")
-
-
-@pytest.mark.parametrize("side", [0, 32, 100, 449])
-def test_input_size_must_be_a_multiple_of_the_coarsest_stride(side):
-    with pytest.raises(UflowError, match="multiple of 32"):
-        check_input_size(EFFICIENTNET_LITE0, side)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from uflow_cli.calibration import Calibration
 from uflow_cli.config import ModelConfig
-from uflow_cli.features import EXTRACTORS, stack_images
+from uflow_cli.features import stack_images
 from uflow_cli.flow import negative_log_likelihood
 from uflow_cli.model import Model, build_model
 from uflow_cli.nfa import Background, a_contrario, squared_norm
@@ -84,7 +84,7 @@ def run_bench(
 
 def n_comparisons(parts: Sequence[Part], *, quick: bool) -> int:
     """How many comparisons `run_bench` makes."""
-    return ((5 if quick else 6) if "nfa" in parts else 0) + ((3 + len(EXTRACTORS)) if "pipeline" in parts else 0)
+    return ((5 if quick else 6) if "nfa" in parts else 0) + (4 if "pipeline" in parts else 0)
 
 
 def time_comparison(comparison: Comparison, *, rounds: int) -> list[Timing]:
@@ -171,10 +171,9 @@ def _pipeline_comparisons(seed: int, *, device: torch.device) -> Iterator[Compar
     rng = np.random.default_rng(seed)
     images = [rng.integers(0, 256, (448, 448, 3), dtype=np.uint8) for _ in range(4)]
     batches = [stack_images([torch.from_numpy(images[(i + j) % 4]) for j in range(4)]).to(device) for i in range(4)]
-    models = {name: build_model(ModelConfig(extractor=name), device=device, seed=seed) for name in EXTRACTORS}
-    for name, model in models.items():
-        yield Comparison(f"features, {name} at 448", "image", 4, {device.type: _synchronised(_extract(model, batches))})
-    model = next(iter(models.values()))
+    model = build_model(ModelConfig(), device=device, seed=seed)
+    name = f"features, {model.extractor.spec.name} at 448, {model.extractor.precision}"
+    yield Comparison(name, "image", 4, {device.type: _synchronised(_extract(model, batches))})
     features = [[f.clone() for f in model.extractor(batch)] for batch in batches]
     model.normalisation.fit(features)
     yield Comparison("flow, forward", "image", 4, {device.type: _synchronised(_forward(model, features))})

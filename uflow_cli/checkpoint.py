@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -140,13 +140,16 @@ def write_config(folder: Path, values: Mapping[str, Any]) -> None:
     write_text(folder / CONFIG_NAME, json.dumps(values, indent=1, allow_nan=False) + "\n", durable=True)
 
 
-def load_run(folder: Path) -> Run:
-    """What the run in `folder` says; CheckpointError if it is missing, incomplete, damaged or of a newer format."""
+def load_run(folder: Path, *, weights: Sequence[str] | None = None) -> Run:
+    """What the run in `folder` says; CheckpointError if it is missing, incomplete, damaged or of a newer format.
+
+    `weights` are files of the extractor to use instead of those that the run remembers.
+    """
     values = _read_config(folder)
     try:
         run = Run(
             folder=folder,
-            model=config_from_dict(ModelConfig, values["model"]),
+            model=config_from_dict(ModelConfig, values["model"] | ({"weights": weights} if weights else {})),
             training=config_from_dict(TrainingConfig, values["training"]),
             origin=Origin(**values["origin"]),
             progress=Progress(**values["progress"]),
@@ -172,7 +175,6 @@ def load_model(run: Run, *, device: torch.device) -> Model:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from uflow_cli.features import weights_digest
     from uflow_cli.model import build_model
 
     path = run.folder / run.weights
@@ -181,10 +183,10 @@ def load_model(run: Run, *, device: torch.device) -> Model:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); train again or restore it") from error
     model = build_model(run.model, device=device)
-    if weights_digest(model.extractor) != run.extractor_digest:
+    if model.extractor.digest != run.extractor_digest:
         raise CheckpointError(
-            f"model folder {run.folder} was trained on other weights of {run.model.extractor} than are installed here; "
-            "install those, or train again"
+            f"model folder {run.folder} was trained on other weights of {run.model.extractor} than are here; "
+            "name those with --weights, or train again"
         )
     try:
         model.load_state_dict(tensors)

@@ -6,7 +6,8 @@ The defaults are the lite preset's.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Literal
 
 from uflow_cli.errors import UflowError
@@ -19,6 +20,7 @@ Tests = Literal["paper", "by-size"]
 Coupling = Literal["affine", "uniform"]
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 Augment = Literal["flips", "rotations", "tilts", "brightness"]
+Precision = Literal["auto", "fp32", "bf16"]
 Schedule = Literal["one-cycle", "constant", "published"]
 
 
@@ -26,7 +28,20 @@ Schedule = Literal["one-cycle", "constant", "published"]
 class ModelConfig:
     """What fixes the map from an image to log-NFA values, beside the weights."""
 
-    extractor: Annotated[str, About("Frozen network that computes the features.")] = "efficientnet-lite0"
+    extractor: Annotated[str, About("Frozen network that computes the features; `uflow backbones` lists them.")] = (
+        "efficientnet-lite0"
+    )
+    strides: Annotated[
+        tuple[int, ...] | None,
+        About("Pixels per cell of the features, finest first, each twice the one before.", at_least=1, none="auto"),
+    ] = None  # the extractor's own
+    weights: Annotated[
+        tuple[str, ...] | None,
+        About("Weights files of the extractor, one per network, or a folder that holds them.", none="auto"),
+    ] = None  # from its package, a cache or the hub
+    precision: Annotated[
+        Precision, About("Of the extractor. auto: bf16 where the device gains by it; a run keeps what it became.")
+    ] = "auto"
     input_size: Annotated[int, About("Side in pixels to which images are resized.", at_least=1)] = 448
     tests: Annotated[
         Tests, About("Number of tests: eq. 9 of the paper, or the same budget split evenly over region sizes.")
@@ -52,6 +67,11 @@ class ModelConfig:
             raise UflowError(
                 f"tests = {self.tests!r} does not go with paper_exact, which means 'paper'; drop one of them"
             )
+
+    def located(self) -> ModelConfig:
+        """The same with absolute paths of weights, as a run remembers them."""
+        files = tuple(str(Path(path).expanduser().absolute()) for path in self.weights or ())
+        return replace(self, weights=files or None)
 
     def scales(self, n_scales: int) -> tuple[int, ...]:
         """Which of an extractor's `n_scales` scales the flow sees, counted from 0; UflowError if there is no such."""

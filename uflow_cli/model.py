@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -80,16 +80,20 @@ class Model:
 
 def check_model_config(config: ModelConfig) -> None:
     """UflowError unless the extractor is known, has the scales of the architecture, and takes the input size."""
-    spec = extractor_spec(config.extractor)
+    spec = extractor_spec(config)
     config.scales(len(spec.channels))
     check_input_size(spec, config.input_size)
 
 
 def build_model(config: ModelConfig, *, device: torch.device, seed: int = 0) -> Model:
-    """An extractor with its weights and an untrained flow whose initial state `seed` fixes."""
+    """An extractor with its weights and an untrained flow whose initial state `seed` fixes.
+
+    The model's own configuration says which precision "auto" became, and where its weights files lie.
+    """
     check_model_config(config)
-    spec = extractor_spec(config.extractor)
-    extractor = build_extractor(config.extractor).to(device).to(memory_format=torch.channels_last)
+    extractor = build_extractor(config, device=device)
+    spec = extractor.spec
+    config = replace(config.located(), precision=extractor.precision)
     scales, grids = config.scales(len(spec.channels)), spec.grids(config.input_size)
     flow = UFlow(
         [spec.channels[scale] for scale in scales], [grids[scale] for scale in scales],

@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -133,9 +133,12 @@ def find_standing(
 
 
 def _require_same(folder: Path, there: Settings, wanted: Settings) -> None:
-    if there == wanted:
+    wanted_model = wanted[0].located()
+    if wanted_model.precision == "auto":  # a run says what it became
+        wanted_model = replace(wanted_model, precision=there[0].precision)
+    if there == (wanted_model, wanted[1]):
         return
-    before, now = ({**asdict(model), **asdict(training)} for model, training in (there, wanted))
+    before, now = ({**asdict(model), **asdict(training)} for model, training in (there, (wanted_model, wanted[1])))
     differences = [f"{name} = {before[name]} instead of {now[name]}" for name in now if before[name] != now[name]]
     more = f" and {len(differences) - DIFFERENCES_SHOWN} more" if len(differences) > DIFFERENCES_SHOWN else ""
     raise TrainingError(

@@ -46,6 +46,7 @@ class Job:
     data_root: Path
     run: Path
     out: Path
+    weights: Sequence[str] | None = None  # of the extractor, instead of the run's own
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,11 @@ def finished_evaluation(job: Job, settings: EvaluationSettings) -> Evaluation | 
     try:
         values = json.loads((job.out / EVALUATION_NAME).read_text(encoding="utf-8"))
         data = load_dataset(job.dataset, root=job.data_root, category=job.category)
-        return evaluation_from_dict(values) if values["key"] == result_key(load_run(job.run), data, settings) else None
+        return (
+            evaluation_from_dict(values)
+            if values["key"] == result_key(load_run(job.run, weights=job.weights), data, settings)
+            else None
+        )
     except (OSError, ValueError, KeyError, TypeError, UflowError):
         return None
 
@@ -167,7 +172,10 @@ def _work(job: Job, settings: EvaluationSettings, device: DeviceChoice, n_thread
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and ends its workers
     torch.set_num_threads(n_threads)
     try:
-        run, data = load_run(job.run), load_dataset(job.dataset, root=job.data_root, category=job.category)
+        run, data = (
+            load_run(job.run, weights=job.weights),
+            load_dataset(job.dataset, root=job.data_root, category=job.category),
+        )
         evaluation = evaluate_run(run, data, device=choose_device(device), **asdict(settings))
         write_evaluation(job.out, evaluation, key=result_key(run, data, settings))
     except UflowError as error:

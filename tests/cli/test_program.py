@@ -39,7 +39,7 @@ def test_python_m_is_the_program():
 def test_every_command_is_listed(uflow):
     outcome = uflow("--help")
     assert outcome.code == 0
-    for command in ("sample", "train", "detect", "evaluate", "runs", "bench"):
+    for command in ("sample", "train", "detect", "evaluate", "runs", "backbones", "bench"):
         assert re.search(rf"\b{command}\b", outcome.out)
 
 

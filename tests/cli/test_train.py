@@ -186,7 +186,7 @@ def other_value(setting, value):
     if other is None and setting.kind is str:
         other = "something-else"
     if other is not None:
-        return flag, other, f'"{other}"'
+        return flag, other, f'["{other}"]' if setting.is_list else f'"{other}"'
     other = next(n for n in (2, 0.25) if n != value and setting.about.allows(n))
     return flag, str(other), f"[{other}]" if setting.is_list else str(other)
 

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from uflow_cli.cache.record import RecordLayout
-from uflow_cli.features import weights_digest
 from uflow_cli.images import OPENCV_VERSION
 from uflow_cli.model import PREPROCESSING_VERSION, Model
 
@@ -23,11 +22,11 @@ def feature_settings(model: Model) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "extractor": json.loads(json.dumps(asdict(model.extractor.spec), default=str)),
-        "weights": weights_digest(model.extractor),
+        "weights": model.extractor.digest,
+        "precision": model.extractor.precision,
         "input_size": model.config.input_size,
         "preprocessing": PREPROCESSING_VERSION,
         "device": model.device.type,
-        "precision": getattr(model.extractor, "precision", "fp32"),  # that it computes in
         "versions": {
             "torch": torch.__version__,
             "timm": importlib.metadata.version("timm"),

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 import uflow_cli
+from uflow_cli.cli.backbones import backbones
 from uflow_cli.cli.bench import bench
 from uflow_cli.cli.cache import cache
 from uflow_cli.cli.check import check
@@ -49,6 +50,7 @@ app.command()(detect)
 app.command()(check)
 app.command()(evaluate)
 app.command()(runs)
+app.command()(backbones)
 app.command()(bench)
 app.command()(cache)
 

@@ -14,6 +14,7 @@ from uflow_cli.cli.options import (
     Json,
     ModelFolder,
     NfaThreshold,
+    WeightsFiles,
     chosen_run,
     require_one_threshold,
 )
@@ -33,6 +34,7 @@ def detect(
     fail_on_defect: Annotated[
         bool, typer.Option("--fail-on-defect", help=f"Exit with {DEFECT_EXIT_CODE} if any image has a defect.")
     ] = False,
+    weights: WeightsFiles = None,
     device: Device = DEVICE,
 ) -> None:
     """Say of each image whether it is good, where its defects are, and how sure that is."""
@@ -43,7 +45,7 @@ def detect(
     from uflow_cli.inspection import find_images, inspect
     from uflow_cli.model import choose_device
 
-    run = chosen_run(model)
+    run = chosen_run(model, weights=weights)
     paths = find_images(images)
     with console.progress("detecting", total=len(paths)) as advance:
         inspection = inspect(

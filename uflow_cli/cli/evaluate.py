@@ -19,11 +19,14 @@ from uflow_cli.cli.options import (
     Json,
     ModelFolder,
     NfaThreshold,
+    WeightsFiles,
     chosen_run,
     require_one_threshold,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from uflow_cli.checkpoint import Run
     from uflow_cli.datasets import Dataset
     from uflow_cli.evaluation import EvaluatedImage
@@ -61,6 +64,7 @@ def evaluate(
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Categories evaluated at a time, with --category all.")] = 1,
     json: Json = False,
+    weights: WeightsFiles = None,
     device: Device = DEVICE,
 ) -> None:
     """Measure a model on a data set's test images: ranking, outlines, and false alarms against the promise.
@@ -82,10 +86,10 @@ def evaluate(
             raise typer.BadParameter("an HTML report is of one category", param_hint="'--report'")
         _evaluate_many(
             dataset, category, data_root, runs=model, out=out, settings=settings, device=device, n_workers=workers,
-            as_json=json,
+            weights=weights, as_json=json,
         )  # fmt: skip
         return
-    run = chosen_run(model)
+    run = chosen_run(model, weights=weights)
     if test is not None:
         data = folder_dataset(good, test=test, masks=masks)
     else:
@@ -125,7 +129,8 @@ def _evaluate_one(
 
 def _evaluate_many(
     dataset: str | None, category: str, data_root: Path, *, runs: Path | None, out: Path | None,
-    settings: EvaluationSettings, device: Device, n_workers: int, as_json: bool,
+    settings: EvaluationSettings, device: Device, n_workers: int,
+    weights: Sequence[str] | None, as_json: bool,
 ) -> None:  # fmt: skip
     if dataset is None:
         raise typer.BadParameter("--category all needs --dataset", param_hint="'--dataset'")
@@ -139,7 +144,7 @@ def _evaluate_many(
     names = found if category == "all" else [name for name in category.split(",") if name]
     runs = runs or Path("runs") / dataset
     out = out or runs / "evaluation"
-    jobs = [Job(dataset, name, data_root, runs / name, out / name) for name in names]
+    jobs = [Job(dataset, name, data_root, runs / name, out / name, weights) for name in names]
     with console.progress("evaluating categories", total=len(jobs)) as advance:
         outcomes = survey(jobs, settings, device=device.value, n_workers=n_workers, on_done=lambda _outcome: advance(1))
     rows = table_rows([outcome.evaluation for outcome in outcomes if outcome.evaluation])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -64,13 +64,27 @@ FalseAlarmRate = Annotated[
 ]
 
 
-def chosen_run(model: Path | None) -> Run:
-    """The run that --model names, or the newest below ./runs, and then says which."""
+def _weights_files(text: str) -> tuple[str, ...]:
+    files: tuple[str, ...] = settings_of(ModelConfig)["weights"].parse(text)
+    return files
+
+
+WeightsFiles = Annotated[
+    Any,
+    typer.Option(
+        "--weights", parser=_weights_files, metavar="<str,...>",
+        help="The extractor's weights files, or a folder, where those of the run lie elsewhere by now.",
+    ),
+]  # fmt: skip
+
+
+def chosen_run(model: Path | None, *, weights: Sequence[str] | None = None) -> Run:
+    """The run that --model names, or the newest below ./runs, and then says which; with other `weights` files."""
     from uflow_cli.checkpoint import find_newest_run, load_run
     from uflow_cli.cli import console
 
     folder = model or find_newest_run(Path("runs"))
-    run = load_run(folder)
+    run = load_run(folder, weights=weights)
     if model is None:
         console.note(f"using the newest run, {folder}")
     if run.caveat:

@@ -40,6 +40,7 @@ KEPT_BESIDE_RESUME = (
     "cache_size",
     "no_cache",
     "tensorboard",
+    "weights",
 )  # do not change the result
 
 
@@ -74,7 +75,7 @@ def train(
         typer.Option(
             "--resume",
             help="Run folder of an unfinished training to go on with; "
-            "beside it only --device, --tensorboard and the cache's options.",
+            "beside it only --device, --tensorboard, --weights and the cache's options.",
         ),
     ] = None,
     tensorboard: Annotated[
@@ -88,7 +89,8 @@ def train(
     """
     if resume is not None:
         _require_alone(context)
-        _resume(resume, device, None if no_cache else chosen_cache(cache_dir, cache_size), tensorboard=tensorboard)
+        kept = None if no_cache else chosen_cache(cache_dir, cache_size)
+        _resume(resume, device, kept, tensorboard=tensorboard, weights=settings["weights"])
         return
 
     from uflow_cli.cli import console
@@ -140,7 +142,9 @@ def train(
         console.print_training_result(result)
 
 
-def _resume(folder: Path, device: DeviceName, cache: CacheFolder | None, *, tensorboard: bool) -> None:
+def _resume(
+    folder: Path, device: DeviceName, cache: CacheFolder | None, *, tensorboard: bool, weights: tuple[str, ...] | None
+) -> None:
     from uflow_cli.checkpoint import is_run, load_run
     from uflow_cli.cli import console
     from uflow_cli.model import choose_device
@@ -159,6 +163,7 @@ def _resume(folder: Path, device: DeviceName, cache: CacheFolder | None, *, tens
             folder, [image.path for image in data.train], device=choose_device(device.value), observer=observer,
             should_stop=should_stop, cache=cache,
             criterion=criterion_of(state.model, data, cache=cache, on_progress=observer.on_features),
+            weights=weights,
         )  # fmt: skip
     if is_first_process():
         console.print_training_result(result)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,7 +16,6 @@ from uflow_cli.cache import CacheFolder, FeatureStore, Shelf, Source, load_featu
 from uflow_cli.checkpoint import Origin, is_run
 from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.errors import TrainingError, UflowError
-from uflow_cli.features import weights_digest
 from uflow_cli.files import remove_litter
 from uflow_cli.lock import sole_training
 from uflow_cli.model import Model, build_model, check_model_config
@@ -62,7 +62,7 @@ def train(
         images = group.by_first(survey)
         sizes = (len(split.training), len(split.selection), len(split.calibration))
         origin = Origin(dataset, category, *sizes, root=_absolute(root), good=_absolute(good))
-        state = TrainingState(model_config, config, origin, images, split, weights_digest(model.extractor))
+        state = TrainingState(model.config, config, origin, images, split, model.extractor.digest)
         group.by_first(lambda: stack.enter_context(_claimed(out, state, model)))
         return _go_on(out, state, {}, model, group, observer, criterion, should_stop, cache)
 
@@ -70,13 +70,13 @@ def train(
 def resume(
     folder: Path, paths: Sequence[Path], *, device: torch.device, observer: Observer,
     should_stop: Callable[[], bool] = lambda: False, criterion: Criterion | None = None,
-    cache: CacheFolder | None = None,
+    cache: CacheFolder | None = None, weights: tuple[str, ...] | None = None,
 ) -> TrainingResult:  # fmt: skip
     """Go on with the unfinished training in `folder` where its last epoch ended, to the model it would have become.
 
-    `paths` are the good images, in any order, which must be those it began with, and `criterion` must be the same. On
-    the same machine the result is the same bit for bit. UflowError as `train` raises it, and where there is nothing to
-    resume or an image has changed.
+    `paths` are the good images, in any order, which must be those it began with, and `criterion` must be the same.
+    `weights` are the extractor's files where they lie elsewhere by now. On the same machine the result is the same bit
+    for bit. UflowError as `train` raises it, and where there is nothing to resume or an image has changed.
     """
 
     def claim() -> tuple[TrainingState, dict[str, Tensor]]:
@@ -87,14 +87,16 @@ def resume(
 
     with processes(device) as (group, own_device), contextlib.ExitStack() as stack:
         state, tensors = group.by_first(claim)
+        if weights:
+            state = replace(state, model=replace(state.model, weights=weights))
         if state.is_over:  # killed between the last epoch and the end
             return group.by_first(lambda: end_training(folder, state))
         group.by_first(lambda: require_same_images(state, paths, on_progress=observer.on_images))
         model = group.in_turn(lambda: build_model(state.model, device=own_device, seed=state.training.seed))
-        if weights_digest(model.extractor) != state.extractor_digest:
+        if model.extractor.digest != state.extractor_digest:
             raise TrainingError(
-                f"{folder} was begun with other weights of {state.model.extractor} than are installed here; "
-                "install those, or start anew with --overwrite"
+                f"{folder} was begun with other weights of {state.model.extractor} than are here; "
+                "name those with --weights, or start anew with --overwrite"
             )
         return _go_on(folder, state, tensors, model, group, observer, criterion, should_stop, cache)
 

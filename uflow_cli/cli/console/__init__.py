@@ -1,6 +1,7 @@
 """Everything the terminal shows; the only importer of rich. Results go to stdout, progress and warnings to stderr."""
 
 from uflow_cli.cli.console.audit import print_audit
+from uflow_cli.cli.console.backbones import print_backbones
 from uflow_cli.cli.console.bars import progress
 from uflow_cli.cli.console.bench import print_bench
 from uflow_cli.cli.console.cache import print_cache, print_cleared
@@ -16,6 +17,7 @@ __all__ = [
     "epoch_table",
     "note",
     "print_audit",
+    "print_backbones",
     "print_bench",
     "print_cache",
     "print_cleared",
