@@ -31,7 +31,9 @@ def test_every_architecture_from_training_to_evaluation(architecture, product, t
     """Paper table 6: scales joined, side by side, or one alone."""
     channels, sides, reach = FORMS[architecture]
     coupling = "uniform" if architecture in ("average", "single:2") else "affine"
-    config = ModelConfig(input_size=SMALL_MODEL.input_size, architecture=architecture, coupling=coupling, precision="fp32")
+    config = ModelConfig(
+        input_size=SMALL_MODEL.input_size, architecture=architecture, coupling=coupling, precision="fp32"
+    )
     result = train(
         sorted((product / "stripes" / "train" / "good").iterdir()), out=tmp_path / "run", dataset="mvtec",
         category="stripes", model_config=config, config=TrainingConfig(epochs=2, batch_size=4, learning_rate=2e-3),
