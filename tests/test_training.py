@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import itertools
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import torch
 from products import SMALL_MODEL, SMALL_TRAINING, Recorder, good_image, shared_cache
 
-from uflow_cli.cache import ResidentFeatures, features_of
+from uflow_cli.cache import GIB, CacheFolder, ResidentFeatures, features_of
 from uflow_cli.checkpoint import load_model, load_run
 from uflow_cli.config import TrainingConfig
 from uflow_cli.errors import ImageError, TrainingError
@@ -261,3 +262,30 @@ def test_nothing_need_be_held_out_where_something_else_chooses(good_paths, tmp_p
     assert [(b.degrees_of_freedom, b.scale) for b in run.calibration.background] == [
         (c, 1.0) for c in run.calibration.n_channels
     ]
+
+
+def test_views_of_training_images_train_too(good_paths, tmp_path, recorder):
+    config = TrainingConfig(epochs=1, batch_size=4, augment=("flips",), views=3)
+    result = run_training(good_paths, tmp_path / "run", recorder, config)
+    assert (result.origin.n_training, result.origin.n_selection) == (12, 8)
+    assert recorder.features == 20 + 12 * 2  # held-out images have no views
+    assert recorder.batches == 12 * 3 / 4
+
+
+def test_fresh_views_are_not_kept(good_paths, tmp_path, recorder):
+    cache = CacheFolder(tmp_path / "cache", limit=GIB)
+    config = TrainingConfig(epochs=2, batch_size=8, augment=("brightness",), views=2, fresh_views=True)
+    run_training(good_paths, tmp_path / "run", recorder, config, cache=cache)
+    assert not cache.path.exists()
+    fixed = Recorder([])
+    run_training(good_paths, tmp_path / "fixed", fixed, replace(config, fresh_views=False), cache=cache)
+    assert cache.shards()
+    assert fixed.epochs[0].loss != recorder.epochs[0].loss
+
+
+def test_cache_or_not_the_model_is_the_same(good_paths, tmp_path, recorder):
+    states = []
+    for name, cache in (("kept", shared_cache()), ("computed", None)):
+        run_training(good_paths, tmp_path / name, Recorder([]), TrainingConfig(epochs=1, batch_size=4), cache=cache)
+        states.append(load_model(load_run(tmp_path / name), device=CPU).state_dict())
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
