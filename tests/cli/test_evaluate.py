@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 
 
-def test_table_has_every_measure(uflow, small_run, product):
-    outcome = uflow(
-        "evaluate", "--model", small_run, "--dataset", "mvtec", "--category", "stripes", "--data-root", product
-    )
+def test_table_has_every_measure(uflow, small_run, product, tmp_path):
+    outcome = uflow("evaluate", "--model", small_run, "--dataset", "mvtec", "--category", "stripes", "--data-root", product,
+                    "--out", tmp_path)  # fmt: skip
     assert outcome.code == 0, outcome.err
     for measure in (
         "image AUROC",
@@ -22,8 +21,8 @@ def test_table_has_every_measure(uflow, small_run, product):
         assert measure in outcome.out
 
 
-def test_data_set_of_the_run_is_the_default_and_json_is_alone(uflow, small_run, product):
-    outcome = uflow("evaluate", "--model", small_run, "--data-root", product, "--json")
+def test_data_set_of_the_run_is_the_default_and_json_is_alone(uflow, small_run, product, tmp_path):
+    outcome = uflow("evaluate", "--model", small_run, "--data-root", product, "--json", "--out", tmp_path)
     assert outcome.code == 0, outcome.err
     values = json.loads(outcome.out)
     assert values["category"] == "stripes"
@@ -31,8 +30,9 @@ def test_data_set_of_the_run_is_the_default_and_json_is_alone(uflow, small_run, 
     assert values["false_alarms"]["total"] == 4
 
 
-def test_false_alarm_rate_is_reported_with_its_promise(uflow, small_run, product):
-    outcome = uflow("evaluate", "--model", small_run, "--data-root", product, "--false-alarm-rate", 0.2, "--json")
+def test_false_alarm_rate_is_reported_with_its_promise(uflow, small_run, product, tmp_path):
+    outcome = uflow("evaluate", "--model", small_run, "--data-root", product, "--false-alarm-rate", 0.2, "--json",
+                    "--out", tmp_path)  # fmt: skip
     assert outcome.code == 0, outcome.err
     values = json.loads(outcome.out)
     assert "at most 0.2 of good images flagged" in values["promise"]
@@ -44,7 +44,8 @@ def test_two_thresholds_are_wrong_usage(uflow, small_run):
 
 
 def test_report_is_written_and_named(uflow, small_run, product, tmp_path):
-    outcome = uflow("evaluate", "--model", small_run, "--data-root", product, "--report", tmp_path / "report")
+    outcome = uflow("evaluate", "--model", small_run, "--data-root", product, "--report", tmp_path / "report",
+                    "--out", tmp_path / "e")  # fmt: skip
     assert outcome.code == 0, outcome.err
     page = (tmp_path / "report" / "index.html").read_text()
     assert "stripes" in page

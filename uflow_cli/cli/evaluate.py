@@ -136,12 +136,11 @@ def _evaluate_many(
         raise typer.BadParameter("--category all needs --dataset", param_hint="'--dataset'")
 
     from uflow_cli.cli import console
-    from uflow_cli.datasets import list_categories
+    from uflow_cli.datasets import choose_categories
     from uflow_cli.report import table_rows
     from uflow_cli.survey import Job, survey, write_table
 
-    found = list_categories(dataset, root=data_root)
-    names = found if category == "all" else [name for name in category.split(",") if name]
+    names = choose_categories(dataset, category, root=data_root)
     runs = runs or Path("runs") / dataset
     out = out or runs / "evaluation"
     jobs = [Job(dataset, name, data_root, runs / name, out / name, weights) for name in names]
