@@ -11,6 +11,7 @@ import pytest
 
 from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.errors import UflowError
+from uflow_cli.model import check_model_config
 from uflow_cli.nfa import chi2_log_tail, log_n_tests
 from uflow_cli.presets import config_text, preset_names, read_config_file, resolve
 
@@ -41,6 +42,11 @@ def test_data_files_come_with_the_package():
 def test_every_preset_resolves_and_says_so(name):
     _, training = resolve({"preset": name})
     assert training.preset == name
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_names_an_extractor_whose_input_size_fits(name):
+    check_model_config(resolve({"preset": name})[0])
 
 
 def test_lite_is_the_default_and_equals_the_defaults_of_the_fields():
@@ -142,7 +148,7 @@ def test_unreadable_file_is_one_line(tmp_path):
 
 def test_paper_exact_means_the_published_settings_whatever_the_preset_says(config_file):
     model, training = resolve({"paper_exact": True})
-    assert model.tests == "paper"
+    assert (model.tests, model.precision) == ("paper", "fp32")
     assert (training.schedule, training.patience, training.held_out_fraction) == ("published", 20, 0)
     assert resolve({"paper_exact": True}, config_file=config_file('augment = ["flips"]')) == (model, training)
     assert resolve({}, config_file=config_file("paper_exact = true")) == (model, training)
