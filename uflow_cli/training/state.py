@@ -73,7 +73,8 @@ def read_state(folder: Path, *, with_tensors: bool = True) -> tuple[TrainingStat
     try:
         with safe_open(path, framework="pt") as file:
             values = json.loads(file.metadata()["state"])
-            tensors = {name: file.get_tensor(name) for name in (file.keys() if with_tensors else ())}
+            # copies: what it gives is mapped, and would keep the file's room on the disk after its replacement
+            tensors = {name: file.get_tensor(name).clone() for name in (file.keys() if with_tensors else ())}
         if int(values.pop("format")) > STATE_FORMAT:
             raise CheckpointError(f"{path} was written by a newer uflow; update uflow to resume this training")
         return _state_from_dict(values), tensors
