@@ -1,0 +1,200 @@
+"""Speed of a training step beside the plain FrEIA loop: images per second of features to updated weights.
+
+    python benchmarks/training_step.py [--shapes lite|ms-cait|resnet18] [--batch 8] [--device cuda] [--threads 1]
+                                       [--rounds 15] [--json FILE]
+
+The baseline is METHOD 2 as one builds it of FrEIA 0.2: `GraphINN` of `AllInOneBlock`s, which permute by a dense
+convolution, `IRevNetUpsampling`, and `torch.optim.Adam`. Both start from the same weights, and before anything is timed
+their embeddings, log-determinants and gradients must agree. Inputs rotate; contenders take turns, so that all see the
+same machine; a ratio is the median over rounds with its quartiles. One CPU thread is timed by processor time, all else by
+the clock, a GPU after it has finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from FrEIA.framework import GraphINN, InputNode, Node, OutputNode
+from FrEIA.modules import AllInOneBlock, Concat, IRevNetUpsampling, Split
+from torch import Tensor, nn
+
+from uflow_cli.features import FeatureNormalisation
+from uflow_cli.flow import UFlow, negative_log_likelihood
+
+SHAPES = {
+    "lite": ((40, 112, 320), (8, 16, 32)),
+    "resnet18": ((64, 128, 256), (4, 8, 16)),
+    "ms-cait": ((768, 384), (16, 32)),
+}
+INPUTS = 3
+
+Flow = Callable[[Sequence[Tensor]], tuple[Sequence[Tensor], Tensor]]
+Step = Callable[[Sequence[Tensor]], Tensor]
+
+
+def freia_flow(flow: UFlow) -> GraphINN:
+    """The graph of FrEIA's own parts with the weights and permutations of `flow`."""
+
+    def subnet(kernel_size: int) -> Callable[[int, int], nn.Module]:
+        return lambda channels_in, channels_out: nn.Sequential(
+            nn.Conv2d(channels_in, channels_in, kernel_size, padding=kernel_size // 2),
+            nn.ReLU(),
+            nn.Conv2d(channels_in, channels_out, kernel_size, padding=kernel_size // 2),
+        )
+
+    inputs = [InputNode(c, h, w) for c, (h, w) in zip(flow.channels, flow.grids, strict=True)]
+    nodes: list[Node] = []
+    outputs: list[Node] = []
+    blocks: dict[str, AllInOneBlock] = {}
+    below = None
+    for scale in reversed(range(len(inputs))):
+        x = inputs[scale]
+        if below is not None:
+            x = Node([x.out0, below.out0], Concat, {"dim": 0})
+            nodes.append(x)
+        for step, kernel_size in enumerate((3, 1, 3, 1)):
+            x = Node(x.out0, AllInOneBlock, {"subnet_constructor": subnet(kernel_size), "affine_clamping": 2.0})
+            nodes.append(x)
+            blocks[f"stages.{scale}.steps.{step}."] = x.module
+        if scale:
+            up = 4 * (x.output_dims[0][0] // 8)
+            split = Node(x.out0, Split, {"section_sizes": [up, x.output_dims[0][0] - up], "dim": 0})
+            below = Node(split.out0, IRevNetUpsampling, {})
+            nodes += [split, below]
+            outputs.append(OutputNode(split.out1))
+    state = flow.state_dict()
+    for prefix, block in blocks.items():
+        own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        matrix = torch.eye(block.in_channels)[own.pop("permutation").cpu()][:, :, None, None]
+        del own["inverse_permutation"]
+        block.load_state_dict({**own, "w_perm": matrix, "w_perm_inv": matrix.transpose(0, 1)})
+    return GraphINN([*inputs, *nodes, OutputNode(x.out0), *reversed(outputs)], force_tuple_output=True)
+
+
+def plain_loop(flow: nn.Module, normalise: FeatureNormalisation) -> Step:
+    """What one writes first; the loss of the batch."""
+    optimiser = torch.optim.Adam([p for p in flow.parameters() if p.requires_grad], lr=1e-5, weight_decay=1e-5)
+
+    def step(features: Sequence[Tensor]) -> Tensor:
+        embeddings, log_det = flow(normalise([f.float() for f in features]))
+        loss = sum(0.5 * (z**2).sum(dim=(1, 2, 3)) for z in embeddings) - log_det
+        optimiser.zero_grad()
+        loss.mean().backward()
+        optimiser.step()
+        return loss.detach().mean()
+
+    return step
+
+
+def our_loop(flow: UFlow, normalise: FeatureNormalisation) -> Step:
+    """The step of `uflow_cli.training`."""
+    optimiser = torch.optim.Adam(flow.parameters(), lr=1e-5, weight_decay=1e-5)
+
+    def step(features: Sequence[Tensor]) -> Tensor:
+        nll = negative_log_likelihood(*flow(normalise([f.float() for f in features]))).sum()
+        optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(nll / len(features[0]))
+        optimiser.step()
+        return nll.detach() / len(features[0])
+
+    return step
+
+
+def check_same_map(flow: UFlow, graph: GraphINN, features: Sequence[Tensor]) -> float:
+    """The largest difference of embeddings, log-determinant and gradients, relative to the largest value of each."""
+    parameters = [[p for p in one.parameters() if p.requires_grad] for one in (flow, graph)]
+    results: list[list[Tensor]] = []
+    for one, own in zip((flow, graph), parameters, strict=True):
+        embeddings, log_det = one(list(features))
+        loss = negative_log_likelihood(embeddings, log_det).mean()
+        gradients = torch.autograd.grad(loss, own)
+        sizes = [float(g.double().norm()) for g in gradients]
+        results.append([*embeddings, log_det, torch.tensor(sorted(sizes))])
+    worst = max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(*results, strict=True))
+    assert worst < 1e-3, f"the contenders differ by {worst:.2g}"
+    return worst
+
+
+def measure(
+    contenders: dict[str, Step], inputs: Sequence[Sequence[Tensor]], *, rounds: int, clock: Callable[[], float]
+) -> dict[str, list[float]]:
+    """Seconds per step, in turns; two rounds before them are not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(-2, rounds):
+        for name, step in contenders.items():
+            start = clock()
+            step(inputs[turn % len(inputs)])
+            if turn >= 0:
+                seconds[name].append(clock() - start)
+    return seconds
+
+
+def rows(seconds: dict[str, list[float]], batch: int) -> list[dict[str, object]]:
+    """Images per second and ratio to the first contender, each as lower quartile, median, upper quartile."""
+    first = next(iter(seconds.values()))
+    table: list[dict[str, object]] = []
+    for name, times in seconds.items():
+        rates = statistics.quantiles([batch / t for t in times], n=4, method="inclusive")
+        ratios = statistics.quantiles([a / t for a, t in zip(first, times, strict=True)], n=4, method="inclusive")
+        table.append({"contender": name, "images_per_second": rates, "speed_to_first": ratios})
+    return table
+
+
+def main() -> None:
+    """Check, time and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shapes", choices=SHAPES, default="lite")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    channels, strides = SHAPES[options.shapes]
+    grids = [(448 // stride, 448 // stride) for stride in strides]
+    flow, again = (UFlow(channels, grids, seed=0).to(device) for _ in range(2))
+    graph = freia_flow(flow).to(device)
+    normalise = FeatureNormalisation("channel", channels).to(device)
+    generator = torch.Generator().manual_seed(0)
+    inputs = [
+        [
+            torch.randn(options.batch, c, *grid, generator=generator).half().to(device)
+            for c, grid in zip(channels, grids, strict=True)
+        ]
+        for _ in range(INPUTS)
+    ]
+    difference = check_same_map(flow, graph, [f.float() for f in inputs[0]])
+
+    def clock() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.process_time() if device.type == "cpu" and options.threads == 1 else time.perf_counter()
+
+    contenders = {"FrEIA": plain_loop(graph, normalise), "uflow": our_loop(again, normalise)}
+    table = rows(measure(contenders, inputs, rounds=options.rounds, clock=clock), options.batch)
+    facts = {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine(),
+        "threads": options.threads, "torch": torch.__version__, "shapes": options.shapes, "batch": options.batch,
+        "rounds": options.rounds, "largest_relative_difference": difference,
+    }  # fmt: skip
+    print(", ".join(f"{name} {value}" for name, value in facts.items()))
+    for row in table:
+        (low, rate, high), (low_ratio, ratio, high_ratio) = row["images_per_second"], row["speed_to_first"]
+        print(
+            f"{row['contender']:20} {rate:8.1f} images/s ({low:.1f}-{high:.1f})   {ratio:.2f}x ({low_ratio:.2f}-{high_ratio:.2f})"
+        )
+    if options.json:
+        options.json.write_text(json.dumps({"facts": facts, "rows": table}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
