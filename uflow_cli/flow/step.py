@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uflow_cli.config import Coupling
+from uflow_cli.flow.coupling import AFFINE_CLAMPING, coefficients, couple, log_det_of
 
-AFFINE_CLAMPING = 2.0
-SUBNET_FACTOR = 0.1  # on what a coupling subnet gives, for an untrained flow near the identity
 IDENTITY_SCALE = 2.0 * math.log(math.exp(5.0) - 1.0)  # where `FlowStep.scale` is 1
 
 
@@ -29,9 +28,7 @@ class FlowStep(nn.Module):
 
     def __init__(self, channels: int, *, kernel_size: int, coupling: Coupling, generator: torch.Generator) -> None:
         super().__init__()
-        self.coupling = coupling
-        self.n_passive = passive = channels - channels // 2
-        active = channels // 2
+        self.halves = passive, active = channels - channels // 2, channels // 2
         self.global_scale = nn.Parameter(torch.full((1, channels, 1, 1), IDENTITY_SCALE))
         self.global_offset = nn.Parameter(torch.zeros(1, channels, 1, 1))
         self.subnet = coupling_subnet(passive, 2 * active if coupling == "affine" else active, kernel_size)
@@ -46,35 +43,32 @@ class FlowStep(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """y (B, C, H, W) and log_det_jacobian (B,)."""
-        passive, active = x[:, : self.n_passive], x[:, self.n_passive :]
-        sigma, shift = self._coefficients(passive)
-        active = active + shift if sigma is None else active * torch.exp(sigma) + shift
+        passive, active = x.split_with_sizes(self.halves, dim=1)
         scale = self.scale
-        y = torch.cat([passive, active], dim=1) * scale + self.global_offset
-        return y[:, self.permutation], self._log_det(x, sigma, scale)
+        y, log_det = couple(
+            passive, active, self.subnet(passive), scale, self.global_offset, self.permutation, self.inverse_permutation
+        )
+        of_scale = log_det_of_scale(scale, x)
+        return y, of_scale if log_det is None else log_det + of_scale
 
     def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """x (B, C, H, W) and the log-determinant (B,) of this inverse."""
         scale = self.scale
-        x = (y[:, self.inverse_permutation] - self.global_offset) / scale
-        passive, active = x[:, : self.n_passive], x[:, self.n_passive :]
-        sigma, shift = self._coefficients(passive)
-        active = active - shift if sigma is None else (active - shift) * torch.exp(-sigma)
-        return torch.cat([passive, active], dim=1), -self._log_det(x, sigma, scale)
+        x = (y.index_select(1, self.inverse_permutation) - self.global_offset) / scale
+        passive, active = x.split_with_sizes(self.halves, dim=1)
+        tanh, shift = coefficients(self.subnet(passive), n_active=active.shape[1], dtype=active.dtype)
+        log_det = log_det_of_scale(scale, x)
+        active = active - shift
+        if tanh is not None:
+            active = active * torch.exp(-AFFINE_CLAMPING * tanh)
+            log_det = log_det + log_det_of(tanh)
+        return torch.cat([passive, active], dim=1), -log_det
 
-    def _coefficients(self, passive: Tensor) -> tuple[Tensor | None, Tensor]:
-        """sigma, None in a uniform coupling, and a_t."""
-        a = SUBNET_FACTOR * self.subnet(passive)
-        if self.coupling == "uniform":
-            return None, a
-        a_s, a_t = a.chunk(2, dim=1)
-        return AFFINE_CLAMPING * torch.tanh(a_s), a_t
 
-    def _log_det(self, x: Tensor, sigma: Tensor | None, scale: Tensor) -> Tensor:
-        """Σ sigma + H W Σ ln g, (B,), in single precision at least: it is a sum of many small numbers."""
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        of_scale = x.shape[2] * x.shape[3] * torch.log(scale).sum(dtype=dtype)
-        return of_scale.expand(len(x)) if sigma is None else sigma.sum(dim=(1, 2, 3), dtype=dtype) + of_scale
+def log_det_of_scale(scale: Tensor, x: Tensor) -> Tensor:
+    """H W Σ ln g, (B,), in single precision at least."""
+    total = torch.log(scale).sum(dtype=torch.promote_types(scale.dtype, torch.float32))
+    return (x.shape[2] * x.shape[3] * total).expand(len(x))
 
 
 def coupling_subnet(channels_in: int, channels_out: int, kernel_size: int) -> nn.Sequential:
