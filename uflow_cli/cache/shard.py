@@ -121,7 +121,8 @@ class Shard:
         if n_records == 0:
             return np.zeros(shape, np.int16)
         with open(self._descriptor, "rb", closefd=False) as file:
-            return np.memmap(file, dtype=np.int16, mode="r", offset=self._data, shape=shape)
+            mapped = np.memmap(file, dtype=np.int16, mode="r", offset=self._data, shape=shape)
+        return mapped.view(np.ndarray)  # the same memory, quicker to index
 
     def _read_table(self) -> None:
         table = _read(self._descriptor, self.capacity * _SLOT.itemsize, _PAGE)

@@ -16,6 +16,7 @@ from uflow_cli.cache.settings import feature_settings, record_layout, settings_d
 from uflow_cli.cache.shard import Shard
 from uflow_cli.model import Model
 
+FIND_BATCH = 64  # records that a thread checks in one go
 SHARD_BYTES = 2**30  # at most; what is removed from the cache is removed by the shard
 
 
@@ -68,8 +69,9 @@ class Shelf:
                     return Place(shard, slot)
             return None  # none, or damaged: what takes its place will be found behind it
 
+        parts = (keys[start : start + FIND_BATCH] for start in range(0, len(keys), FIND_BATCH))
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:  # reading and CRC-32 leave Python free
-            return list(pool.map(place, keys))
+            return [found for part in pool.map(lambda part: [place(key) for key in part], parts) for found in part]
 
     def expect(self, n_records: int) -> None:
         """Make room for `n_records` that `add` will bring; UflowError, before any work, if there is none."""
