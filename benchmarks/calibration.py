@@ -36,6 +36,7 @@ from uflow_cli.training import Silent, split_images, train
 LEVELS = np.array([1.0, 0.0, -1.0, -2.0])  # log10 NFA
 RATES = (0.01, 0.05, 0.1, 0.2)
 N_SPLITS = 200
+TABLES = ("candidates", "splits", "masks")
 
 
 def main() -> None:
@@ -53,10 +54,12 @@ def main() -> None:
             samples = [
                 make_sample(data, seed=s, runs=options.runs, config=ModelConfig(), epochs=options.epochs) for s in seeds
             ]
-    n_splits = 20 if options.quick else N_SPLITS
-    print_candidates(samples, title=f"{data.name}/{data.category}")
-    print_splits(samples, n_splits=n_splits)
-    print_masks(samples)
+    if "candidates" in options.tables:
+        print_candidates(samples, title=f"{data.name}/{data.category}")
+    if "splits" in options.tables:
+        print_splits(samples, n_splits=20 if options.quick else N_SPLITS)
+    if "masks" in options.tables:
+        print_masks(samples)
 
 
 def parse() -> argparse.Namespace:
@@ -69,6 +72,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--runs", type=Path, help="folder for runs and embeddings, reused where they are there")
     parser.add_argument("--quick", action="store_true", help="the built-in sample, one small model")
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=TABLES)
     options = parser.parse_args()
     if not options.quick and not (options.data_root and options.runs):
         parser.error("give --data-root and --runs, or --quick")
@@ -168,12 +172,13 @@ def print_splits(samples: Sequence[Sample], *, n_splits: int) -> None:
     """The default on random splits of all good images that no flow was trained on, held-out and test."""
     n_all = [len(s.held_out[0]) + int((s.kinds == "good").sum()) for s in samples]
     sizes = [n for n in (5, 8, 20, len(samples[0].held_out[0])) if n <= len(samples[0].held_out[0])]
-    print(f"\n### {n_splits} random splits per seed of {n_all[0]} unseen good images into calibration and test\n")
+    print(f"\n### {n_splits} random splits of {n_all[0]} unseen good images into calibration and test\n")
     print("| calibration images |", " | ".join(f"false regions at {10**t:g}" for t in LEVELS), end=" | ")
     print(" | ".join(f"flagged at rate {rate:g}" for rate in RATES), "|")
     print("|---" * (1 + len(LEVELS) + len(RATES)) + "|")
     for n in dict.fromkeys(sizes):
-        values = np.concatenate([split_promises(sample, n_images=n, n_splits=n_splits) for sample in samples])
+        share = math.ceil(n_splits / len(samples))
+        values = np.concatenate([split_promises(sample, n_images=n, n_splits=share) for sample in samples])
         cells = []
         for column in values.T:
             known = column[np.isfinite(column)]
