@@ -49,6 +49,7 @@ ROWS = {
     "fastflow": RowName("FastFlow", "fastflow"),
     "cflow": RowName("CFlow", "cflow"),
     "csflow": RowName("CS-Flow", "csflow"),
+    "uflow-resnet": RowName("uflow, ResNet", "uflow", "resnet_weights", "ResNet-18 or Wide-ResNet-50-2"),
     "patchcore-resnet": RowName("PatchCore, ResNet", "patchcore", "resnet_weights", "ResNet-18 or Wide-ResNet-50-2"),
     "padim-resnet": RowName("PaDiM, ResNet", "padim", "resnet_weights", "ResNet-18 or Wide-ResNet-50-2"),
     "fastflow-resnet": RowName("FastFlow, ResNet", "fastflow", "resnet_weights", "ResNet-18 or Wide-ResNet-50-2"),

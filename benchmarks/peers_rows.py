@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from peers_images import BATCH, InputImages, Selection, true_masks
 from peers_measures import Scored, measure
+from peers_weights import resnet_backbone
 
 from uflow_cli.checkpoint import load_model, load_run
 from uflow_cli.config import ModelConfig, TrainingConfig
@@ -107,11 +108,22 @@ class LogObserver(Silent):
         )
 
 
+def uflow_config(job: Job) -> ModelConfig:
+    """The lite preset's, or that of the ResNet whose weights are given; in the precision of the other methods."""
+    if job.weights is None:
+        return ModelConfig(input_size=job.input_size, precision="fp32")
+    return ModelConfig(
+        extractor=resnet_backbone(job.weights).name, weights=(str(job.weights),), input_size=job.input_size,
+        precision="fp32",
+    )  # fmt: skip
+
+
 def train_uflow(job: Job, selection: Selection) -> Trained:
     """uflow as `uflow train` trains it, on all good images: it holds out its part itself, by the same seed."""
+    model_config = uflow_config(job)
     result = train(
-        selection.good, out=job.folder / "uflow", dataset="comparison", category="comparison", device=CPU,
-        model_config=ModelConfig(input_size=job.input_size), observer=LogObserver(), overwrite=True,
+        selection.good, out=job.folder / f"uflow-{model_config.extractor}", dataset="comparison", category="comparison",
+        device=CPU, model_config=model_config, observer=LogObserver(), overwrite=True,
         config=TrainingConfig(epochs=job.epochs, batch_size=BATCH, seed=job.seed),
     )  # fmt: skip
     run = load_run(result.folder)
@@ -132,7 +144,7 @@ def train_uflow(job: Job, selection: Selection) -> Trained:
     progress = result.progress
     return Trained(score, {
         "extractor": spec.name,
-        "weights": spec.weights,
+        "weights": ", ".join(source.home for source in spec.sources) if job.weights is None else job.weights.name,
         "features": f"strides {', '.join(map(str, spec.strides))}",
         "training": f"{progress.epochs_done} epochs, batch {BATCH}; held-out images chose {progress.best_epoch}",
         "image score": "highest anomaly score",

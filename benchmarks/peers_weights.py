@@ -9,8 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from uflow_cli.config import ModelConfig
 from uflow_cli.errors import WeightsError
 from uflow_cli.features import build_extractor
+from uflow_cli.features.weights import read_weights
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -38,7 +40,7 @@ class Backbone:
 
 def lite0_backbone() -> Backbone:
     """EfficientNet-Lite0 with the very weights that uflow's default extractor has."""
-    extractor = build_extractor("efficientnet-lite0")
+    extractor = build_extractor(ModelConfig(precision="fp32"), device=torch.device("cpu"))
     return Backbone(
         "tf_efficientnet_lite0",
         extractor.backbone.state_dict(),
@@ -60,21 +62,6 @@ def resnet_backbone(path: Path) -> Backbone:
             f"{path}: not the weights of one of {', '.join(sizes)}; expected a state dict of timm's names"
         )
     return Backbone(name, weights, ("layer1", "layer2", "layer3", "layer4"), IMAGENET_MEAN, IMAGENET_STD)
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a state dict, a torch file or safetensors; WeightsError if it is none."""
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return dict(load_file(path))
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a file that is none of its own
-        reason = str(error).partition("\n")[0]
-        raise WeightsError(f"{path}: cannot be read as weights ({reason}); expected .pth or .safetensors") from error
-    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
-    return {key: value for key, value in state.items() if isinstance(value, Tensor)}
 
 
 def b5_backbone(path: Path) -> Backbone:

@@ -105,7 +105,7 @@ def test_the_two_fair_thresholds_come_from_their_own_images() -> None:
 def test_the_row_of_uflow_says_what_evaluate_says_of_the_same_run(data: Dataset, tmp_path: Path) -> None:
     selection = choose_images(data, n_train=None, n_good=None, n_defective=None, seed=0)
     result = run_row(Job("uflow", None, input_size=96, epochs=2, seed=0, folder=tmp_path), selection)
-    run = load_run(tmp_path / "uflow")
+    run = load_run(tmp_path / "uflow-efficientnet-lite0")
     assert run.origin.n_training == len(selection.training)
     expected = evaluate_run(run, data, device=torch.device("cpu"), nfa_threshold=0.0)
     same = {
