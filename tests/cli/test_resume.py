@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import shutil
 import signal
+import sys
+import threading
 import time
 
 import forked_program
@@ -123,7 +126,14 @@ def test_finished_training_says_so(uflow, good_folder, tmp_path):
 def interrupted(uflow, good_folder, tmp_path, monkeypatch):
     """Images of one's own and a run folder whose training was stopped after an epoch."""
     folder = shutil.copytree(good_folder, tmp_path / "images")
-    monkeypatch.setattr("threading.Event.is_set", lambda _self: True)
+
+    @contextlib.contextmanager
+    def interrupted_at_once(_warn):
+        event = threading.Event()
+        event.set()
+        yield event
+
+    monkeypatch.setattr(sys.modules["uflow_cli.cli.train"], "stop_on_interrupt", interrupted_at_once)
     assert uflow(*settings(folder, tmp_path / "run", 2)).code == 0
     monkeypatch.undo()
     assert load_run(tmp_path / "run").progress.state == "stopped"
