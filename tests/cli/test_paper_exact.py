@@ -75,7 +75,7 @@ def test_an_honest_run_has_no_caveat(uflow, small_run, product, tmp_path):
     outcome = uflow("detect", product / "stripes" / "test", "--model", small_run, "--out", tmp_path / "out", "--json")
     assert json.loads(outcome.out)["caveat"] is None
     assert "warning" not in outcome.err
-    outcome = uflow("evaluate", "--model", small_run, "--data-root", product, "--json")
+    outcome = uflow("evaluate", "--model", small_run, "--data-root", product, "--out", tmp_path / "measures", "--json")
     assert "no test image was looked at" in json.loads(outcome.out)["selection"]
 
 
