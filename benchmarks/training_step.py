@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from uflow_cli.features import FeatureNormalisation
 from uflow_cli.flow import UFlow, negative_log_likelihood
+from uflow_cli.training.optimiser import adam
 
 SHAPES = {
     "lite": ((40, 112, 320), (8, 16, 32)),
@@ -97,7 +98,9 @@ def plain_loop(flow: nn.Module, normalise: FeatureNormalisation) -> Step:
 
 def our_loop(flow: UFlow, normalise: FeatureNormalisation) -> Step:
     """The step of `uflow_cli.training`."""
-    optimiser = torch.optim.Adam(flow.parameters(), lr=1e-5, weight_decay=1e-5)
+    optimiser = adam(flow.parameters(), weight_decay=1e-5)
+    for group in optimiser.param_groups:
+        group["lr"] = 1e-5
 
     def step(features: Sequence[Tensor]) -> Tensor:
         nll = negative_log_likelihood(*flow(normalise([f.float() for f in features]))).sum()

@@ -20,6 +20,7 @@ from uflow_cli.errors import ImageError, TrainingError
 from uflow_cli.images import write_png
 from uflow_cli.model import build_model
 from uflow_cli.training import batched, has_state, rate_factor, split_images, train
+from uflow_cli.training.optimiser import adam
 from uflow_cli.training.residence import settle
 
 CPU = torch.device("cpu")
@@ -202,6 +203,29 @@ def test_gradient_clip_bounds_the_step(good_paths, tmp_path):
         config = dataclasses.replace(SMALL_TRAINING, epochs=1, gradient_clip=clip, weight_decay=0.0)
         losses.append(run_training(good_paths, tmp_path / name, Recorder([]), config).log[0].loss)
     assert losses[0] == losses[1] < losses[2]
+
+
+def test_adam_is_adam_with_or_without_its_fused_form(monkeypatch):
+    def stepped() -> list[torch.Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        parameters = [torch.nn.Parameter(torch.randn(5, 3, generator=generator)) for _ in range(2)]
+        optimiser = adam(parameters, weight_decay=0.1)
+        for _ in range(3):
+            for parameter in parameters:
+                parameter.grad = torch.randn(5, 3, generator=generator)
+            optimiser.step()
+        return [parameter.detach() for parameter in parameters]
+
+    class OldAdam(torch.optim.Adam):
+        def __init__(self, parameters, **options):
+            if options.get("fused"):
+                raise RuntimeError("`fused=True` requires all the params to be on a GPU")
+            super().__init__(parameters, **options)
+
+    fused = stepped()
+    monkeypatch.setattr(torch.optim, "Adam", OldAdam)
+    for a, b in zip(fused, stepped(), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_batches_cover_all_indices_in_order():

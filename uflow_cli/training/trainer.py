@@ -23,6 +23,7 @@ from uflow_cli.model import Model
 from uflow_cli.training.criterion import Criterion
 from uflow_cli.training.held_out import calibrate
 from uflow_cli.training.log import Epoch, Observer
+from uflow_cli.training.optimiser import adam
 from uflow_cli.training.outcome import TrainingResult, end_training, publish
 from uflow_cli.training.processes import Processes
 from uflow_cli.training.schedule import rate_factor
@@ -47,7 +48,7 @@ class Trainer:
         self.model, self.features = model, features
         self.rows = [*state.split.training, *range(len(state.images), len(features))]  # what trains: images, views
         self.group, self.observer, self.criterion = group, observer, criterion
-        self.optimiser = torch.optim.Adam(model.flow.parameters(), weight_decay=self.config.weight_decay)
+        self.optimiser = adam(model.flow.parameters(), weight_decay=self.config.weight_decay)
         if tensors:
             self.tensors = tensors
             self._restore()
