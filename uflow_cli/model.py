@@ -85,13 +85,14 @@ def check_model_config(config: ModelConfig) -> None:
     check_input_size(spec, config.input_size)
 
 
-def build_model(config: ModelConfig, *, device: torch.device, seed: int = 0) -> Model:
+def build_model(config: ModelConfig, *, device: torch.device, seed: int = 0, pretrained: bool = True) -> Model:
     """An extractor with its weights and an untrained flow whose initial state `seed` fixes.
 
     The model's own configuration says which precision "auto" became, and where its weights files lie.
+    `pretrained=False` leaves the extractor with random weights, for benchmarks.
     """
     check_model_config(config)
-    extractor = build_extractor(config, device=device)
+    extractor = build_extractor(config, device=device, pretrained=pretrained)
     spec = extractor.spec
     config = replace(config.located(), precision=extractor.precision)
     scales, grids = config.scales(len(spec.channels)), spec.grids(config.input_size)

@@ -73,6 +73,8 @@ def test_options_of_the_extractor_from_training_to_detection(uflow, product, tmp
     outcome = uflow("evaluate", "--model", tmp_path / "run", "--dataset", "mvtec", "--category", "stripes",
                     "--data-root", product, "--weights", moved)  # fmt: skip
     assert outcome.code == 0, outcome.err
+    outcome = uflow("check", "--images", good, "--model", tmp_path / "run", "--weights", moved)
+    assert outcome.code == 0, outcome.err
 
 
 def test_training_without_weights_is_one_line_before_images_are_read(uflow, product, tmp_path):

@@ -14,6 +14,7 @@ from uflow_cli.cli.options import (
     Json,
     ModelFolder,
     NfaThreshold,
+    WeightsFiles,
     chosen_run,
     require_one_threshold,
 )
@@ -33,6 +34,7 @@ def check(
     fail_if_broken: Annotated[
         bool, typer.Option("--fail-if-broken", help=f"Exit with {BROKEN_EXIT_CODE} if a promise is broken.")
     ] = False,
+    weights: WeightsFiles = None,
     device: Device = DEVICE,
 ) -> None:
     """Say whether a model keeps its promise on false alarms on fresh good images, and if not, why."""
@@ -43,7 +45,7 @@ def check(
     from uflow_cli.inspection import find_images
     from uflow_cli.model import choose_device
 
-    run = chosen_run(model)
+    run = chosen_run(model, weights=weights)
     paths = find_images(images)
     with console.progress("checking", total=len(paths)) as advance:
         audit = audit_run(
