@@ -32,7 +32,9 @@ class CaitScale:
         network = timm.create_model(
             self.network, pretrained=False, img_size=self.side, attn_block=TalkingHeads, num_classes=0
         )
-        return Intermediates(network, [self.block], norm=True, side=self.side)
+        tokens = Intermediates(network, [self.block], norm=True, side=self.side)
+        network.cls_token = None  # older timm leaves it, and the digest of the weights would depend on timm
+        return tokens
 
 
 @dataclass(frozen=True)
