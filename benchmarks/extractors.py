@@ -155,12 +155,12 @@ def per_second(job: Callable[[int], object], n_items: int, rounds: int) -> float
 
 
 def matmul_throughput(precision: str, device: torch.device) -> float:
-    """Operations per second of one large matrix product, the best of ten."""
-    side = 8192 if device.type == "cuda" else 2048
+    """Operations per second of one large matrix product, the best of thirty: others may be at work on the machine."""
+    side = 8192 if device.type == "cuda" else 1024
     a, b = torch.randn(2, side, side, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
     multiply = synchronised(lambda x: x @ b, [a], device)
     multiply(0)
-    best = min(timed(multiply) for _ in range(10))
+    best = min(timed(multiply) for _ in range(30))
     return 2 * side**3 / best
 
 
