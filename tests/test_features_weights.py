@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import huggingface_hub.constants
+import huggingface_hub.constants  # noqa: TID251
 import pytest
 import torch
 from safetensors.torch import save_file

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-import huggingface_hub.constants
+import huggingface_hub.constants  # noqa: TID251
 import pytest
 from weights_files import random_state, write_weights
 

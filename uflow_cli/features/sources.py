@@ -71,7 +71,7 @@ class HubWeights:
 
     def cached(self) -> Path | None:
         """What huggingface_hub or torch.hub kept, or what a user put beside torch.hub's files."""
-        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub import try_to_load_from_cache  # noqa: TID251
 
         if self.repo is not None:
             for file in self.files:
@@ -87,9 +87,9 @@ class HubWeights:
             return found
         if self.repo is None:
             raise OSError("they are not on the hub")
-        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-        from huggingface_hub.utils.tqdm import disable_progress_bars
+        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url  # noqa: TID251
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError  # noqa: TID251
+        from huggingface_hub.utils.tqdm import disable_progress_bars  # noqa: TID251
 
         if not sys.stderr.isatty():
             disable_progress_bars()
