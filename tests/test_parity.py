@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import oracles
@@ -15,12 +16,13 @@ import torch
 from torch import Tensor
 
 from uflow_cli import nfa
+from uflow_cli.calibration import Calibration
 from uflow_cli.config import ModelConfig
 from uflow_cli.features import FeatureNormalisation
 from uflow_cli.flow import UFlow
 from uflow_cli.likelihood import anomaly_score, likelihood_map, squared_norms
 from uflow_cli.model import Model, build_model
-from uflow_cli.prediction import SCORE_SIZE
+from uflow_cli.prediction import SCORE_SIZE, predict
 
 CPU = torch.device("cpu")
 SHAPES = {
@@ -227,9 +229,18 @@ def test_the_whole_road_from_image_to_log_nfa_map(lite):
     laws = [nfa.Background(z.shape[1]) for z in expected]
     norms = [u.numpy() for u in squared_norms(embeddings)]
     found = nfa.a_contrario(norms, background=laws, tests="paper", tail="published")
-    for log_pfa, e in zip(found.log_pfa, published_log_pfa(expected), strict=True):
+    log_pfas = published_log_pfa(expected)
+    for log_pfa, e in zip(found.log_pfa, log_pfas, strict=True):
         assert e.min() < -1  # there is something to compare
         assert_agree(log_pfa[0], e)
+
+    config = replace(lite.config, tests="paper", paper_exact=True)
+    calibration = Calibration(tuple(laws), (1.0,) * 3, tuple(z.shape[1] for z in expected), (0.0,), shared=False)
+    [prediction] = predict(replace(lite, config=config), calibration, [image])
+    merged = np.minimum.reduce([bilinear(e[None], SCORE_SIZE)[0] for e in log_pfas])
+    assert_agree(prediction.log_nfa_map - log_n_tests, merged)
+    assert_agree(prediction.score_map, 1 - likelihood(expected, SCORE_SIZE)[0])
+    assert prediction.log_nfa == pytest.approx(log_n_tests + min(e.min() for e in log_pfas), abs=1e-5 * -merged.min())
 
 
 def test_the_reference_counts_tests_as_published():
