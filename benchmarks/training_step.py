@@ -1,18 +1,20 @@
 """Speed of a training step beside the plain FrEIA loop: images per second of features to updated weights.
 
     python benchmarks/training_step.py [--shapes lite|ms-cait|resnet18] [--batch 8] [--device cuda] [--threads 1]
-                                       [--rounds 15] [--json FILE]
+                                       [--rounds 15] [--compile] [--json FILE]
 
 The baseline is METHOD 2 as one builds it of FrEIA 0.2: `GraphINN` of `AllInOneBlock`s, which permute by a dense
 convolution, `IRevNetUpsampling`, and `torch.optim.Adam`. Both start from the same weights, and before anything is
 timed their embeddings, log-determinants and gradients must agree. Inputs rotate; contenders take turns, so that all see
 the same machine; a ratio is the median over rounds with its quartiles. One CPU thread is timed by processor time, all
-else by the clock, a GPU after it has finished.
+else by the clock, a GPU after it has finished. The loss of the last round tells whether a faster contender learned the
+same; --compile adds ours through torch.compile.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import platform
 import statistics
@@ -96,14 +98,16 @@ def plain_loop(flow: nn.Module, normalise: FeatureNormalisation) -> Step:
     return step
 
 
-def our_loop(flow: UFlow, normalise: FeatureNormalisation) -> Step:
-    """The step of `uflow_cli.training`."""
+def our_loop(flow: UFlow, normalise: FeatureNormalisation, *, half: bool = False) -> Step:
+    """The step of `uflow_cli.training`; `half` as with --flow-precision bf16."""
     optimiser = adam(flow.parameters(), weight_decay=1e-5)
     for group in optimiser.param_groups:
         group["lr"] = 1e-5
 
     def step(features: Sequence[Tensor]) -> Tensor:
-        nll = negative_log_likelihood(*flow(normalise([f.float() for f in features]))).sum()
+        with torch.autocast(features[0].device.type, torch.bfloat16, enabled=half):
+            embeddings, log_det = flow(normalise([f.float() for f in features]))
+        nll = negative_log_likelihood(embeddings, log_det).sum()
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(nll / len(features[0]))
         optimiser.step()
@@ -137,16 +141,18 @@ def check_same_map(flow: UFlow, graph: GraphINN, blocks: dict[str, AllInOneBlock
 
 def measure(
     contenders: dict[str, Step], inputs: Sequence[Sequence[Tensor]], *, rounds: int, clock: Callable[[], float]
-) -> dict[str, list[float]]:
-    """Seconds per step, in turns; two rounds before them are not counted."""
+) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Seconds per step, in turns, and the last losses; two rounds before them are not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    losses: dict[str, float] = {}
     for turn in range(-2, rounds):
         for name, step in contenders.items():
             start = clock()
-            step(inputs[turn % len(inputs)])
+            loss = step(inputs[turn % len(inputs)])
             if turn >= 0:
                 seconds[name].append(clock() - start)
-    return seconds
+            losses[name] = float(loss)
+    return seconds, losses
 
 
 def rows(seconds: dict[str, list[float]], batch: int) -> list[dict[str, Any]]:
@@ -174,13 +180,14 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     channels, strides = SHAPES[options.shapes]
     grids = [(448 // stride, 448 // stride) for stride in strides]
-    flow, again = (UFlow(channels, grids, seed=0).to(device) for _ in range(2))
+    flow = UFlow(channels, grids, seed=0).to(device)
     graph, blocks = freia_flow(flow)
     graph.to(device)
     normalise = FeatureNormalisation("channel", channels).to(device)
@@ -199,8 +206,17 @@ def main() -> None:
             torch.cuda.synchronize()
         return time.process_time() if device.type == "cpu" and options.threads == 1 else time.perf_counter()
 
-    contenders = {"FrEIA": plain_loop(graph, normalise), "uflow": our_loop(again, normalise)}
-    table = rows(measure(contenders, inputs, rounds=options.rounds, clock=clock), options.batch)
+    contenders = {
+        "FrEIA": plain_loop(graph, normalise),
+        "uflow fp32": our_loop(copy.deepcopy(flow), normalise),
+        "uflow bf16": our_loop(copy.deepcopy(flow), normalise, half=True),
+    }
+    if options.compile:
+        compiled = copy.deepcopy(flow)
+        compiled.compile(dynamic=False)
+        contenders["uflow fp32 compiled"] = our_loop(compiled, normalise)
+    seconds, losses = measure(contenders, inputs, rounds=options.rounds, clock=clock)
+    table = [{**row, "last_loss": losses[str(row["contender"])]} for row in rows(seconds, options.batch)]
     facts = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
         "threads": options.threads, "torch": torch.__version__, "shapes": options.shapes, "batch": options.batch,
@@ -209,7 +225,7 @@ def main() -> None:
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
     for row in table:
         rate, ratio = (row[name] for name in ("images_per_second", "speed_to_first"))
-        print(f"{row['contender']:20} {show(rate, 1)} images/s   {show(ratio, 2)} x")
+        print(f"{row['contender']:20} {show(rate, 1)} images/s   {show(ratio, 2)} x   loss {row['last_loss']:.6g}")
     if options.json:
         options.json.write_text(json.dumps({"facts": facts, "rows": table}, indent=1) + "\n")
 

@@ -205,6 +205,20 @@ def test_gradient_clip_bounds_the_step(good_paths, tmp_path):
     assert losses[0] == losses[1] < losses[2]
 
 
+def test_steps_in_half_precision_lead_to_the_same_loss(good_paths, tmp_path):
+    """Only convolutions of training steps are rounded, not the weights, not the log-determinant, not what judges."""
+    logs = []
+    for precision in ("fp32", "bf16"):
+        config = dataclasses.replace(SMALL_TRAINING, epochs=2, flow_precision=precision)
+        logs.append(run_training(good_paths, tmp_path / precision, Recorder([]), config).log)
+    for single, half in zip(*logs, strict=True):
+        assert single.loss != half.loss
+        assert half.loss == pytest.approx(single.loss, abs=2e-4)
+        assert half.held_out_loss == pytest.approx(single.held_out_loss, abs=2e-4)
+    state = load_model(load_run(tmp_path / "bf16"), device=CPU).state_dict()
+    assert all(value.dtype in (torch.float32, torch.int64) for value in state.values())
+
+
 def test_adam_is_adam_with_or_without_its_fused_form(monkeypatch):
     def stepped() -> list[torch.Tensor]:
         generator = torch.Generator().manual_seed(0)

@@ -106,6 +106,10 @@ class TrainingConfig:
         float, About("Largest norm of the gradient of the loss per dimension; 0: as it comes.", at_least=0)
     ] = 0.0
     patience: Annotated[int, About("Epochs without a better one until training ends; 0: never.", at_least=0)] = 20
+    flow_precision: Annotated[
+        Precision,
+        About("Of convolutions in training steps; auto: bf16 where the device gains by it. All else is fp32."),
+    ] = "auto"
     held_out_fraction: Annotated[
         float, About("Share of the good images that never trains the flow.", at_least=0, below=1)
     ] = 0.15  # METHOD 7.1; 0: none, where something else chooses the epoch

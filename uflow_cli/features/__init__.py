@@ -10,6 +10,7 @@ from uflow_cli.features.catalogue import (
 )
 from uflow_cli.features.extractor import FeatureExtractor, stack_images, weights_digest
 from uflow_cli.features.normalisation import FeatureNormalisation
+from uflow_cli.features.precision import choose_precision
 from uflow_cli.features.spec import ExtractorSpec, check_input_size
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "FeatureNormalisation",
     "build_extractor",
     "check_input_size",
+    "choose_precision",
     "describe_extractor",
     "extractor_spec",
     "find_backbone",

@@ -1,4 +1,4 @@
-"""In which precision the extractor computes."""
+"""In which precision the extractor computes, and a training step of the flow."""
 
 from __future__ import annotations
 

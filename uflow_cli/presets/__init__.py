@@ -17,6 +17,7 @@ from uflow_cli.setting import Setting, config_from_dict, converted, settings_of
 CATEGORIES = "category"  # [category.<dataset>.<category>]: a preset's settings for one category
 PAPER_EXACT = {  # what paper_exact means for other settings (METHOD 5)
     "precision": "fp32",
+    "flow_precision": "fp32",
     "tests": "paper",
     "held_out_fraction": 0.0,
     "schedule": "published",

@@ -17,6 +17,7 @@ from torch import Tensor
 from uflow_cli.cache import FeatureStore
 from uflow_cli.checkpoint import Progress, save_weights
 from uflow_cli.errors import TrainingError, UflowError
+from uflow_cli.features import choose_precision
 from uflow_cli.flow import UFlow, bits_per_dimension, negative_log_likelihood
 from uflow_cli.likelihood import squared_norms
 from uflow_cli.model import Model
@@ -55,6 +56,7 @@ class Trainer:
         else:
             model.normalisation.load_state_dict(group.by_first(self._fit_normalisation))
             self.tensors = self._copies()
+        self.half = choose_precision(self.config.flow_precision, device=model.device) == "bf16"
         joined = group.joined(model.flow, device=model.device)
         self.joined_model = replace(model, flow=cast(UFlow, joined))  # its gradients are those of all processes
         self.n_epochs = self.config.n_epochs(len(self.rows))
@@ -108,7 +110,8 @@ class Trainer:
             group["lr"] = self._rate(step)
         part = self.group.part(batch)
         features = self.features.read(part or batch[:1], device=self.model.device)
-        embeddings, log_det_jacobian = self.joined_model.embed(features)
+        with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.half):
+            embeddings, log_det_jacobian = self.joined_model.embed(features)
         nll = negative_log_likelihood(embeddings, log_det_jacobian).sum()
         if not part:  # fewer images than processes: all must take part in the exchange of gradients
             nll = 0.0 * nll
