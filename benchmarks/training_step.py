@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from uflow_cli.features import FeatureNormalisation
 from uflow_cli.flow import UFlow, negative_log_likelihood
+from uflow_cli.training.compilation import CompiledFlow
 from uflow_cli.training.optimiser import adam
 
 SHAPES = {
@@ -98,7 +99,7 @@ def plain_loop(flow: nn.Module, normalise: FeatureNormalisation) -> Step:
     return step
 
 
-def our_loop(flow: UFlow, normalise: FeatureNormalisation, *, half: bool = False) -> Step:
+def our_loop(flow: nn.Module, normalise: FeatureNormalisation, *, half: bool = False) -> Step:
     """The step of `uflow_cli.training`; `half` as with --flow-precision bf16."""
     optimiser = adam(flow.parameters(), weight_decay=1e-5)
     for group in optimiser.param_groups:
@@ -212,9 +213,9 @@ def main() -> None:
         "uflow bf16": our_loop(copy.deepcopy(flow), normalise, half=True),
     }
     if options.compile:
-        compiled = copy.deepcopy(flow)
-        compiled.compile(dynamic=False)
-        contenders["uflow fp32 compiled"] = our_loop(compiled, normalise)
+        for name in ("fp32", "bf16"):
+            compiled = CompiledFlow(copy.deepcopy(flow), batch_size=options.batch)
+            contenders[f"uflow {name} compiled"] = our_loop(compiled, normalise, half=name == "bf16")
     seconds, losses = measure(contenders, inputs, rounds=options.rounds, clock=clock)
     table = [{**row, "last_loss": losses[str(row["contender"])]} for row in rows(seconds, options.batch)]
     facts = {

@@ -219,6 +219,49 @@ def test_steps_in_half_precision_lead_to_the_same_loss(good_paths, tmp_path):
     assert all(value.dtype in (torch.float32, torch.int64) for value in state.values())
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # PyTorch looks at it, not we
+def test_compiled_steps_are_the_same_steps(good_paths, tmp_path, recorder, monkeypatch):
+    """The tracing is PyTorch's own; only the C++ that would come of it is left out, for it takes a minute."""
+    compile_, sizes = torch.compile, []
+
+    def traced(function, **options):
+        run = compile_(function, backend="aot_eager", **options)
+
+        def counted(features):
+            sizes.append(len(features[0]))
+            return run(features)
+
+        return counted
+
+    monkeypatch.setattr(torch, "compile", traced)
+    config = dataclasses.replace(SMALL_TRAINING, compile=True, batch_size=5)
+    result = run_training(good_paths, tmp_path / "compiled", recorder, config)
+    plain = run_training(good_paths, tmp_path / "same", recorder, dataclasses.replace(config, compile=False))
+    assert not recorder.warnings
+    assert set(sizes) == {5}  # 12 images: the last batch of 2 goes uncompiled
+    assert len(sizes) == 1 + 2 * 4
+    for ours, theirs in zip(result.log, plain.log, strict=True):
+        assert ours.loss == pytest.approx(theirs.loss, abs=1e-4)
+    assert not recorder.warnings
+
+
+def test_where_nothing_can_be_compiled_training_says_so_and_goes_on(good_paths, tmp_path, recorder, monkeypatch):
+    def broken(function, **options):
+        def run(features):
+            raise RuntimeError("no C++ compiler found\nand many more lines")
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", broken)
+    config = dataclasses.replace(SMALL_TRAINING, epochs=2)
+    plain = run_training(good_paths, tmp_path / "plain", Recorder([]), config)
+    result = run_training(good_paths, tmp_path / "run", recorder, dataclasses.replace(config, compile=True))
+    assert [record.loss for record in result.log] == [record.loss for record in plain.log]
+    assert recorder.warnings == [
+        "training steps cannot be compiled here (no C++ compiler found); they run as they are, only slower"
+    ]
+
+
 def test_adam_is_adam_with_or_without_its_fused_form(monkeypatch):
     def stepped() -> list[torch.Tensor]:
         generator = torch.Generator().manual_seed(0)

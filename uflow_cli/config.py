@@ -110,6 +110,9 @@ class TrainingConfig:
         Precision,
         About("Of convolutions in training steps; auto: bf16 where the device gains by it. All else is fp32."),
     ] = "auto"
+    compile: Annotated[
+        bool, About("Compile training steps (torch.compile): a minute or two at the start, then faster ones.")
+    ] = False
     held_out_fraction: Annotated[
         float, About("Share of the good images that never trains the flow.", at_least=0, below=1)
     ] = 0.15  # METHOD 7.1; 0: none, where something else chooses the epoch

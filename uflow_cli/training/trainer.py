@@ -12,7 +12,7 @@ from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from uflow_cli.cache import FeatureStore
 from uflow_cli.checkpoint import Progress, save_weights
@@ -21,6 +21,7 @@ from uflow_cli.features import choose_precision
 from uflow_cli.flow import UFlow, bits_per_dimension, negative_log_likelihood
 from uflow_cli.likelihood import squared_norms
 from uflow_cli.model import Model
+from uflow_cli.training.compilation import compiled
 from uflow_cli.training.criterion import Criterion
 from uflow_cli.training.held_out import calibrate
 from uflow_cli.training.log import Epoch, Observer
@@ -57,10 +58,19 @@ class Trainer:
             model.normalisation.load_state_dict(group.by_first(self._fit_normalisation))
             self.tensors = self._copies()
         self.half = choose_precision(self.config.flow_precision, device=model.device) == "bf16"
-        joined = group.joined(model.flow, device=model.device)
+        joined = group.joined(self._training_flow(), device=model.device)
         self.joined_model = replace(model, flow=cast(UFlow, joined))  # its gradients are those of all processes
         self.n_epochs = self.config.n_epochs(len(self.rows))
         self.steps_per_epoch = -(-len(self.rows) // self.config.batch_size)
+
+    def _training_flow(self) -> nn.Module:
+        if not self.config.compile:
+            return self.model.flow
+        n_images = len(self.group.part(range(self.config.batch_size)))
+        return compiled(
+            self.model.flow, batch_size=n_images, device=self.model.device, half=self.half,
+            on_warning=self.observer.on_warning,
+        )  # fmt: skip
 
     def run(self, should_stop: Callable[[], bool]) -> TrainingResult:
         """Train until all epochs are done, patience has ended or `should_stop` says so after an epoch."""
