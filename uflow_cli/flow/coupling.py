@@ -82,11 +82,10 @@ class _Couple(torch.autograd.Function):
         of_passive, of_active = of_joined.split_with_sizes([joined.shape[1] - n_active, n_active], dim=1)
         if of_log_det is None:
             return of_passive, of_active, (SUBNET_FACTOR * of_active).to(ctx.dtype), of_scale, of_offset, None, None
-        of_a = of_y.new_empty((len(of_y), 2 * n_active, *of_y.shape[2:]), dtype=ctx.dtype)
-        of_a_s, of_a_t = of_a.split_with_sizes([n_active, n_active], dim=1)
-        torch.mul(of_active, SUBNET_FACTOR, out=of_a_t)
+        of_a_t = (SUBNET_FACTOR * of_active).to(ctx.dtype)
         of_active = of_active * growth
         of_sigma = torch.addcmul(of_log_det.view(-1, 1, 1, 1), of_active, active)
-        of_sigma.addcmul_(of_sigma * tanh, tanh, value=-1.0)  # tanh' = 1 - tanh²
-        torch.mul(of_sigma, SUBNET_FACTOR * AFFINE_CLAMPING, out=of_a_s)
+        of_sigma = of_sigma.addcmul(of_sigma * tanh, tanh, value=-1.0)  # tanh' = 1 - tanh²
+        of_a_s = (SUBNET_FACTOR * AFFINE_CLAMPING * of_sigma).to(ctx.dtype)
+        of_a = torch.cat([of_a_s, of_a_t], dim=1)
         return of_passive, of_active, of_a, of_scale, of_offset, None, None
