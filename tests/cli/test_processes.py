@@ -32,7 +32,7 @@ def good_folder(tmp_path_factory):
 def arguments(folder, out, *, epochs=3, batch_size=5):
     """Six images train: with batches of five the last one is a single image, and one process has nothing to do."""
     return ["train", "--images", folder, "--out", out, "--epochs", epochs, "--batch-size", batch_size,
-            "--input-size", 64, "--learning-rate", 1e-3, "--device", "cpu"]  # fmt: skip
+            "--input-size", 64, "--learning-rate", 1e-3, "--flow-precision", "fp32", "--device", "cpu"]  # fmt: skip
 
 
 def start_two(command, folder):
