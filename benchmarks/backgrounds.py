@@ -13,8 +13,8 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import genpareto
 
 from uflow_cli.calibration import FalseAlarmCurve, fit_background, fit_curve, fit_curves, recalibrate
-from uflow_cli.halo import suppress_halo
-from uflow_cli.nfa import AContrario, Background, a_contrario
+from uflow_cli.detection.halo import suppress_halo
+from uflow_cli.detection.nfa import AContrario, Background, a_contrario
 
 Maps = list[np.ndarray]  # per scale (N, H_s, W_s), finest first
 

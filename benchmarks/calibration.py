@@ -21,15 +21,15 @@ import numpy as np
 import torch
 from backgrounds import CANDIDATES, DEFAULT, Outcome, Sample, fit, seek, with_log_nfa
 
-import uflow_cli.outline as outline
+import uflow_cli.detection.masks as outline
 from uflow_cli.calibration import cross_fitted_lowest, fit_curves, lowest_log_nfa, recalibrate
-from uflow_cli.checkpoint import is_run, load_model, load_run
 from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.datasets import Dataset, load_dataset, read_label_mask
+from uflow_cli.detection.prediction import SCORE_SIZE
+from uflow_cli.flow.likelihood import squared_norms
 from uflow_cli.images import read_image, resize_map, resize_mask
-from uflow_cli.likelihood import squared_norms
 from uflow_cli.metrics import iou
-from uflow_cli.prediction import SCORE_SIZE
+from uflow_cli.run.record import is_run, load_model, load_run
 from uflow_cli.sample import write_sample
 from uflow_cli.training import Silent, split_images, train
 

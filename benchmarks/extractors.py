@@ -28,14 +28,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from uflow_cli.bench import Comparison, machine_facts, time_comparison
 from uflow_cli.calibration import Calibration
-from uflow_cli.checkpoint import load_model, load_run
 from uflow_cli.config import ModelConfig
+from uflow_cli.detection.nfa import Background
+from uflow_cli.detection.prediction import predict
 from uflow_cli.features import find_backbone
 from uflow_cli.features.precision import choose_precision
 from uflow_cli.images import list_images, read_image
 from uflow_cli.model import Model, build_model
-from uflow_cli.nfa import Background
-from uflow_cli.prediction import predict
+from uflow_cli.run.record import load_model, load_run
 
 N_INPUTS = 3
 

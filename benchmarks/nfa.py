@@ -26,7 +26,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.morphology import max_tree as skimage_max_tree
 
-from uflow_cli import nfa
+from uflow_cli.detection import nfa
 
 DEGREES = 64
 BACKGROUND = [nfa.Background(DEGREES)]

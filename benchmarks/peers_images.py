@@ -14,8 +14,8 @@ from torch.utils.data import Dataset as TorchDataset
 
 from uflow_cli.config import TrainingConfig
 from uflow_cli.datasets import Dataset, LabelledImage, read_label_mask
+from uflow_cli.detection.prediction import SCORE_SIZE
 from uflow_cli.images import read_image, resize_image, resize_mask
-from uflow_cli.prediction import SCORE_SIZE
 from uflow_cli.training import split_images
 
 BATCH = 8  # images at a time, in training and in prediction, for every method

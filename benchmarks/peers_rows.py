@@ -17,10 +17,10 @@ from peers_images import BATCH, InputImages, Selection, true_masks
 from peers_measures import Scored, measure
 from peers_weights import resnet_backbone
 
-from uflow_cli.checkpoint import load_model, load_run
 from uflow_cli.config import ModelConfig, TrainingConfig
+from uflow_cli.detection.prediction import SCORE_SIZE, predict
 from uflow_cli.images import read_image
-from uflow_cli.prediction import SCORE_SIZE, predict
+from uflow_cli.run.record import load_model, load_run
 from uflow_cli.training import Epoch, Silent, train
 
 CPU = torch.device("cpu")

@@ -21,8 +21,8 @@ from uflow_cli.calibration import (
     recalibrate,
     threshold_for_rate,
 )
+from uflow_cli.detection.nfa import Background, Regions
 from uflow_cli.errors import UflowError
-from uflow_cli.nfa import Background, Regions
 from uflow_cli.training.held_out import calibrate_norms
 
 

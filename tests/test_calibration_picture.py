@@ -9,7 +9,7 @@ import pytest
 
 from uflow_cli.calibration import Calibration, calibration_chart
 from uflow_cli.charts import svg_file
-from uflow_cli.nfa import Background
+from uflow_cli.detection.nfa import Background
 from uflow_cli.training.held_out import calibrate_norms
 
 CHANNELS = (16, 40)

@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from uflow_cli import _core, nfa  # noqa: TID251 (the border itself is under test)
-from uflow_cli.nfa import Background
+from uflow_cli import _core  # noqa: TID251 (the border itself is under test)
+from uflow_cli.detection import nfa
+from uflow_cli.detection.nfa import Background
 
 OPTIONS = {"degrees_of_freedom": [4.0], "scales": [1.0], "tests": "paper", "tail": "chernoff", "n_threads": 1}
 GOOD = np.ones((1, 3, 4), np.float32)

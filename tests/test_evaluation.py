@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from uflow_cli.checkpoint import load_model, load_run
 from uflow_cli.datasets import load_dataset
+from uflow_cli.detection.prediction import predict
 from uflow_cli.errors import DatasetError, UflowError
 from uflow_cli.evaluation import (
     category_groups,
@@ -22,7 +22,7 @@ from uflow_cli.evaluation import (
     published_figures,
 )
 from uflow_cli.images import read_image, write_png
-from uflow_cli.prediction import predict
+from uflow_cli.run.record import load_model, load_run
 
 CPU = torch.device("cpu")
 

@@ -9,13 +9,13 @@ import torch
 from products import SMALL_TRAINING, Recorder
 from weights_files import random_state, write_weights
 
-from uflow_cli.checkpoint import load_model, load_run
 from uflow_cli.config import ModelConfig
 from uflow_cli.errors import CheckpointError, UflowError, WeightsError
 from uflow_cli.features import FeatureExtractor, build_extractor
 from uflow_cli.features.extractor import round_matrices
 from uflow_cli.features.precision import choose_precision, cpu_has_bf16
 from uflow_cli.model import build_model
+from uflow_cli.run.record import load_model, load_run
 from uflow_cli.training import train
 
 CPU = torch.device("cpu")

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from uflow_cli.likelihood import MAX_SQUARED_NORM, anomaly_score, likelihood_map, squared_norms
+from uflow_cli.flow.likelihood import MAX_SQUARED_NORM, anomaly_score, likelihood_map, squared_norms
 
 
 def test_zero_embeddings_have_likelihood_one_and_score_zero():

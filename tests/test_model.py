@@ -7,13 +7,13 @@ import pytest
 import torch
 from products import SMALL_MODEL, Recorder, defective_image
 
-from uflow_cli.checkpoint import load_model, load_run
 from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.datasets import load_dataset
+from uflow_cli.detect import inspect
 from uflow_cli.errors import UflowError
 from uflow_cli.evaluation import evaluate_run
-from uflow_cli.inspection import inspect
 from uflow_cli.model import build_model, check_model_config
+from uflow_cli.run.record import load_model, load_run
 from uflow_cli.training import train
 
 CPU = torch.device("cpu")

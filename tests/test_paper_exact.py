@@ -12,11 +12,11 @@ from products import SMALL_MODEL, defective_image
 
 from uflow_cli.calibration import Calibration, choose_threshold
 from uflow_cli.datasets import Dataset, LabelledImage
+from uflow_cli.detection.masks import ScaleRegions, log_nfa_map, published_log_nfa_map
+from uflow_cli.detection.nfa import Background
+from uflow_cli.detection.prediction import find_regions, log_nfa_ceiling, predict
 from uflow_cli.errors import DatasetError, UflowError
 from uflow_cli.model import build_model
-from uflow_cli.nfa import Background
-from uflow_cli.outline import ScaleRegions, log_nfa_map, published_log_nfa_map
-from uflow_cli.prediction import find_regions, log_nfa_ceiling, predict
 from uflow_cli.training import TestSetAuroc
 
 CHANNELS = 64

@@ -15,14 +15,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from uflow_cli import nfa
 from uflow_cli.calibration import Calibration
 from uflow_cli.config import ModelConfig
+from uflow_cli.detection import nfa
+from uflow_cli.detection.prediction import SCORE_SIZE, predict
 from uflow_cli.features import FeatureNormalisation
 from uflow_cli.flow import UFlow
-from uflow_cli.likelihood import anomaly_score, likelihood_map, squared_norms
+from uflow_cli.flow.likelihood import anomaly_score, likelihood_map, squared_norms
 from uflow_cli.model import Model, build_model
-from uflow_cli.prediction import SCORE_SIZE, predict
 
 CPU = torch.device("cpu")
 SHAPES = {

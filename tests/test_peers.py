@@ -19,10 +19,10 @@ from peers_measures import Scored, fair_threshold, measure, miou_above, oracle_o
 from peers_rows import Job, run_row
 from peers_table import as_csv, as_markdown, as_text
 
-from uflow_cli.checkpoint import load_run
 from uflow_cli.datasets import Dataset, load_dataset
 from uflow_cli.evaluation import evaluate_run
 from uflow_cli.metrics import mean_iou
+from uflow_cli.run.record import load_run
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from importlib import resources
 import pytest
 
 from uflow_cli.config import ModelConfig, TrainingConfig
+from uflow_cli.detection.nfa import chi2_log_tail, log_n_tests
 from uflow_cli.errors import UflowError
 from uflow_cli.model import check_model_config
-from uflow_cli.nfa import chi2_log_tail, log_n_tests
 from uflow_cli.presets import config_text, preset_names, read_config_file, resolve
 
 PUBLISHED = """

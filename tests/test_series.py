@@ -10,9 +10,9 @@ import pytest
 import torch
 from products import SMALL_MODEL, Recorder
 
-from uflow_cli.checkpoint import load_run
 from uflow_cli.config import TrainingConfig
 from uflow_cli.errors import TrainingError
+from uflow_cli.run.record import load_run
 from uflow_cli.series import train_series
 from uflow_cli.training import has_state
 

@@ -74,8 +74,8 @@ def test_means_are_over_the_papers_groups_and_over_all(small_run, product):
 
     import torch
 
-    from uflow_cli.checkpoint import load_run
     from uflow_cli.datasets import load_dataset
+    from uflow_cli.run.record import load_run
 
     one = evaluate_run(
         load_run(small_run), load_dataset("mvtec", root=product, category="stripes"), device=torch.device("cpu")

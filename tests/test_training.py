@@ -14,11 +14,11 @@ import torch
 from products import SMALL_MODEL, SMALL_TRAINING, Recorder, good_image, shared_cache
 
 from uflow_cli.cache import GIB, CacheFolder, ResidentFeatures, features_of
-from uflow_cli.checkpoint import load_model, load_run
 from uflow_cli.config import TrainingConfig
 from uflow_cli.errors import ImageError, TrainingError
 from uflow_cli.images import write_png
 from uflow_cli.model import build_model
+from uflow_cli.run.record import load_model, load_run
 from uflow_cli.training import batched, has_state, rate_factor, split_images, train
 from uflow_cli.training.optimiser import adam
 from uflow_cli.training.residence import settle

@@ -14,11 +14,11 @@ import pytest
 import torch
 from products import Recorder, good_image, shared_cache
 
-from uflow_cli.checkpoint import CONFIG_NAME, load_model, load_run
 from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.errors import CheckpointError, TrainingError, UflowError
 from uflow_cli.images import write_png
-from uflow_cli.lock import sole_training
+from uflow_cli.run.lock import sole_training
+from uflow_cli.run.record import CONFIG_NAME, load_model, load_run
 from uflow_cli.training import has_state, is_training, read_state, resume, train
 
 CPU = torch.device("cpu")

@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 
 from uflow_cli.calibration import Calibration
 from uflow_cli.config import ModelConfig
+from uflow_cli.detection.nfa import Background, a_contrario, squared_norm
+from uflow_cli.detection.prediction import predict
 from uflow_cli.features import stack_images
 from uflow_cli.flow import negative_log_likelihood
 from uflow_cli.model import Model, build_model
-from uflow_cli.nfa import Background, a_contrario, squared_norm
-from uflow_cli.prediction import predict
 
 Part = Literal["nfa", "pipeline"]
 

@@ -14,10 +14,10 @@ from typing import Literal
 import torch
 
 from uflow_cli.cache import CacheFolder
-from uflow_cli.checkpoint import Run, is_run, load_run
 from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.datasets import Dataset, load_dataset
 from uflow_cli.errors import TrainingError, UflowError
+from uflow_cli.run.record import Run, is_run, load_run
 from uflow_cli.training import Observer, criterion_of, has_state, read_state, resume, train
 
 DIFFERENCES_SHOWN = 3

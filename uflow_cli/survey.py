@@ -15,7 +15,6 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
-from uflow_cli.checkpoint import CONFIG_NAME, Run, load_run
 from uflow_cli.config import DeviceChoice
 from uflow_cli.datasets import Dataset, load_dataset
 from uflow_cli.errors import UflowError
@@ -23,6 +22,7 @@ from uflow_cli.evaluation import Evaluation, evaluate_run, evaluation_from_dict,
 from uflow_cli.files import write_text
 from uflow_cli.model import choose_device
 from uflow_cli.report import EVALUATION_NAME, TableRow, table_csv, table_markdown, write_evaluation
+from uflow_cli.run.record import CONFIG_NAME, Run, load_run
 
 JSON_VERSION = 1
 

@@ -8,8 +8,8 @@ import huggingface_hub.constants  # noqa: TID251
 import pytest
 from weights_files import random_state, write_weights
 
-from uflow_cli.checkpoint import load_run
 from uflow_cli.features import EXTRACTORS
+from uflow_cli.run.record import load_run
 
 
 @pytest.fixture(autouse=True)

@@ -11,15 +11,15 @@ import pytest
 from rich.console import Console  # noqa: TID251
 
 from uflow_cli.calibration import Calibration
-from uflow_cli.checkpoint import Origin, Progress, Run
 from uflow_cli.cli.console import note, print_runs, print_series, warn
 from uflow_cli.cli.console.bars import progress_bars
 from uflow_cli.cli.console.columns import Column, columns_that_fit, table_of
 from uflow_cli.cli.console.runs import runs_columns
 from uflow_cli.cli.console.training import epoch_table
 from uflow_cli.config import ModelConfig, TrainingConfig
-from uflow_cli.nfa import Background
-from uflow_cli.runs import ListedRun
+from uflow_cli.detection.nfa import Background
+from uflow_cli.run.listing import ListedRun
+from uflow_cli.run.record import Origin, Progress, Run
 from uflow_cli.series import Outcome
 from uflow_cli.training import Epoch
 

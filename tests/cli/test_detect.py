@@ -8,8 +8,8 @@ import shutil
 import pytest
 from products import defective_image, good_image
 
-from uflow_cli.checkpoint import CONFIG_NAME
 from uflow_cli.images import read_mask, write_png
+from uflow_cli.run.record import CONFIG_NAME
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import sys
 import pytest
 from products import good_image
 
-from uflow_cli.checkpoint import load_run
 from uflow_cli.images import write_png
+from uflow_cli.run.record import load_run
 
 CAVEAT = "selected on the test set and not calibrated"
 

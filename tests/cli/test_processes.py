@@ -15,8 +15,8 @@ import pytest
 from products import good_image
 from safetensors.torch import load_file
 
-from uflow_cli.checkpoint import CONFIG_NAME, load_run
 from uflow_cli.images import write_png
+from uflow_cli.run.record import CONFIG_NAME, load_run
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals")
 

@@ -16,8 +16,8 @@ import forked_program
 import pytest
 from products import good_image
 
-from uflow_cli.checkpoint import CONFIG_NAME, load_run
 from uflow_cli.images import write_png
+from uflow_cli.run.record import CONFIG_NAME, load_run
 
 N_KILLS = 20
 needs_signals = pytest.mark.skipif(os.name == "nt", reason="signals")

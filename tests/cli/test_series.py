@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from uflow_cli.checkpoint import load_run
+from uflow_cli.run.record import load_run
 
 QUICK = ["--epochs", "1", "--batch-size", "8", "--input-size", "64", "--device", "cpu"]
 

@@ -15,9 +15,9 @@ import tomllib
 import pytest
 from products import good_image
 
-from uflow_cli.checkpoint import load_run
 from uflow_cli.config import all_settings
 from uflow_cli.images import write_png
+from uflow_cli.run.record import load_run
 
 QUICK = ["--epochs", "1", "--batch-size", "4", "--input-size", "64", "--device", "cpu"]
 

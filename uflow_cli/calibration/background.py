@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from uflow_cli.nfa import Background
+from uflow_cli.detection.nfa import Background
 
 
 def fit_background(squared_norm: NDArray[np.float32], *, n_channels: int) -> tuple[Background, float]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from uflow_cli.calibration.false_alarms import FalseAlarmCurve
 from uflow_cli.calibration.reference import Reference
-from uflow_cli.nfa import Background
+from uflow_cli.detection.nfa import Background
 
 FALSE_BELOW = 1.0  # log NFA, ten false detections per image: who would allow more?
 MEAN_RATIO_RANGE = (0.95, 1.10)  # METHOD 7.2: outside, the flow does not fit the held-out images

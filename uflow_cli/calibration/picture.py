@@ -15,7 +15,7 @@ from scipy import stats
 from uflow_cli.calibration.calibration import FALSE_BELOW, Calibration
 from uflow_cli.calibration.reference import PROBABILITIES, Reference
 from uflow_cli.charts import WIDTH, svg_element
-from uflow_cli.nfa import Background
+from uflow_cli.detection.nfa import Background
 
 _LOWEST: Final = -6.0  # log NFA at the left
 _FEWEST: Final = -3.0  # log10 of false detections per image at the bottom

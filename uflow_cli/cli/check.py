@@ -40,9 +40,9 @@ def check(
     """Say whether a model keeps its promise on false alarms on fresh good images, and if not, why."""
     require_one_threshold(nfa_threshold, false_alarm_rate)
 
-    from uflow_cli.audit import Verdict, audit_run
+    from uflow_cli.check import Verdict, audit_run
     from uflow_cli.cli import console
-    from uflow_cli.inspection import find_images
+    from uflow_cli.detect import find_images
     from uflow_cli.model import choose_device
 
     run = chosen_run(model, weights=weights)

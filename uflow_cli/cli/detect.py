@@ -42,7 +42,7 @@ def detect(
 
     require_one_threshold(nfa_threshold, false_alarm_rate)
 
-    from uflow_cli.inspection import find_images, inspect
+    from uflow_cli.detect import find_images, inspect
     from uflow_cli.model import choose_device
 
     run = chosen_run(model, weights=weights)

@@ -27,9 +27,9 @@ from uflow_cli.cli.options import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from uflow_cli.checkpoint import Run
     from uflow_cli.datasets import Dataset
     from uflow_cli.evaluation import EvaluatedImage
+    from uflow_cli.run.record import Run
     from uflow_cli.survey import EvaluationSettings
 
 MAX_RESAMPLES = 100_000

@@ -15,7 +15,7 @@ from uflow_cli.setting import Setting, settings_of
 
 if TYPE_CHECKING:
     from uflow_cli.cache import CacheFolder
-    from uflow_cli.checkpoint import Run
+    from uflow_cli.run.record import Run
 
 
 class DeviceName(StrEnum):
@@ -80,8 +80,8 @@ WeightsFiles = Annotated[
 
 def chosen_run(model: Path | None, *, weights: Sequence[str] | None = None) -> Run:
     """The run that --model names, or the newest below ./runs, and then says which; with other `weights` files."""
-    from uflow_cli.checkpoint import find_newest_run, load_run
     from uflow_cli.cli import console
+    from uflow_cli.run.record import find_newest_run, load_run
 
     folder = model or find_newest_run(Path("runs"))
     run = load_run(folder, weights=weights)

@@ -20,7 +20,7 @@ def runs(
 ) -> None:
     """List runs with their state and key figures, the newest first; damaged ones with what is wrong."""
     from uflow_cli.cli import console
-    from uflow_cli.runs import list_runs
+    from uflow_cli.run.listing import list_runs
 
     roots = folders or [RUNS]
     found = list_runs(roots) if folders or RUNS.is_dir() else []

@@ -28,9 +28,9 @@ from uflow_cli.cli.series import observed, train_many
 
 if TYPE_CHECKING:
     from uflow_cli.cache import CacheFolder
-    from uflow_cli.checkpoint import Origin
     from uflow_cli.config import ModelConfig, TrainingConfig
     from uflow_cli.datasets import Dataset
+    from uflow_cli.run.record import Origin
     from uflow_cli.training import Observer
 
 KEPT_BESIDE_RESUME = (
@@ -145,9 +145,9 @@ def train(
 def _resume(
     folder: Path, device: DeviceName, cache: CacheFolder | None, *, tensorboard: bool, weights: tuple[str, ...] | None
 ) -> None:
-    from uflow_cli.checkpoint import is_run, load_run
     from uflow_cli.cli import console
     from uflow_cli.model import choose_device
+    from uflow_cli.run.record import is_run, load_run
     from uflow_cli.training import criterion_of, has_state, is_first_process, read_state
     from uflow_cli.training import resume as resume_run
 

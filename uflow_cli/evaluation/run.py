@@ -9,15 +9,15 @@ import numpy as np
 import torch
 
 from uflow_cli.calibration import choose_threshold
-from uflow_cli.checkpoint import Run, load_model
 from uflow_cli.datasets import Dataset, LabelledImage, read_label_mask, require_mask
+from uflow_cli.detection.prediction import SCORE_SIZE, predict
 from uflow_cli.errors import DatasetError
 from uflow_cli.evaluation.measures import Evaluation
 from uflow_cli.evaluation.tally import EvaluatedImage, Tally
 from uflow_cli.images import read_image
 from uflow_cli.metrics import PixelScores
 from uflow_cli.model import Model
-from uflow_cli.prediction import SCORE_SIZE, predict
+from uflow_cli.run.record import Run, load_model
 
 PREDICTION_BATCH = 8
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uflow_cli.datasets import GOOD, LabelledImage
+from uflow_cli.detection.prediction import SCORE_SIZE, Prediction
 from uflow_cli.evaluation.measures import NfaSweep
 from uflow_cli.images import resize_mask
 from uflow_cli.metrics import (
@@ -26,7 +27,6 @@ from uflow_cli.metrics import (
     rate,
     rates_by_kind,
 )
-from uflow_cli.prediction import SCORE_SIZE, Prediction
 
 SCORE_STEPS = 1000  # thresholds of the anomaly score, which lies in 0..1, among which its oracle chooses
 

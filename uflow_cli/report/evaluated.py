@@ -8,11 +8,11 @@ from pathlib import Path
 
 from uflow_cli.calibration import calibration_chart
 from uflow_cli.charts import LossPoint
-from uflow_cli.checkpoint import LOG_NAME, Run
 from uflow_cli.evaluation import EvaluatedImage, Evaluation
 from uflow_cli.metrics import iou
 from uflow_cli.report.contents import Drawing, Fact, ReportImage, ReportSummary
 from uflow_cli.report.sweep import sweep_chart
+from uflow_cli.run.record import LOG_NAME, Run
 
 
 def report_image(evaluated: EvaluatedImage) -> ReportImage:

@@ -1,6 +1,6 @@
 """Training of the flow on good images only. Losses are negative log-likelihoods in bits per dimension."""
 
-from uflow_cli.lock import is_training
+from uflow_cli.run.lock import is_training
 from uflow_cli.training.criterion import Criterion, HeldOutLoss
 from uflow_cli.training.engine import resume, train
 from uflow_cli.training.held_out import calibrate

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from uflow_cli.augmentation import Augmentation
 from uflow_cli.cache import CacheFolder, FeatureStore, Shelf, Source, load_features, survey_images, with_views
-from uflow_cli.checkpoint import Origin, is_run
 from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.errors import TrainingError, UflowError
 from uflow_cli.files import remove_litter
-from uflow_cli.lock import sole_training
 from uflow_cli.model import Model, build_model, check_model_config
+from uflow_cli.run.lock import sole_training
+from uflow_cli.run.record import Origin, is_run
 from uflow_cli.training.criterion import Criterion, HeldOutLoss
 from uflow_cli.training.log import Observer, Silent
 from uflow_cli.training.outcome import TrainingResult, end_training

@@ -17,9 +17,9 @@ from uflow_cli.calibration import (
     lowest_log_nfa,
 )
 from uflow_cli.config import Tests
+from uflow_cli.detection.nfa import Background
+from uflow_cli.detection.prediction import find_regions, log_nfa_ceiling
 from uflow_cli.model import Model
-from uflow_cli.nfa import Background
-from uflow_cli.prediction import find_regions, log_nfa_ceiling
 
 
 def calibrate(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from uflow_cli.calibration import Calibration
-from uflow_cli.checkpoint import CURVE_NAME, LOG_NAME, Origin, Progress, Run, write_calibration_chart, write_run
+from uflow_cli.run.record import CURVE_NAME, LOG_NAME, Origin, Progress, Run, write_calibration_chart, write_run
 from uflow_cli.training.log import Epoch, write_curve, write_log
 from uflow_cli.training.state import TrainingState, remove_state
 

@@ -9,11 +9,11 @@ import torch
 from uflow_cli.cache import CacheFolder, FeatureStore, features_of
 from uflow_cli.config import ModelConfig
 from uflow_cli.datasets import Dataset, read_label_mask
+from uflow_cli.detection.prediction import SCORE_SIZE
 from uflow_cli.errors import DatasetError
-from uflow_cli.likelihood import anomaly_score
+from uflow_cli.flow.likelihood import anomaly_score
 from uflow_cli.metrics import PixelScores
 from uflow_cli.model import Model
-from uflow_cli.prediction import SCORE_SIZE
 from uflow_cli.training.criterion import Criterion
 from uflow_cli.training.split import batched
 

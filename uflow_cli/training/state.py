@@ -21,10 +21,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from uflow_cli.calibration import Calibration, calibration_from_dict, calibration_to_dict
-from uflow_cli.checkpoint import STATE_NAME, Origin, Progress
 from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.errors import CheckpointError, TrainingError, UflowError
 from uflow_cli.files import write_bytes
+from uflow_cli.run.record import STATE_NAME, Origin, Progress
 from uflow_cli.setting import config_from_dict
 from uflow_cli.training.log import Epoch
 from uflow_cli.training.split import Split

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from uflow_cli.cache import FeatureStore
-from uflow_cli.checkpoint import Progress, save_weights
 from uflow_cli.errors import TrainingError, UflowError
 from uflow_cli.features import choose_precision
 from uflow_cli.flow import UFlow, bits_per_dimension, negative_log_likelihood
-from uflow_cli.likelihood import squared_norms
+from uflow_cli.flow.likelihood import squared_norms
 from uflow_cli.model import Model
+from uflow_cli.run.record import Progress, save_weights
 from uflow_cli.training.compilation import compiled
 from uflow_cli.training.criterion import Criterion
 from uflow_cli.training.held_out import calibrate

@@ -10,7 +10,7 @@ from rich.table import Table  # noqa: TID251
 from uflow_cli.cli.console.terminal import err, out, print_json
 
 if TYPE_CHECKING:
-    from uflow_cli.audit import Audit
+    from uflow_cli.check import Audit
 
 FLAGGED_SHOWN = 5
 COLOURS = {"holds": "bold green", "cannot tell yet": "bold yellow", "broken": "bold red"}
@@ -19,7 +19,7 @@ COLOURS = {"holds": "bold green", "cannot tell yet": "bold yellow", "broken": "b
 def print_audit(audit: Audit, *, as_json: bool) -> None:
     """Promises beside what was seen, the drift per scale, and a plain verdict; or all of it as JSON."""
     if as_json:
-        from uflow_cli.audit import audit_to_dict
+        from uflow_cli.check import audit_to_dict
 
         print_json(audit_to_dict(audit))
     else:

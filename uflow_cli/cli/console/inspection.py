@@ -12,7 +12,7 @@ from rich.table import Table  # noqa: TID251
 from uflow_cli.cli.console.terminal import err, out, print_json
 
 if TYPE_CHECKING:
-    from uflow_cli.inspection import Inspection
+    from uflow_cli.detect import Inspection
 
 REGIONS_SHOWN = 5
 
@@ -20,7 +20,7 @@ REGIONS_SHOWN = 5
 def print_inspection(inspection: Inspection, *, as_json: bool) -> None:
     """Verdict and regions of every image as a table, or all of it as JSON; unreadable images on stderr."""
     if as_json:
-        from uflow_cli.inspection import inspection_to_dict
+        from uflow_cli.detect import inspection_to_dict
 
         print_json(inspection_to_dict(inspection))
     elif inspection.images:

@@ -12,8 +12,8 @@ from uflow_cli.cli.console.columns import Column, table_of, whole_width
 from uflow_cli.cli.console.terminal import amount, out, print_json
 
 if TYPE_CHECKING:
-    from uflow_cli.checkpoint import Run
-    from uflow_cli.runs import ListedRun
+    from uflow_cli.run.listing import ListedRun
+    from uflow_cli.run.record import Run
 
 SHORTEST_PATH = 40
 STYLES = {"damaged": "red", "failed": "red", "training": "green", "interrupted": "yellow", "stopped": "yellow"}
@@ -21,7 +21,7 @@ STYLES = {"damaged": "red", "failed": "red", "training": "green", "interrupted":
 
 def print_runs(runs: Sequence[ListedRun], *, roots: Sequence[Path], as_json: bool) -> None:
     """A line per run, then what is wrong with the damaged ones; or all of it as JSON."""
-    from uflow_cli.runs import runs_to_dict
+    from uflow_cli.run.listing import runs_to_dict
 
     if as_json:
         print_json(runs_to_dict(runs))

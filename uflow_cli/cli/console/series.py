@@ -15,7 +15,7 @@ from uflow_cli.cli.console.terminal import duration, err, note, out
 from uflow_cli.cli.console.training import mean_squares, print_training_start
 
 if TYPE_CHECKING:
-    from uflow_cli.checkpoint import Run
+    from uflow_cli.run.record import Run
     from uflow_cli.series import Outcome, Task
 
 STYLES = {"failed": "red", "stopped": "yellow", "not started": "dim", "done before": "dim"}

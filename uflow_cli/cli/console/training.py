@@ -164,8 +164,8 @@ def print_training_start(
     dataset: str, category: str, n_images: int, *, preset: str, paper_exact: bool, run: Path
 ) -> None:
     """One line before training starts, and a warning where there is little to promise or nothing."""
-    from uflow_cli.checkpoint import PAPER_EXACT_CAVEAT
     from uflow_cli.config import FEW_IMAGES
+    from uflow_cli.run.record import PAPER_EXACT_CAVEAT
 
     hint = "" if preset == PAPER_PRESET else f" (the paper's: --preset {PAPER_PRESET})"
     note(f"training preset {preset}{hint} on {n_images} good images of {dataset}/{category}; run folder {run}")

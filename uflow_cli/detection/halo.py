@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter
 
-from uflow_cli.nfa import Background
+from uflow_cli.detection.nfa import Background
 
 PEAK_START = 2.0  # a peak below twice the mean has no halo worth the name
 HALF = 0.5  # of the peak's log U over the mean

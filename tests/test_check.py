@@ -11,13 +11,13 @@ import pytest
 import torch
 from products import good_image
 
-from uflow_cli.audit import Verdict, audit_run, audit_to_dict, likely_cause, measure_drift
-from uflow_cli.audit.run import KEPT_NAME
 from uflow_cli.calibration import Calibration, Reference, fit_reference, position_levels
-from uflow_cli.checkpoint import load_run
+from uflow_cli.check import Verdict, audit_run, audit_to_dict, likely_cause, measure_drift
+from uflow_cli.check.run import KEPT_NAME
+from uflow_cli.detection.nfa import Background
 from uflow_cli.errors import UflowError
 from uflow_cli.images import write_png
-from uflow_cli.nfa import Background
+from uflow_cli.run.record import load_run
 from uflow_cli.training.held_out import calibrate_norms
 
 CPU = torch.device("cpu")

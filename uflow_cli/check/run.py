@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from uflow_cli.audit.drift import ScaleDrift, likely_cause, measure_drift
-from uflow_cli.audit.judgement import Judgement, Verdict, judge_count, judge_rate, worst
 from uflow_cli.calibration import Calibration, conformal_rank, lowest_log_nfa, threshold_for_rate
-from uflow_cli.checkpoint import CONFIG_NAME, Run, load_model, write_calibration_chart, write_run
+from uflow_cli.check.drift import ScaleDrift, likely_cause, measure_drift
+from uflow_cli.check.judgement import Judgement, Verdict, judge_count, judge_rate, worst
 from uflow_cli.config import MIN_HELD_OUT
+from uflow_cli.detection.prediction import find_regions, log_nfa_ceiling
 from uflow_cli.errors import ImageError, UflowError
 from uflow_cli.files import write_bytes
+from uflow_cli.flow.likelihood import squared_norms
 from uflow_cli.images import read_image
-from uflow_cli.likelihood import squared_norms
 from uflow_cli.model import Model
-from uflow_cli.prediction import find_regions, log_nfa_ceiling
+from uflow_cli.run.record import CONFIG_NAME, Run, load_model, write_calibration_chart, write_run
 from uflow_cli.training.held_out import calibrate_norms
 
 JSON_VERSION = 1

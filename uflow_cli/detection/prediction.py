@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from uflow_cli.calibration import Calibration, FalseAlarmCurve, lowest_log_nfa, with_recalibrated_nfa
 from uflow_cli.config import Tests
-from uflow_cli.halo import suppress_halo
-from uflow_cli.likelihood import anomaly_score, squared_norms
+from uflow_cli.detection.halo import suppress_halo
+from uflow_cli.detection.masks import ScaleRegions, log_nfa_map, mask_below, published_log_nfa_map, scale_regions
+from uflow_cli.detection.nfa import AContrario, Background, Regions, a_contrario, log_n_tests, log_n_tests_by_size
+from uflow_cli.flow.likelihood import anomaly_score, squared_norms
 from uflow_cli.model import Model
-from uflow_cli.nfa import AContrario, Background, Regions, a_contrario, log_n_tests, log_n_tests_by_size
-from uflow_cli.outline import ScaleRegions, log_nfa_map, mask_below, published_log_nfa_map, scale_regions
 
 SCORE_SIZE = (256, 256)  # METHOD 5: the size at which scores are compared
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from uflow_cli.checkpoint import STATE_NAME, load_run
 from uflow_cli.errors import UflowError
-from uflow_cli.lock import sole_training
-from uflow_cli.runs import list_runs, runs_to_dict
+from uflow_cli.run.listing import list_runs, runs_to_dict
+from uflow_cli.run.lock import sole_training
+from uflow_cli.run.record import STATE_NAME, load_run
 
 
 @pytest.fixture

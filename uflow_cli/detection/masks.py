@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from uflow_cli.detection.nfa import AContrario
 from uflow_cli.images import resize_map
-from uflow_cli.nfa import AContrario
 
 OUTLINE_LEVEL = 0.9  # of m(R); mIoU over seeds of two products is highest about here (benchmarks/results)
 

@@ -11,10 +11,10 @@ import torch
 from products import defective_image, good_image
 
 from uflow_cli.calibration import choose_threshold
-from uflow_cli.checkpoint import load_run
+from uflow_cli.detect import RESULT_NAME, find_images, inspect, output_names
 from uflow_cli.errors import UflowError
 from uflow_cli.images import read_image, read_mask, write_png
-from uflow_cli.inspection import RESULT_NAME, find_images, inspect, output_names
+from uflow_cli.run.record import load_run
 
 CPU = torch.device("cpu")
 

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from uflow_cli.calibration import choose_threshold
-from uflow_cli.checkpoint import Run, load_model
+from uflow_cli.detection.prediction import Detection, predict
 from uflow_cli.errors import ImageError
 from uflow_cli.files import write_text
 from uflow_cli.images import list_images, read_image, write_png
-from uflow_cli.prediction import Detection, predict
 from uflow_cli.render import overlay
+from uflow_cli.run.record import Run, load_model
 
 JSON_VERSION = 1
 RESULT_NAME = "detections.json"

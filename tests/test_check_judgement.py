@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from uflow_cli.audit.judgement import Verdict, judge_count, judge_rate, worst
+from uflow_cli.check.judgement import Verdict, judge_count, judge_rate, worst
 
 
 def judged_rates(*, n_fresh, n_calibration, rank, shift, n_repeats=400):

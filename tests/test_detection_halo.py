@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from uflow_cli.halo import suppress_halo
-from uflow_cli.nfa import Background, a_contrario
+from uflow_cli.detection.halo import suppress_halo
+from uflow_cli.detection.nfa import Background, a_contrario
 
 LAW = Background(20.0, 1.5)  # mean 30
 

@@ -10,10 +10,10 @@ import torch
 from products import defective_image, good_image
 
 from uflow_cli.calibration import FalseAlarmCurve, lowest_log_nfa
-from uflow_cli.checkpoint import load_model, load_run
+from uflow_cli.detection.nfa import Background, a_contrario
+from uflow_cli.detection.prediction import detected_regions, find_regions, log_nfa_ceiling, predict
 from uflow_cli.images import resize_map
-from uflow_cli.nfa import Background, a_contrario
-from uflow_cli.prediction import detected_regions, find_regions, log_nfa_ceiling, predict
+from uflow_cli.run.record import load_model, load_run
 
 BACKGROUND = [Background(20.0), Background(30.0)]
 

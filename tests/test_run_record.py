@@ -11,9 +11,9 @@ import pytest
 import torch
 from products import good_image
 
-from uflow_cli.checkpoint import CONFIG_NAME, FORMAT, find_newest_run, is_run, load_model, load_run
 from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.errors import CheckpointError
+from uflow_cli.run.record import CONFIG_NAME, FORMAT, find_newest_run, is_run, load_model, load_run
 
 CPU = torch.device("cpu")
 

@@ -9,9 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uflow_cli.images import resize_map
-from uflow_cli.nfa import Background, a_contrario, log_n_tests
-from uflow_cli.outline import (
+from uflow_cli.detection.masks import (
     OUTLINE_LEVEL,
     ScaleRegions,
     log_nfa_map,
@@ -19,6 +17,8 @@ from uflow_cli.outline import (
     published_log_nfa_map,
     scale_regions,
 )
+from uflow_cli.detection.nfa import Background, a_contrario, log_n_tests
+from uflow_cli.images import resize_map
 
 BACKGROUND = [Background(20.0), Background(30.0)]
 CEILING = 5.0

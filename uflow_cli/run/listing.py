@@ -11,9 +11,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from uflow_cli.checkpoint import CONFIG_NAME, LOG_NAME, STATE_NAME, Run, load_run
 from uflow_cli.errors import CheckpointError, UflowError
-from uflow_cli.lock import is_training
+from uflow_cli.run.lock import is_training
+from uflow_cli.run.record import CONFIG_NAME, LOG_NAME, STATE_NAME, Run, load_run
 
 JSON_VERSION = 1
 TRACES = (CONFIG_NAME, LOG_NAME, STATE_NAME, "flow-*.safetensors")  # a folder with one of these is or was a run

@@ -17,8 +17,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import stats
 from skimage.morphology import max_tree as skimage_max_tree
 
-from uflow_cli import nfa
-from uflow_cli.nfa import Background
+from uflow_cli.detection import nfa
+from uflow_cli.detection.nfa import Background
 
 TAILS = get_args(nfa.Tail)
 TESTS = get_args(nfa.Tests)

@@ -1,0 +1,1 @@
+"""The run folder: what a training leaves, and what is known of it."""
