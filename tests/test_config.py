@@ -142,6 +142,12 @@ def test_an_unknown_coupling_is_refused():
         ModelConfig(coupling="additive")
 
 
+@pytest.mark.parametrize("wrong", [(2,), (3, 4), (0,), ()])
+def test_kernel_sizes_are_odd(wrong):
+    with pytest.raises(UflowError, match=r"kernel_sizes"):
+        ModelConfig(kernel_sizes=wrong)
+
+
 @pytest.mark.parametrize(("architecture", "expected"), [("u", (0, 1, 2)), ("average", (0, 1, 2)), ("single:3", (2,))])
 def test_scales_that_the_flow_sees(architecture, expected):
     assert ModelConfig(architecture=architecture).scales(3) == expected

@@ -10,7 +10,6 @@ from FrEIA.modules import AllInOneBlock, Concat, IRevNetUpsampling, Split  # noq
 from torch import Tensor
 
 from uflow_cli.flow import (
-    KERNEL_SIZES,
     FlowStep,
     UFlow,
     bits_per_dimension,
@@ -188,7 +187,7 @@ def freia_graph(flow: UFlow) -> GraphINN:
         if below is not None:
             x = Node([x.out0, below.out0], Concat, {"dim": 0})
             nodes.append(x)
-        for kernel_size, step in zip(KERNEL_SIZES, flow.stages[scale].steps, strict=True):
+        for kernel_size, step in zip(flow.kernel_sizes, flow.stages[scale].steps, strict=True):
             dims = x.output_dims[0]
             x = Node(x.out0, lambda _dims, block: block, {"block": freia_step(step, dims, kernel_size)})
             nodes.append(x)
@@ -213,13 +212,33 @@ def test_the_flow_is_freias_graph(channels):
 
 
 @pytest.mark.parametrize(
-    ("channels", "joined"), [((8, 16), True), ((8, 16, 16), True), ((8, 16), False), ((6,), True), ((2, 64), True)]
+    ("flow_steps", "kernel_sizes", "expected"),
+    [
+        (1, (3, 1), [3]),
+        (3, (3, 1), [3, 1, 3]),
+        (6, (3, 1), [3, 1] * 3),
+        (8, (3,), [3] * 8),
+        (4, (5, 3, 1), [5, 3, 1, 5]),
+    ],
 )
-def test_features_touch_embeddings_as_far_as_reach_says_and_no_further(channels, joined):
-    flow = small_flow(channels, coarsest=16, joined=joined)
+def test_kernel_sizes_repeat_over_the_steps_of_each_scale(flow_steps, kernel_sizes, expected):
+    flow = small_flow((8, 16), flow_steps=flow_steps, kernel_sizes=kernel_sizes)
+    sizes = [m.kernel_size[0] for m in flow.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert sizes == 2 * [size for size in expected for _ in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("channels", "joined", "kernel_sizes"),
+    [
+        ((8, 16), True, (3, 1)), ((8, 16, 16), True, (3, 1)), ((8, 16), False, (3, 1)), ((6,), True, (3, 1)),
+        ((2, 64), True, (3, 1)), ((8, 16), True, (3,)), ((8, 16), True, (1, 3, 1)),
+    ],
+)  # fmt: skip
+def test_features_touch_embeddings_as_far_as_reach_says_and_no_further(channels, joined, kernel_sizes):
+    flow = small_flow(channels, coarsest=24, joined=joined, kernel_sizes=kernel_sizes)
     features = [f.double() for f in random_features(flow, 1)]
     before = flow(features)[0]
-    top, bottom = 8, 9  # rows of the coarsest grid, and what they cover of the finer ones
+    top, bottom = 12, 13  # rows of the coarsest grid, and what they cover of the finer ones
     for scale, f in enumerate(features):
         zoom = 2 ** (len(channels) - 1 - scale)
         f[:, :, zoom * top : zoom * bottom] += 1.0

@@ -57,6 +57,13 @@ class ModelConfig:
     coupling: Annotated[
         Coupling, About("uniform: scaling, and so the log-determinant, does not depend on the input.")
     ] = "affine"  # METHOD 7.5
+    flow_steps: Annotated[
+        int, About("Flow steps of each scale; the paper's Table 6 compares 4, 6 and 8.", at_least=1, at_most=64)
+    ] = 4  # paper 4.3
+    kernel_sizes: Annotated[
+        tuple[int, ...],
+        About("Side in cells, odd, of the convolutions of a flow step: a list, repeated over the steps.", at_least=1),
+    ] = (3, 1)  # paper 4.3
     paper_exact: Annotated[
         bool, About("The published procedure, warts included: it selects on the test set. For comparisons only.")
     ] = False  # METHOD 6.5
@@ -67,6 +74,8 @@ class ModelConfig:
             raise UflowError(
                 f"tests = {self.tests!r} does not go with paper_exact, which means 'paper'; drop one of them"
             )
+        if even := [size for size in self.kernel_sizes if size % 2 == 0]:
+            raise UflowError(f"kernel_sizes: {even[0]} is even; odd sizes are needed, such as 3,1")
 
     def located(self) -> ModelConfig:
         """The same with absolute paths of weights, as a run remembers them."""

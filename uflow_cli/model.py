@@ -98,7 +98,8 @@ def build_model(config: ModelConfig, *, device: torch.device, seed: int = 0, pre
     scales, grids = config.scales(len(spec.channels)), spec.grids(config.input_size)
     flow = UFlow(
         [spec.channels[scale] for scale in scales], [grids[scale] for scale in scales],
-        joined=config.architecture == "u", coupling=config.coupling, seed=seed,
+        joined=config.architecture == "u", coupling=config.coupling, flow_steps=config.flow_steps,
+        kernel_sizes=config.kernel_sizes, seed=seed,
     ).to(device)  # fmt: skip
     normalisation = FeatureNormalisation(spec.normalisation, spec.channels).to(device)
     return Model(config, extractor, normalisation, flow, device)

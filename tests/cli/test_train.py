@@ -187,7 +187,9 @@ def other_value(setting, value):
         other = "something-else"
     if other is not None:
         return flag, other, f'["{other}"]' if setting.is_list else f'"{other}"'
-    other = next(n for n in (2, 0.25) if n != value and setting.about.allows(n))
+    other = next(
+        n for n in (5 if setting.name == "kernel_sizes" else 2, 0.25) if n != value and setting.about.allows(n)
+    )
     return flag, str(other), f"[{other}]" if setting.is_list else str(other)
 
 

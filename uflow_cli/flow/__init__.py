@@ -1,7 +1,7 @@
 """The U-shaped normalizing flow: an invertible map from features to embeddings. Logarithms here are natural."""
 
 from uflow_cli.flow.loss import bits_per_dimension, negative_log_likelihood
-from uflow_cli.flow.network import KERNEL_SIZES, UFlow
+from uflow_cli.flow.network import UFlow
 from uflow_cli.flow.step import FlowStep, coupling_subnet
 
-__all__ = ["KERNEL_SIZES", "FlowStep", "UFlow", "bits_per_dimension", "coupling_subnet", "negative_log_likelihood"]
+__all__ = ["FlowStep", "UFlow", "bits_per_dimension", "coupling_subnet", "negative_log_likelihood"]

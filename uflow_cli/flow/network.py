@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import cycle, islice, pairwise
 from typing import cast
 
 import torch
@@ -13,17 +13,19 @@ from torch import Tensor, nn
 from uflow_cli.config import Coupling
 from uflow_cli.flow.step import FlowStep
 
-KERNEL_SIZES = (3, 1, 3, 1)  # of the flow steps of a stage (paper 4.3)
-STEP_REACH = tuple(2 * (k // 2) for k in KERNEL_SIZES)  # cells: a coupling subnet has two convolutions in a row
+FLOW_STEPS = 4  # of a stage (paper 4.3)
+KERNEL_SIZES = (3, 1)  # of these steps, repeated (paper 4.3)
 
 
 class FlowStage(nn.Module):
     """The flow steps of one scale."""
 
-    def __init__(self, channels: int, *, coupling: Coupling, generator: torch.Generator) -> None:
+    def __init__(
+        self, channels: int, *, kernel_sizes: Sequence[int], coupling: Coupling, generator: torch.Generator
+    ) -> None:
         super().__init__()
         self.steps = nn.ModuleList(
-            FlowStep(channels, kernel_size=k, coupling=coupling, generator=generator) for k in KERNEL_SIZES
+            FlowStep(channels, kernel_size=k, coupling=coupling, generator=generator) for k in kernel_sizes
         )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,15 +51,18 @@ class UFlow(nn.Module):
     Of what a stage gives, some channels go up: each four of them become one of the next finer grid and follow that
     scale's features into its stage. Where the scales are not `joined`, the stages stand side by side.
 
-    `channels` and `grids` (H_s, W_s) are finest first. `seed` fixes the permutations and the initial weights.
+    `channels` and `grids` (H_s, W_s) are finest first. `kernel_sizes` repeat over the steps of a stage. `seed` fixes
+    the permutations and the initial weights.
     """
 
     def __init__(
         self, channels: Sequence[int], grids: Sequence[tuple[int, int]], *,
-        joined: bool = True, coupling: Coupling = "affine", seed: int = 0,
+        joined: bool = True, coupling: Coupling = "affine", flow_steps: int = FLOW_STEPS,
+        kernel_sizes: Sequence[int] = KERNEL_SIZES, seed: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
         _check_scales(channels, grids)
+        self.kernel_sizes = tuple(islice(cycle(kernel_sizes), flow_steps))
         self.channels, self.grids, self.joined = tuple(channels), tuple(grids), joined
         self.up_channels = up_channels(self.channels) if joined else (0,) * len(self.channels)
         self.below_channels = tuple(up // 4 for up in (*self.up_channels[1:], 0))
@@ -66,7 +71,10 @@ class UFlow(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            coarsest_first = [FlowStage(c, coupling=coupling, generator=generator) for c in reversed(totals)]
+            coarsest_first = [
+                FlowStage(c, kernel_sizes=self.kernel_sizes, coupling=coupling, generator=generator)
+                for c in reversed(totals)
+            ]
         self.stages = nn.ModuleList(reversed(coarsest_first))
 
     @property
@@ -80,10 +88,11 @@ class UFlow(nn.Module):
 
         A coupling spreads its passive half. What comes from below stands last, and so is active in the first step.
         """
+        steps = [2 * (k // 2) for k in self.kernel_sizes]  # a coupling subnet has two convolutions in a row
         reach: list[int] = []
         for own, below in zip(reversed(self.channels), reversed(self.below_channels), strict=True):
-            spread = sum(STEP_REACH if below > (own + below) // 2 else STEP_REACH[1:])
-            reach.append(max(sum(STEP_REACH), 2 * reach[-1] + spread if below else 0))
+            spread = sum(steps if below > (own + below) // 2 else steps[1:])
+            reach.append(max(sum(steps), 2 * reach[-1] + spread if below else 0))
         return tuple(reversed(reach))
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
