@@ -12,8 +12,8 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from scipy.stats import genpareto
 
-from uflow_cli.calibration import FalseAlarmCurve, fit_background, fit_curve, fit_curves, recalibrate
-from uflow_cli.detection.halo import suppress_halo
+from uflow_cli.calibration import fit_background, fit_curve, fit_curves
+from uflow_cli.detection.detector import FalseAlarmCurve, clear_halos, counted_log_nfa
 from uflow_cli.detection.nfa import AContrario, Background, a_contrario
 
 Maps = list[np.ndarray]  # per scale (N, H_s, W_s), finest first
@@ -53,7 +53,7 @@ def fit(maps: Maps, n_channels: Sequence[int]) -> list[Background]:
 
 def seek(maps: Maps, laws: Sequence[Background], reach: Sequence[int]) -> AContrario:
     """Regions without halos, log NFA as the laws have it."""
-    return a_contrario(suppress_halo(maps, background=laws, reach=reach), background=laws, tests="by-size")
+    return a_contrario(clear_halos(maps, background=laws, reach=reach), background=laws, tests="by-size")
 
 
 def by_law(sample: Sample, _held_out: Maps, test: Maps, laws: Sequence[Background]) -> Outcome:
@@ -65,7 +65,7 @@ def counted(sample: Sample, held_out: Maps, test: Maps, laws: Sequence[Backgroun
     """Log NFA as held-out images have it, scale by scale."""
     regions, result = seek(held_out, laws, sample.reach).regions, seek(test, laws, sample.reach)
     curves = fit_curves(regions, n_images=len(held_out[0]), n_scales=len(laws))
-    return Outcome(with_log_nfa(result, recalibrate(result.regions, curves)), test)
+    return Outcome(with_log_nfa(result, counted_log_nfa(result.regions, curves)), test)
 
 
 def counted_together(sample: Sample, held_out: Maps, test: Maps, laws: Sequence[Background]) -> Outcome:

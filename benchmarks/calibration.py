@@ -22,9 +22,10 @@ import torch
 from backgrounds import CANDIDATES, DEFAULT, Outcome, Sample, fit, seek, with_log_nfa
 
 import uflow_cli.detection.masks as outline
-from uflow_cli.calibration import cross_fitted_lowest, fit_curves, lowest_log_nfa, recalibrate
+from uflow_cli.calibration import cross_fitted_lowest, fit_curves
 from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.datasets import Dataset, load_dataset, read_label_mask
+from uflow_cli.detection.detector import counted_log_nfa, lowest_log_nfa
 from uflow_cli.detection.prediction import SCORE_SIZE
 from uflow_cli.flow.likelihood import squared_norms
 from uflow_cli.images import read_image, resize_map, resize_mask
@@ -203,7 +204,7 @@ def split_promises(sample: Sample, *, n_images: int, n_splits: int) -> np.ndarra
             regions, n_images=n_images, n_scales=n_scales, scored=np.arange(n_images), ceiling=math.inf
         )
         result = seek(new, laws, sample.reach)
-        regions = with_log_nfa(result, recalibrate(result.regions, curves)).regions
+        regions = with_log_nfa(result, counted_log_nfa(result.regions, curves)).regions
         lowest = lowest_log_nfa(regions, n_images=n_all - n_images, ceiling=math.inf)
         row = [(regions.log_nfa < t).sum() / (n_all - n_images) for t in LEVELS]
         for rate in RATES:

@@ -27,8 +27,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from uflow_cli.bench import Comparison, machine_facts, time_comparison
-from uflow_cli.calibration import Calibration
 from uflow_cli.config import ModelConfig
+from uflow_cli.detection.detector import Detector
 from uflow_cli.detection.nfa import Background
 from uflow_cli.detection.prediction import predict
 from uflow_cli.features import find_backbone
@@ -138,10 +138,9 @@ def print_speed(name: str, *, device: torch.device, batch: int, rounds: int) -> 
 
 def detecting(model: Model, images: Sequence[np.ndarray], batch: int) -> Callable[[int], object]:
     """Whole detection of one batch, from images in memory to regions and masks."""
-    channels = model.flow.embedding_channels
-    laws = tuple(Background(c) for c in channels)
-    calibration = Calibration(laws, (1.0,) * len(laws), channels, (0.0,), True)
-    return lambda turn: predict(model, calibration, images[turn % N_INPUTS :][:batch])
+    laws = tuple(Background(c) for c in model.flow.embedding_channels)
+    detector = Detector(laws, model.config.tests, model.flow.reach)
+    return lambda turn: [(p.detections, p.mask) for p in predict(model, detector, images[turn % N_INPUTS :][:batch])]
 
 
 def per_second(job: Callable[[int], object], n_items: int, rounds: int) -> float:
@@ -179,7 +178,7 @@ def print_change(run_folder: Path, images: Path, *, device: torch.device) -> Non
     paths = list_images(images, recursive=True)
     for path in paths:
         image = read_image(path)
-        exact, fast = (predict(model, run.calibration, [image])[0] for model in models)
+        exact, fast = (predict(model, run.calibration.detector(model), [image])[0] for model in models)
         scores.append(abs(exact.score - fast.score))
         maps.append(float(np.abs(exact.score_map - fast.score_map).max()))
         log_nfas.append(abs(exact.log_nfa - fast.log_nfa) / max(1.0, abs(exact.log_nfa)))

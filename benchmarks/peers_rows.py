@@ -128,12 +128,13 @@ def train_uflow(job: Job, selection: Selection) -> Trained:
     )  # fmt: skip
     run = load_run(result.folder)
     model = load_model(run, device=CPU)
+    detector = run.calibration.detector(model)
 
     def score(paths: Sequence[Path]) -> Scored:
         maps, scores, log_nfa_maps, log_nfas = [], [], [], []
         for start in range(0, len(paths), BATCH):
             images = [read_image(path) for path in paths[start : start + BATCH]]
-            for prediction in predict(model, run.calibration, images):
+            for prediction in predict(model, detector, images):
                 maps.append(prediction.score_map)
                 scores.append(prediction.score)
                 log_nfa_maps.append(prediction.log_nfa_map)

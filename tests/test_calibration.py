@@ -9,7 +9,7 @@ import pytest
 
 from uflow_cli.calibration import (
     Calibration,
-    FalseAlarmCurve,
+    calibrate,
     calibration_from_dict,
     calibration_to_dict,
     choose_threshold,
@@ -17,13 +17,11 @@ from uflow_cli.calibration import (
     fit_background,
     fit_curve,
     fit_curves,
-    lowest_log_nfa,
-    recalibrate,
     threshold_for_rate,
 )
+from uflow_cli.detection.detector import FalseAlarmCurve, counted_log_nfa, lowest_log_nfa
 from uflow_cli.detection.nfa import Background, Regions
 from uflow_cli.errors import UflowError
-from uflow_cli.training.held_out import calibrate_norms
 
 
 def calibration_of(values: list[float], *, shared: bool = False) -> Calibration:
@@ -113,7 +111,7 @@ def test_false_detections_of_new_images_keep_the_promise_at_every_level(n_images
     counts = np.empty((n_draws, len(levels)))
     for draw in counts:
         curves = fit_curves(good_regions(rng, n_images), n_images=n_images, n_scales=2)
-        log_nfa = recalibrate(good_regions(rng, n_new), curves)
+        log_nfa = counted_log_nfa(good_regions(rng, n_new), curves)
         draw[:] = [(log_nfa < t).sum() / n_new for t in levels]
     error = counts.std(axis=0) / np.sqrt(n_draws)
     assert (counts.mean(axis=0) <= 10**levels + 3 * error).all()
@@ -142,7 +140,7 @@ def test_cross_fitted_images_keep_the_promised_rate(rate):
         scored = cross_fitted_lowest(regions, n_images=n_images, n_scales=2, scored=np.arange(n_images), ceiling=3.0)
         threshold = threshold_for_rate(calibration_of(scored.tolist()), rate)
         new = good_regions(rng, 50)
-        new = regions_of(new.image, new.scale, recalibrate(new, curves))
+        new = regions_of(new.image, new.scale, counted_log_nfa(new, curves))
         flagged.append((lowest_log_nfa(new, n_images=50, ceiling=3.0) < threshold).mean())
     error = np.std(flagged) / np.sqrt(len(flagged))
     assert np.mean(flagged) <= rate + 3 * error
@@ -158,7 +156,7 @@ def test_a_scored_image_has_no_say_in_the_curves_that_judge_it():
     log_nfa[own[np.argsort(log_nfa[own])[1:]]] = 3.9  # of image 4 only the lowest region stays
     after = regions_of(regions.image, regions.scale, log_nfa)
     after_lowest = cross_fitted_lowest(after, n_images=12, n_scales=2, scored=np.arange(10), ceiling=3.0)
-    whole = recalibrate(regions, fit_curves(regions, n_images=12, n_scales=2))
+    whole = counted_log_nfa(regions, fit_curves(regions, n_images=12, n_scales=2))
     assert after_lowest[4] >= before[4] - 1e-12
     assert before[4] != pytest.approx(whole[regions.image == 4].min())
 
@@ -199,7 +197,7 @@ def test_equal_images_do_not_make_the_tail_steeper_than_the_background_law():
 def test_few_images_calibrate_and_say_what_they_can_promise(n_images):
     rng = np.random.default_rng(n_images)
     norms = [rng.chisquare(c, (n_images, side, side)).astype(np.float32) for c, side in ((20, 12), (30, 6))]
-    calibration = calibrate_norms(norms, norms, n_channels=(20, 30), tests="by-size", reach=(4, 4), shared=True)
+    calibration = calibrate(norms, n_channels=(20, 30), tests="by-size", reach=(4, 4), shared=True)
     assert calibration.n_images == calibration.n_counted == n_images
     assert len(calibration.curves) == (2 if n_images > 1 else 0)
     assert np.isfinite(calibration.lowest_log_nfa).all()
@@ -213,9 +211,9 @@ def test_images_that_chose_the_epoch_draw_the_curves_and_promise_no_rate():
     rng = np.random.default_rng(6)
     selection, calibration = ([rng.chisquare(20, (n, 8, 8)).astype(np.float32)] for n in (5, 9))
     settings = {"n_channels": (20,), "tests": "by-size", "reach": (4,)}
-    result = calibrate_norms(selection, calibration, shared=False, **settings)
+    result = calibrate(calibration, selection=selection, **settings)
     assert (result.n_images, result.n_counted) == (9, 14)
-    alone = calibrate_norms(calibration, calibration, shared=True, **settings)
+    alone = calibrate(calibration, shared=True, **settings)
     assert (alone.n_images, alone.n_counted) == (9, 9)
     assert alone.curves != result.curves
 

@@ -7,10 +7,9 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from uflow_cli.calibration import Calibration, calibration_chart
+from uflow_cli.calibration import Calibration, calibrate, calibration_chart
 from uflow_cli.charts import svg_file
 from uflow_cli.detection.nfa import Background
-from uflow_cli.training.held_out import calibrate_norms
 
 CHANNELS = (16, 40)
 
@@ -18,9 +17,7 @@ CHANNELS = (16, 40)
 def calibration(n=30, *, gain=1.0, seed=0):
     rng = np.random.default_rng(seed)
     norms = [(gain * rng.chisquare(c, (n, s, s))).astype(np.float32) for c, s in zip(CHANNELS, (28, 14), strict=True)]
-    return calibrate_norms(
-        [u[:0] for u in norms], norms, n_channels=CHANNELS, tests="by-size", reach=(12, 4), shared=False
-    )
+    return calibrate(norms, n_channels=CHANNELS, tests="by-size", reach=(12, 4))
 
 
 def test_the_picture_is_well_formed_and_has_a_line_per_scale_and_a_cell_per_position():

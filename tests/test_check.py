@@ -11,14 +11,13 @@ import pytest
 import torch
 from products import good_image
 
-from uflow_cli.calibration import Calibration, Reference, fit_reference, position_levels
+from uflow_cli.calibration import Calibration, Reference, calibrate, fit_reference, position_levels
 from uflow_cli.check import Verdict, audit_run, audit_to_dict, likely_cause, measure_drift
 from uflow_cli.check.run import KEPT_NAME
 from uflow_cli.detection.nfa import Background
 from uflow_cli.errors import UflowError
 from uflow_cli.images import write_png
 from uflow_cli.run.record import load_run
-from uflow_cli.training.held_out import calibrate_norms
 
 CPU = torch.device("cpu")
 
@@ -59,8 +58,7 @@ def noise(n, *, seed, gain=lambda n, h, w: np.ones((n, h, w))):
 
 
 def calibration_of(norms):
-    empty = [u[:0] for u in norms]
-    return calibrate_norms(empty, norms, n_channels=CHANNELS, tests="by-size", reach=(12, 4), shared=False)
+    return calibrate(norms, n_channels=CHANNELS, tests="by-size", reach=(12, 4))
 
 
 def corner(n, h, w):

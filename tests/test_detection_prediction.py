@@ -9,19 +9,20 @@ import pytest
 import torch
 from products import defective_image, good_image
 
-from uflow_cli.calibration import FalseAlarmCurve, lowest_log_nfa
+from uflow_cli.detection.detector import Detector, FalseAlarmCurve, Findings, lowest_log_nfa
 from uflow_cli.detection.nfa import Background, a_contrario
-from uflow_cli.detection.prediction import detected_regions, find_regions, log_nfa_ceiling, predict
+from uflow_cli.detection.prediction import predict
 from uflow_cli.images import resize_map
 from uflow_cli.run.record import load_model, load_run
 
-BACKGROUND = [Background(20.0), Background(30.0)]
+BACKGROUND = (Background(20.0), Background(30.0))
 
 
 @pytest.fixture(scope="module")
 def loaded(small_run):
     run = load_run(small_run)
-    return load_model(run, device=torch.device("cpu")), run.calibration
+    model = load_model(run, device=torch.device("cpu"))
+    return model, run.calibration.detector(model)
 
 
 def bumpy_norms(seed: int) -> list[np.ndarray]:
@@ -88,18 +89,20 @@ def test_planted_bump_is_the_lowest_and_only_its_image():
 
 
 def test_detected_regions_are_below_the_threshold_most_significant_first():
-    result = a_contrario(bumpy_norms(6), background=BACKGROUND)
-    detected = detected_regions(result, index=1, threshold=4.0)
-    assert (detected.log_nfa < 4.0).all()
-    assert (np.diff(detected.log_nfa) >= 0).all()
+    norms = bumpy_norms(6)
+    result = a_contrario(norms, background=BACKGROUND)
+    detected = Findings(result, tuple(norms), 7.0).detections(1, threshold=4.0, size=(96, 96))
+    log_nfa = np.array([detection.log_nfa for detection in detected])
+    assert (log_nfa < 4.0).all()
+    assert (np.diff(log_nfa) >= 0).all()
     assert len(detected) == ((result.regions.image == 1) & (result.regions.log_nfa < 4.0)).sum()
 
 
 def test_curves_replace_the_log_nfa_of_the_law_and_keep_the_regions():
-    curves = [FalseAlarmCurve((-2.0, 3.0), (-1.0, 0.5), 4.0, 3), FalseAlarmCurve((0.0, 6.0), (-0.5, 1.0), 2.0, 5)]
-    norms, reach = bumpy_norms(7), [4, 4]
-    plain = find_regions(norms, background=BACKGROUND, tests="by-size", reach=reach)
-    counted = find_regions(norms, background=BACKGROUND, tests="by-size", reach=reach, curves=curves)
+    curves = (FalseAlarmCurve((-2.0, 3.0), (-1.0, 0.5), 4.0, 3), FalseAlarmCurve((0.0, 6.0), (-0.5, 1.0), 2.0, 5))
+    norms, reach = bumpy_norms(7), (4, 4)
+    plain = Detector(BACKGROUND, "by-size", reach).find(norms).result
+    counted = Detector(BACKGROUND, "by-size", reach, curves).find(norms).result
     for a, b in zip(plain.labels, counted.labels, strict=True):
         np.testing.assert_array_equal(a, b)
     for scale, curve in enumerate(curves):
@@ -110,6 +113,7 @@ def test_curves_replace_the_log_nfa_of_the_law_and_keep_the_regions():
 
 def test_ceiling_is_a_false_region_per_cell_or_the_tests_of_a_cell():
     grids = [(28, 28), (14, 14)]
-    assert log_nfa_ceiling(grids, tests="by-size", recalibrated=True) == pytest.approx(np.log10(980))
-    assert log_nfa_ceiling(grids, tests="by-size", recalibrated=False) == pytest.approx(6.0, abs=0.1)
-    assert log_nfa_ceiling(grids, tests="paper", recalibrated=False) == pytest.approx(476.92371)
+    curves = (FalseAlarmCurve((0.0,), (0.0,), 1.0, 1),) * 2
+    assert Detector(BACKGROUND, "by-size", (4, 4), curves).ceiling(grids) == pytest.approx(np.log10(980))
+    assert Detector(BACKGROUND, "by-size", (4, 4)).ceiling(grids) == pytest.approx(6.0, abs=0.1)
+    assert Detector(BACKGROUND, "paper", (4, 4)).ceiling(grids) == pytest.approx(476.92371)

@@ -12,15 +12,20 @@ from products import SMALL_MODEL, defective_image
 
 from uflow_cli.calibration import Calibration, choose_threshold
 from uflow_cli.datasets import Dataset, LabelledImage
+from uflow_cli.detection.detector import Detector
 from uflow_cli.detection.masks import ScaleRegions, log_nfa_map, published_log_nfa_map
-from uflow_cli.detection.nfa import Background
-from uflow_cli.detection.prediction import find_regions, log_nfa_ceiling, predict
+from uflow_cli.detection.nfa import Background, log_n_tests
+from uflow_cli.detection.prediction import predict
 from uflow_cli.errors import DatasetError, UflowError
 from uflow_cli.model import build_model
 from uflow_cli.training import TestSetAuroc
 
 CHANNELS = 64
 NOTHING_HELD_OUT = Calibration((Background(1.0),), (1.0,), (1,), (), shared=True)
+
+
+def detector(*, paper_exact):
+    return Detector((Background(CHANNELS),), "paper", (4,), paper_exact=paper_exact)
 
 
 def one_bump():
@@ -33,22 +38,17 @@ def one_bump():
 
 @pytest.mark.parametrize(("paper_exact", "log_pfa", "area"), [(False, -5.3, 4), (True, -46.9, 144)])
 def test_published_tail_calls_what_is_too_normal_significant(paper_exact, log_pfa, area):
-    result = find_regions(
-        [one_bump()], background=[Background(CHANNELS)], tests="paper", reach=[4], paper_exact=paper_exact
-    )
-    lowest = int(np.argmin(result.regions.log_pfa))
-    assert result.regions.log_pfa[lowest] == pytest.approx(log_pfa, abs=0.05)
-    assert result.regions.area[lowest] == area
+    regions = detector(paper_exact=paper_exact).find([one_bump()]).regions
+    lowest = int(np.argmin(regions.log_pfa))
+    assert regions.log_pfa[lowest] == pytest.approx(log_pfa, abs=0.05)
+    assert regions.area[lowest] == area
 
 
 def test_halos_stay_as_published():
     """A cell in the halo of a severe defect is no evidence of its own, except as published."""
     u = np.full((1, 12, 12), 0.5 * CHANNELS, dtype=np.float32)
     u[0, 2, 2], u[0, 2, 5] = 50 * CHANNELS, 2 * CHANNELS
-    found = [
-        find_regions([u], background=[Background(CHANNELS)], tests="paper", reach=[4], paper_exact=exact)
-        for exact in (False, True)
-    ]
+    found = [detector(paper_exact=exact).find([u]).result for exact in (False, True)]
     assert [int(result.labels[0][0, 2, 5] >= 0) for result in found] == [0, 1]
 
 
@@ -69,11 +69,11 @@ def test_published_mask_is_the_upsampled_map_below_the_threshold():
     model = build_model(replace(SMALL_MODEL, tests="paper", paper_exact=True), device=torch.device("cpu"))
     channels = model.flow.embedding_channels
     law = tuple(Background(c) for c in channels)
-    calibration = Calibration(law, (1.0,) * len(channels), channels, (), shared=True)
+    detector = Calibration(law, (1.0,) * len(channels), channels, (), shared=True).detector(model)
     image, _ = defective_image(1)
-    [free] = predict(model, calibration, [image[:80]])
+    [free] = predict(model, detector, [image[:80]])
     threshold = float(free.log_nfa_map.min() + free.log_nfa_map.max()) / 2
-    [prediction] = predict(model, calibration, [image[:80]], threshold=threshold)
+    [prediction] = predict(model, detector, [image[:80]], threshold=threshold)
     expected = published_log_nfa_map(prediction.scales, size=(80, 96)) < threshold
     assert expected.any()
     assert not expected.all()
@@ -82,9 +82,9 @@ def test_published_mask_is_the_upsampled_map_below_the_threshold():
 
 
 def test_ceiling_is_eq_9_for_every_region():
-    result = find_regions([one_bump()], background=[Background(CHANNELS)], tests="paper", reach=[4], paper_exact=True)
-    ceiling = log_nfa_ceiling([(12, 12)], tests="paper", recalibrated=False)
-    np.testing.assert_allclose(result.regions.log_nfa, ceiling + result.regions.log_pfa)
+    findings = detector(paper_exact=True).find([one_bump()])
+    np.testing.assert_allclose(findings.regions.log_nfa, findings.ceiling + findings.regions.log_pfa)
+    assert findings.ceiling == log_n_tests([(12, 12)])
 
 
 def test_threshold_promises_only_what_the_law_of_the_paper_does():

@@ -15,9 +15,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from uflow_cli.calibration import Calibration
 from uflow_cli.config import ModelConfig
 from uflow_cli.detection import nfa
+from uflow_cli.detection.detector import Detector
 from uflow_cli.detection.prediction import SCORE_SIZE, predict
 from uflow_cli.features import FeatureNormalisation
 from uflow_cli.flow import UFlow
@@ -235,8 +235,8 @@ def test_the_whole_road_from_image_to_log_nfa_map(lite):
         assert_agree(log_pfa[0], e)
 
     config = replace(lite.config, tests="paper", paper_exact=True)
-    calibration = Calibration(tuple(laws), (1.0,) * 3, tuple(z.shape[1] for z in expected), (0.0,), shared=False)
-    [prediction] = predict(replace(lite, config=config), calibration, [image])
+    detector = Detector(tuple(laws), "paper", lite.flow.reach, paper_exact=True)
+    [prediction] = predict(replace(lite, config=config), detector, [image])
     merged = np.minimum.reduce([bilinear(e[None], SCORE_SIZE)[0] for e in log_pfas])
     assert_agree(prediction.log_nfa_map - log_n_tests, merged)
     assert_agree(prediction.score_map, 1 - likelihood(expected, SCORE_SIZE)[0])

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from uflow_cli.calibration import Calibration
 from uflow_cli.config import ModelConfig
+from uflow_cli.detection.detector import Detector
 from uflow_cli.detection.nfa import Background, a_contrario, squared_norm
 from uflow_cli.detection.prediction import predict
 from uflow_cli.features import stack_images
@@ -179,9 +179,9 @@ def _pipeline_comparisons(seed: int, *, device: torch.device) -> Iterator[Compar
     yield Comparison("flow, forward", "image", 4, {device.type: _synchronised(_forward(model, features))})
     yield Comparison("flow, training step", "image", 4, {device.type: _synchronised(_training_step(model, features))})
     laws = tuple(Background(c) for c in model.flow.embedding_channels)
-    calibration = Calibration(laws, (1.0,) * len(laws), model.flow.embedding_channels, (0.0,), True)
+    detector = Detector(laws, model.config.tests, model.flow.reach)
     contenders: dict[str, Callable[[int], object]] = {
-        device.type: lambda turn: predict(model, calibration, [images[turn % 4]])
+        device.type: lambda turn: [(p.detections, p.mask) for p in predict(model, detector, [images[turn % 4]])]
     }
     yield Comparison("whole detection, one image at a time", "image", 1, contenders)
 

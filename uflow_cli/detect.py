@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from uflow_cli.calibration import choose_threshold
-from uflow_cli.detection.prediction import Detection, predict
+from uflow_cli.detection.detector import Detection
+from uflow_cli.detection.prediction import predict
 from uflow_cli.errors import ImageError
 from uflow_cli.files import write_text
 from uflow_cli.images import list_images, read_image, write_png
@@ -80,6 +81,7 @@ def inspect(
         run.calibration, nfa_threshold=nfa_threshold, false_alarm_rate=false_alarm_rate
     )
     model = load_model(run, device=device)
+    detector = run.calibration.detector(model)
     names = output_names(paths)
     images: list[InspectedImage] = []
     errors: list[tuple[Path, str]] = []
@@ -89,7 +91,7 @@ def inspect(
         except ImageError as error:
             errors.append((path, str(error)))
         else:
-            [prediction] = predict(model, run.calibration, [image], threshold=threshold)
+            [prediction] = predict(model, detector, [image], threshold=threshold)
             mask_path, overlay_path = out / f"{names[path]}_mask.png", out / f"{names[path]}_overlay.png"
             write_png(mask_path, prediction.mask)
             write_png(overlay_path, overlay(image, prediction.score_map, prediction.mask))

@@ -1,48 +1,41 @@
-"""The promise on false alarms, from held-out good images only (METHOD 7.2, 7.3). Logarithms are base 10."""
+"""The promise on false alarms, from held-out good images only. Logarithms are base 10."""
 
-from uflow_cli.calibration.background import fit_background
-from uflow_cli.calibration.calibration import (
-    FALSE_BELOW,
-    MEAN_RATIO_RANGE,
-    Calibration,
-    calibration_from_dict,
-    calibration_to_dict,
-)
-from uflow_cli.calibration.false_alarms import (
-    FalseAlarmCurve,
+from uflow_cli.calibration.fitting import (
+    calibrate,
     cross_fitted_lowest,
-    cross_fitted_regions,
+    fit_background,
     fit_curve,
     fit_curves,
-    lowest_log_nfa,
-    recalibrate,
-    with_recalibrated_nfa,
+    fit_reference,
+    position_levels,
 )
 from uflow_cli.calibration.picture import calibration_chart
-from uflow_cli.calibration.promise import choose_threshold, conformal_rank, threshold_for_rate
-from uflow_cli.calibration.reference import PROBABILITIES, Reference, fit_reference, position_levels
+from uflow_cli.calibration.record import (
+    MEAN_RATIO_RANGE,
+    Calibration,
+    Reference,
+    calibration_from_dict,
+    calibration_to_dict,
+    choose_threshold,
+    conformal_rank,
+    threshold_for_rate,
+)
 
 __all__ = [
-    "FALSE_BELOW",
     "MEAN_RATIO_RANGE",
-    "PROBABILITIES",
     "Calibration",
-    "FalseAlarmCurve",
     "Reference",
+    "calibrate",
     "calibration_chart",
     "calibration_from_dict",
     "calibration_to_dict",
     "choose_threshold",
     "conformal_rank",
     "cross_fitted_lowest",
-    "cross_fitted_regions",
     "fit_background",
     "fit_curve",
     "fit_curves",
     "fit_reference",
-    "lowest_log_nfa",
     "position_levels",
-    "recalibrate",
     "threshold_for_rate",
-    "with_recalibrated_nfa",
 ]

@@ -12,8 +12,7 @@ from typing import Final
 import numpy as np
 from scipy import stats
 
-from uflow_cli.calibration.calibration import FALSE_BELOW, Calibration
-from uflow_cli.calibration.reference import PROBABILITIES, Reference
+from uflow_cli.calibration.record import FALSE_BELOW, PROBABILITIES, Calibration, Reference
 from uflow_cli.charts import WIDTH, svg_element
 from uflow_cli.detection.nfa import Background
 

@@ -11,18 +11,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from uflow_cli.calibration import Calibration, conformal_rank, lowest_log_nfa, threshold_for_rate
+from uflow_cli.calibration import Calibration, calibrate, conformal_rank, threshold_for_rate
 from uflow_cli.check.drift import ScaleDrift, likely_cause, measure_drift
 from uflow_cli.check.judgement import Judgement, Verdict, judge_count, judge_rate, worst
 from uflow_cli.config import MIN_HELD_OUT
-from uflow_cli.detection.prediction import find_regions, log_nfa_ceiling
+from uflow_cli.detection.detector import Detector
 from uflow_cli.errors import ImageError, UflowError
 from uflow_cli.files import write_bytes
 from uflow_cli.flow.likelihood import squared_norms
 from uflow_cli.images import read_image
 from uflow_cli.model import Model
 from uflow_cli.run.record import CONFIG_NAME, Run, load_model, write_calibration_chart, write_run
-from uflow_cli.training.held_out import calibrate_norms
 
 JSON_VERSION = 1
 BATCH = 8
@@ -75,17 +74,14 @@ def audit_run(
     if recalibrate and len(read) < MIN_HELD_OUT:
         raise UflowError(f"{len(read)} good images are too few to recalibrate; give at least {MIN_HELD_OUT}")
     judged, lowest = _judge(
-        run, norms, nfa_threshold=nfa_threshold, false_alarm_rate=false_alarm_rate, reach=model.flow.reach
+        old, old.detector(model), norms, nfa_threshold=nfa_threshold, false_alarm_rate=false_alarm_rate
     )
     below = np.flatnonzero(lowest < judged[0][1])
     judgements = tuple(judgement for judgement, _ in judged)
     is_broken = worst(list(judgements)) is Verdict.BROKEN
     new = None
     if recalibrate:
-        empty = [u[:0] for u in norms]
-        new = calibrate_norms(
-            empty, norms, n_channels=old.n_channels, tests=run.model.tests, reach=model.flow.reach, shared=False
-        )
+        new = calibrate(norms, n_channels=old.n_channels, tests=run.model.tests, reach=model.flow.reach)
         write_bytes(run.folder / KEPT_NAME, (run.folder / CONFIG_NAME).read_bytes())
         write_run(replace(run, calibration=new))
         write_calibration_chart(replace(run, calibration=new))
@@ -130,16 +126,12 @@ def embed_images(
 
 
 def _judge(
-    run: Run, norms: Sequence[NDArray[np.float32]], *, nfa_threshold: float | None, false_alarm_rate: float | None,
-    reach: Sequence[int],
+    calibration: Calibration, detector: Detector, norms: Sequence[NDArray[np.float32]], *,
+    nfa_threshold: float | None, false_alarm_rate: float | None,
 ) -> tuple[list[tuple[Judgement, float]], NDArray[np.float64]]:  # fmt: skip
     """Judgements, each with its threshold on log NFA, and the lowest log NFA per image (N,)."""
-    calibration, tests, n = run.calibration, run.model.tests, len(norms[0])
-    regions = find_regions(
-        norms, background=calibration.background, tests=tests, reach=reach, curves=calibration.curves
-    ).regions
-    ceiling = log_nfa_ceiling([u.shape[1:] for u in norms], tests=tests, recalibrated=bool(calibration.curves))
-    lowest = lowest_log_nfa(regions, n_images=n, ceiling=ceiling)
+    findings, n = detector.find(norms), len(norms[0])
+    regions, lowest = findings.regions, findings.lowest_log_nfa
     both = nfa_threshold is None and false_alarm_rate is None
     judged: list[tuple[Judgement, float]] = []
     if both or nfa_threshold is not None:

@@ -26,10 +26,11 @@ def evaluate_images(
     model: Model, run: Run, labelled: Sequence[LabelledImage], *, threshold: float = 0.0
 ) -> Iterator[EvaluatedImage]:
     """Predictions for `labelled` images, one after the other; DatasetError or ImageError for what cannot be read."""
+    detector = run.calibration.detector(model)
     for start in range(0, len(labelled), PREDICTION_BATCH):
         batch = labelled[start : start + PREDICTION_BATCH]
         images = [read_image(item.path) for item in batch]
-        predictions = predict(model, run.calibration, images, threshold=threshold)
+        predictions = predict(model, detector, images, threshold=threshold)
         for item, image, prediction in zip(batch, images, predictions, strict=True):
             size = (image.shape[0], image.shape[1])
             yield EvaluatedImage(item, image, read_label_mask(item, size, image_size=size), prediction)
@@ -75,10 +76,10 @@ def fair_threshold(
     """The anomaly score that one pixel per `good` image exceeds on average (METHOD 5). DatasetError without images."""
     if not good:
         raise DatasetError("the fair threshold needs the training images, and there are none")
-    pixels = PixelScores()
+    pixels, detector = PixelScores(), run.calibration.detector(model)
     for start in range(0, len(good), PREDICTION_BATCH):
         images = [read_image(item.path) for item in good[start : start + PREDICTION_BATCH]]
-        for prediction in predict(model, run.calibration, images):
+        for prediction in predict(model, detector, images):
             pixels.add(prediction.score_map, np.zeros(SCORE_SIZE, dtype=np.bool_))
             on_image()
     return pixels.threshold(len(good))

@@ -3,7 +3,6 @@
 from uflow_cli.run.lock import is_training
 from uflow_cli.training.criterion import Criterion, HeldOutLoss
 from uflow_cli.training.engine import resume, train
-from uflow_cli.training.held_out import calibrate
 from uflow_cli.training.log import Epoch, Observer, Silent, write_curve, write_log
 from uflow_cli.training.outcome import TrainingResult
 from uflow_cli.training.processes import ToldElsewhereError, is_first_process
@@ -26,7 +25,6 @@ __all__ = [
     "ToldElsewhereError",
     "TrainingResult",
     "batched",
-    "calibrate",
     "criterion_of",
     "has_state",
     "is_first_process",

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from uflow_cli.cache import FeatureStore
+from uflow_cli.calibration import calibrate
 from uflow_cli.errors import TrainingError, UflowError
 from uflow_cli.features import choose_precision
 from uflow_cli.flow import UFlow, bits_per_dimension, negative_log_likelihood
@@ -23,7 +24,6 @@ from uflow_cli.model import Model
 from uflow_cli.run.record import Progress, save_weights
 from uflow_cli.training.compilation import compiled
 from uflow_cli.training.criterion import Criterion
-from uflow_cli.training.held_out import calibrate
 from uflow_cli.training.log import Epoch, Observer
 from uflow_cli.training.optimiser import adam
 from uflow_cli.training.outcome import TrainingResult, end_training, publish
@@ -180,8 +180,11 @@ class Trainer:
         epoch = len(state.log)
         known = held_out_loss if math.isfinite(held_out_loss) else None
         progress = Progress(epoch, epoch, known, "training", self.n_epochs, self.criterion.name, value)
-        calibration_norms = norms if self.split.shared else self._held_out(self.split.calibration)[1]
-        calibration = calibrate(norms, calibration_norms, model=self.model, shared=self.split.shared)
+        shared, flow = self.split.shared, self.model.flow
+        calibration = calibrate(
+            norms if shared else self._held_out(self.split.calibration)[1], selection=() if shared else norms,
+            n_channels=flow.embedding_channels, tests=self.model.config.tests, reach=flow.reach, shared=shared,
+        )  # fmt: skip
         weights = save_weights(self.folder, self.model, epoch=epoch)
         return replace(state, progress=progress, calibration=calibration, weights=weights)
 

@@ -1,19 +1,36 @@
-"""What held-out good images say, as a run keeps it."""
+"""What a run keeps of its held-out good images, and the thresholds on log10 NFA that they can promise."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from uflow_cli.calibration.false_alarms import FalseAlarmCurve
-from uflow_cli.calibration.reference import Reference
+from uflow_cli.detection.detector import Detector, FalseAlarmCurve
 from uflow_cli.detection.nfa import Background
+from uflow_cli.errors import UflowError
+
+if TYPE_CHECKING:
+    from uflow_cli.model import Model
 
 FALSE_BELOW = 1.0  # log NFA, ten false detections per image: who would allow more?
-MEAN_RATIO_RANGE = (0.95, 1.10)  # METHOD 7.2: outside, the flow does not fit the held-out images
+MEAN_RATIO_RANGE = (0.95, 1.10)  # outside, the flow does not fit the held-out images
+PROBABILITIES = (
+    0.0001, 0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999,
+    0.9995, 0.9999,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Reference:
+    """How the level U / C of one scale is spread over the held-out images; 1 on average under the chi-square law."""
+
+    image_levels: tuple[float, ...]  # mean level of each image
+    position_levels: tuple[tuple[float, ...], ...]  # mean level over images at each position, rows of a coarse grid
+    quantiles: tuple[float, ...]  # of the level of a cell, at `PROBABILITIES`
 
 
 @dataclass(frozen=True)
@@ -39,6 +56,11 @@ class Calibration:
     def __post_init__(self) -> None:
         if self.curves and not len(self.curves) == len(self.background):
             raise ValueError(f"{len(self.background)} backgrounds, but {len(self.curves)} curves")
+
+    def detector(self, model: Model) -> Detector:
+        """The detector for the U maps of `model`."""
+        config = model.config
+        return Detector(self.background, config.tests, model.flow.reach, self.curves, config.paper_exact)
 
     @property
     def n_images(self) -> int:
@@ -72,6 +94,64 @@ class Calibration:
             "the flow fits the held-out images badly"
             for scale in self.misfits()
         ]
+
+
+def choose_threshold(
+    calibration: Calibration, *, nfa_threshold: float | None, false_alarm_rate: float | None
+) -> tuple[float, str]:
+    """The threshold on log10 NFA, and in words what it promises."""
+    if false_alarm_rate is None:
+        threshold = 0.0 if nfa_threshold is None else nfa_threshold
+        return (
+            threshold,
+            f"at most {10**threshold:.3g} expected false detections per image {_evidence(calibration, threshold)}",
+        )
+    threshold = threshold_for_rate(calibration, false_alarm_rate)
+    caveat = "; these images also chose the epoch, so the promise is approximate" if calibration.shared else ""
+    return (
+        threshold,
+        f"at most {false_alarm_rate:.3g} of good images flagged, "
+        f"from {calibration.n_images} held-out good images{caveat}",
+    )
+
+
+def threshold_for_rate(calibration: Calibration, rate: float) -> float:
+    """log10 NFA below which at most a share `rate` of good images falls (split conformal prediction).
+
+    UflowError if `rate` is no probability, or smaller than the held-out images can promise.
+    """
+    return calibration.lowest_log_nfa[conformal_rank(calibration, rate) - 1]
+
+
+def conformal_rank(calibration: Calibration, rate: float) -> int:
+    """Which of the sorted lowest log NFA is the threshold for `rate`, counted from 1; see `threshold_for_rate`."""
+    if not 0 < rate < 1:
+        raise UflowError(f"false-alarm rate {rate:g}: a number between 0 and 1 is needed")
+    if not calibration.n_images:
+        raise UflowError(
+            f"false-alarm rate {rate:g}: this model has no calibration, for no good images were held out; "
+            "use --nfa-threshold, or train without --paper-exact"
+        )
+    rank = math.floor(rate * (calibration.n_images + 1) + 1e-9)
+    if rank < 1:
+        raise UflowError(
+            f"false-alarm rate {rate:g} cannot be promised by {calibration.n_images} held-out images: "
+            f"the smallest is {calibration.smallest_rate:.4f}; allow that, or train with at least "
+            f"{math.ceil(1 / rate) - 1} held-out images"
+        )
+    return min(rank, calibration.n_images)
+
+
+def _evidence(calibration: Calibration, threshold: float) -> str:
+    if not calibration.n_images:
+        return "under the chi-square law of the paper; no good images were held out to check it"
+    flagged = calibration.false_alarm_images(threshold)
+    seen = f"{flagged} of {calibration.n_images} held-out good images are flagged"
+    if not calibration.curves:
+        return f"under the background model; {seen}"
+    n = calibration.n_counted
+    beyond = ", too few to show so rare an event: extrapolated" if n * 10**threshold < 1 else ""
+    return f"as counted on {n} held-out good images{beyond}; {seen}"
 
 
 def calibration_to_dict(calibration: Calibration) -> dict[str, Any]:

@@ -1,0 +1,168 @@
+"""From held-out good images to a calibration: background laws, curves of false alarms, promise. Logs are base 10.
+
+Real images are no white noise: their regions are more significant, and in some scales far more so, than the background
+law allows. So log NFA under that law only ranks the regions of a scale, and a curve per scale says how many regions of
+held-out images rank as high. A scale may have 1 / L of the false alarms that are allowed in all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from uflow_cli.calibration.record import FALSE_BELOW, PROBABILITIES, Calibration, Reference
+from uflow_cli.config import Tests
+from uflow_cli.detection.detector import Detector, FalseAlarmCurve, counted_log_nfa, lowest_log_nfa
+from uflow_cli.detection.nfa import Background, Regions
+
+TAIL_IMAGES = 6  # of all held-out images, at most half: those that make the tail of a curve; measured with 4 to 20
+MEAN_EXCESS = 1 / math.log(10)  # of log NFA below any level, under the background law: P(log NFA < t) grows as 10^t
+KNOT_RATIO = 1.25  # between the ranks of two knots: 40 of them span 5 to 10,000 regions
+FOLDS = 10
+POSITIONS = 14  # cells along the longer side of a position map, at most
+DIGITS = 5  # significant ones of a reference: what is stored stays small
+
+
+def calibrate(
+    norms: Sequence[ArrayLike], *, selection: Sequence[ArrayLike] = (), n_channels: tuple[int, ...], tests: Tests,
+    reach: Sequence[int], shared: bool = False,
+) -> Calibration:  # fmt: skip
+    """Calibration from U maps of held-out good images, per scale (N, H_s, W_s).
+
+    `norms` give the false-alarm rate; `selection` are U maps of further images, those that chose the epoch. All of them
+    fit the background and draw the curves. The images of `norms` take turns to be left out of the curves and are scored
+    by the rest. `shared` tells that they chose the epoch themselves. With one image there are no curves, and without
+    any the law of the paper and no promise.
+    """
+    scored = [np.asarray(u, dtype=np.float32) for u in norms]
+    n = len(scored[0])
+    if not n:
+        return Calibration(tuple(Background(c) for c in n_channels), (1.0,) * len(n_channels), n_channels, (), shared)
+    maps = [np.concatenate(pair) for pair in zip(scored, selection, strict=True)] if selection else scored
+    fits = [fit_background(u, n_channels=c) for u, c in zip(maps, n_channels, strict=True)]
+    detector = Detector(tuple(law for law, _ in fits), tests, tuple(reach))
+    regions = detector.find(maps).regions
+    n_counted, n_scales = len(maps[0]), len(maps)
+    judged = regions
+    if n_counted > 1:
+        detector = replace(detector, curves=fit_curves(regions, n_images=n_counted, n_scales=n_scales))
+        judged = cross_fitted_regions(regions, n_images=n_counted, n_scales=n_scales, scored=np.arange(n))
+    ceiling = detector.ceiling([(u.shape[1], u.shape[2]) for u in maps])
+    lowest = lowest_log_nfa(judged, n_images=n_counted, ceiling=ceiling)[:n]
+    return Calibration(
+        background=detector.background,
+        mean_ratio=tuple(ratio for _, ratio in fits),
+        n_channels=n_channels,
+        lowest_log_nfa=tuple(sorted(float(value) for value in lowest)),
+        shared=shared,
+        curves=detector.curves,
+        n_counted=n_counted,
+        false_log_nfas=tuple(round(float(v), 3) for v in np.sort(judged.log_nfa[judged.log_nfa < FALSE_BELOW])),
+        references=tuple(fit_reference(u, n_channels=c) for u, c in zip(maps, n_channels, strict=True)),
+    )
+
+
+def fit_background(squared_norm: NDArray[np.float32], *, n_channels: int) -> tuple[Background, float]:
+    """Background U ~ (v C / k) χ²(k) of one scale, and v = mean(U) / C, from U maps (N, H, W) of good images.
+
+    k = 2 mean² / var (Satterthwaite), at most C. Raises ValueError for maps without positive values.
+    """
+    values = np.asarray(squared_norm, dtype=np.float64)
+    mean, variance = float(values.mean()), float(values.var())
+    if not mean > 0:
+        raise ValueError("squared norms must have a positive mean")
+    k = min(2.0 * mean**2 / variance, float(n_channels)) if variance > 0 else float(n_channels)
+    return Background(degrees_of_freedom=k, scale=mean / k), mean / n_channels
+
+
+def fit_curve(log_nfa: ArrayLike, image: ArrayLike, *, n_images: int) -> FalseAlarmCurve:
+    """The curve of one scale from regions of `n_images` good images: their `log_nfa`, and the `image` each is in.
+
+    Counting: the j-th lowest of a Poisson process seen on n images has j / n points below it on a further image, in the
+    mean. The tail: the excesses of the J lowest images' minima below the J-th are taken for exponential. Then a further
+    one, as a multiple of their sum, is above c with probability (1 + c)^-(J-1) exactly, however small J is; and images
+    that bring several regions at once do not pass for several images.
+    """
+    values = np.asarray(log_nfa, dtype=np.float64)
+    if not len(values):  # nothing in n images: at most one in n, and rarer below zero
+        return FalseAlarmCurve((0.0,), (-math.log10(n_images),), MEAN_EXCESS, 1)
+    order = np.argsort(values, kind="stable")
+    values, images = values[order], np.asarray(image)[order]
+    minima = values[np.sort(np.unique(images, return_index=True)[1])]  # lowest of each image, increasing
+    minima = minima[: min(TAIL_IMAGES, max(2, n_images // 2))]
+    exponent = max(len(minima) - 1, 1)
+    ranks = _knot_ranks(int(np.searchsorted(values, minima[-1], side="right")), len(values))
+    return FalseAlarmCurve(
+        log_nfa=tuple(float(v) for v in values[ranks - 1]),
+        log_count=tuple(float(c) for c in np.log10(ranks / n_images)),
+        spread=max(float((minima[-1] - minima).sum()), exponent * MEAN_EXCESS),  # never lighter than the law's own
+        exponent=exponent,
+    )
+
+
+def fit_curves(regions: Regions, *, n_images: int, n_scales: int) -> tuple[FalseAlarmCurve, ...]:
+    """A curve per scale from the `regions` of `n_images` good images under the background law."""
+    rows = [np.flatnonzero(regions.scale == scale) for scale in range(n_scales)]
+    return tuple(fit_curve(regions.log_nfa[r], regions.image[r], n_images=n_images) for r in rows)
+
+
+def cross_fitted_regions(regions: Regions, *, n_images: int, n_scales: int, scored: ArrayLike) -> Regions:
+    """The regions of the images `scored`, log NFA of each by curves that were fitted without its image; two or more.
+
+    `regions` are those of `n_images` good images under the background law. Of these, the scored ones take turns in
+    folds to be left out: an image that helped to draw the curve which judges it looks more ordinary than it is.
+    """
+    rows = np.asarray(scored)
+    log_nfa = np.full(len(regions), np.nan)
+    for fold in range(min(FOLDS, len(rows))):
+        left_out = np.zeros(n_images, dtype=np.bool_)
+        left_out[rows[fold::FOLDS]] = True
+        judged = left_out[regions.image]
+        curves = fit_curves(regions.select(~judged), n_images=n_images - int(left_out.sum()), n_scales=n_scales)
+        log_nfa[judged] = counted_log_nfa(regions.select(judged), curves)
+    return replace(regions, log_nfa=log_nfa).select(~np.isnan(log_nfa))
+
+
+def cross_fitted_lowest(
+    regions: Regions, *, n_images: int, n_scales: int, scored: ArrayLike, ceiling: float
+) -> NDArray[np.float64]:
+    """The lowest log NFA of the images `scored`, see `cross_fitted_regions`."""
+    inside = cross_fitted_regions(regions, n_images=n_images, n_scales=n_scales, scored=scored)
+    chosen: NDArray[np.float64] = lowest_log_nfa(inside, n_images=n_images, ceiling=ceiling)[np.asarray(scored)]
+    return chosen
+
+
+def fit_reference(squared_norm: NDArray[np.float32], *, n_channels: int) -> Reference:
+    """The reference of one scale from U maps (N, H, W) of good images, N at least 1."""
+    levels = squared_norm.astype(np.float64) / n_channels
+    return Reference(
+        image_levels=_rounded(levels.mean(axis=(1, 2))),
+        position_levels=tuple(_rounded(row) for row in position_levels(squared_norm, n_channels=n_channels)),
+        quantiles=_rounded(np.quantile(levels, PROBABILITIES)),
+    )
+
+
+def position_levels(squared_norm: NDArray[np.float32], *, n_channels: int) -> NDArray[np.float64]:
+    """Mean level over images at each position, (h, w): U maps (N, H, W) pooled to at most `POSITIONS` cells a side."""
+    mean = squared_norm.mean(axis=0, dtype=np.float64) / n_channels
+    step = -(-max(mean.shape) // POSITIONS)
+    rows, columns = (np.arange(0, n, step) for n in mean.shape)
+    sums = np.add.reduceat(np.add.reduceat(mean, rows, axis=0), columns, axis=1)
+    counts = np.outer(np.diff(np.append(rows, mean.shape[0])), np.diff(np.append(columns, mean.shape[1])))
+    pooled: NDArray[np.float64] = sums / counts
+    return pooled
+
+
+def _knot_ranks(first: int, last: int) -> NDArray[np.intp]:
+    """Ranks from `first` to `last`, all of the first few, then each `KNOT_RATIO` times the one before."""
+    n_steps = max(0, math.ceil(math.log(last / first) / math.log(KNOT_RATIO)))
+    steps = first * KNOT_RATIO ** np.arange(n_steps)
+    return np.unique(np.append(np.round(steps), last).astype(np.intp))
+
+
+def _rounded(values: NDArray[np.float64]) -> tuple[float, ...]:
+    return tuple(float(f"{value:.{DIGITS}g}") for value in values)

@@ -1,0 +1,197 @@
+"""From evidence maps to regions, and what each image of a batch says. Logarithms are base 10, low is anomalous.
+
+An evidence map is any map of positive values that is high where an image is strange; U = Σ z² of a scale of the flow
+is one. The detector takes several, treats each by its own background law and curve, and does not ask where they are
+from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import maximum_filter
+
+from uflow_cli.config import Tests
+from uflow_cli.detection.masks import ScaleRegions, log_nfa_map, mask_below, published_log_nfa_map, scale_regions
+from uflow_cli.detection.nfa import AContrario, Background, Regions, a_contrario, log_n_tests, log_n_tests_by_size
+
+PEAK_START = 2.0  # a peak below twice the mean has no halo worth the name
+HALF = 0.5  # of the peak's log U over the mean
+
+
+@dataclass(frozen=True)
+class FalseAlarmCurve:
+    """Expected false regions per good image in one scale, as a function of their log NFA under the background law.
+
+    Knots: `log_count` regions per image have at most `log_nfa`, both increasing; between them it is linear. Below the
+    first knot the count falls as (1 + depth / spread)^-exponent.
+    """
+
+    log_nfa: tuple[float, ...]
+    log_count: tuple[float, ...]
+    spread: float
+    exponent: int
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.log_nfa) == len(self.log_count):
+            raise ValueError(f"a curve needs knots, not {len(self.log_nfa)} and {len(self.log_count)}")
+        if not (math.isfinite(self.spread) and self.spread > 0 and self.exponent >= 1):
+            raise ValueError(f"a curve needs a positive tail, not spread {self.spread}, exponent {self.exponent}")
+
+    def expected(self, log_nfa: ArrayLike) -> NDArray[np.float64]:
+        """log10 of the expected false regions per image at or below `log_nfa`, in the same shape."""
+        values = np.asarray(log_nfa, dtype=np.float64)
+        depth = np.maximum(self.log_nfa[0] - values, 0.0)
+        falls = self.exponent * np.log10(1.0 + depth / self.spread)
+        log_count: NDArray[np.float64] = np.interp(values, self.log_nfa, self.log_count) - falls
+        return log_count
+
+
+@dataclass(frozen=True)
+class Detection:
+    """A region with log_nfa below the threshold, in pixels of the original image."""
+
+    log_nfa: float
+    log_pfa: float
+    area: float  # pixels
+    bounding_box: tuple[int, int, int, int]  # left, top, right, bottom; right and bottom are outside
+    centroid: tuple[float, float]  # x, y
+    scale: int  # 1 is the finest that the model sees
+
+
+@dataclass(frozen=True)
+class Detector:
+    """How evidence maps become regions with a number of false alarms; one law, reach and curve per map.
+
+    `reach` is how far, in cells, a strange cell spreads into its neighbours. Without `curves` the log NFA is that of
+    the law; with them it is what was counted on good images. `paper_exact` restores the published procedure: no halos
+    are cleared, and the formula of the tail also calls regions far below the mean significant.
+    """
+
+    background: tuple[Background, ...]
+    tests: Tests
+    reach: tuple[int, ...]
+    curves: tuple[FalseAlarmCurve, ...] = ()
+    paper_exact: bool = False
+
+    def find(self, evidence: Sequence[NDArray[np.float32]]) -> Findings:
+        """Find the regions in evidence maps, each (B, H_s, W_s), finest first."""
+        ceiling = self.ceiling([(u.shape[1], u.shape[2]) for u in evidence])
+        if self.paper_exact:
+            result = a_contrario(evidence, background=self.background, tests=self.tests, tail="published")
+            return Findings(result, tuple(evidence), ceiling, paper_exact=True)
+        cleared = clear_halos(evidence, background=self.background, reach=self.reach)
+        result = a_contrario(cleared, background=self.background, tests=self.tests)
+        if self.curves:
+            counted = counted_log_nfa(result.regions, self.curves)
+            result = replace(result, regions=replace(result.regions, log_nfa=counted))
+        return Findings(result, tuple(evidence), ceiling)
+
+    def ceiling(self, grids: Sequence[tuple[int, int]]) -> float:
+        """The log NFA of a cell that is no evidence at all, for `grids` of (height, width) cells.
+
+        With curves, as many false regions as there are cells; else the number of tests of a single cell.
+        """
+        if self.curves:
+            return math.log10(sum(height * width for height, width in grids))
+        return log_n_tests(grids) if self.tests == "paper" else float(log_n_tests_by_size(grids, 1))
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """What a detector found in a batch of images: all regions, and for an image of the batch its detections and masks.
+
+    Outlines follow the evidence as it came, with halos. `ceiling` is the log NFA of an image without any region.
+    """
+
+    result: AContrario
+    evidence: tuple[NDArray[np.float32], ...]
+    ceiling: float
+    paper_exact: bool = False  # how maps are up-sampled
+
+    @property
+    def regions(self) -> Regions:
+        """The table of all regions of all images."""
+        return self.result.regions
+
+    @cached_property
+    def lowest_log_nfa(self) -> NDArray[np.float64]:
+        """The lowest log NFA of each image, (B,)."""
+        return lowest_log_nfa(self.regions, n_images=len(self.evidence[0]), ceiling=self.ceiling)
+
+    def detections(self, image: int, *, threshold: float, size: tuple[int, int]) -> tuple[Detection, ...]:
+        """The regions of `image` with log NFA < `threshold` in an original of `size` (H, W), most significant first."""
+        rows = np.flatnonzero((self.regions.image == image) & (self.regions.log_nfa < threshold))
+        chosen = self.regions.select(rows[np.argsort(self.regions.log_nfa[rows], kind="stable")])
+        return tuple(self._detection(chosen, row, size) for row in range(len(chosen)))
+
+    def scales(self, image: int) -> tuple[ScaleRegions, ...]:
+        """The regions of `image` cell by cell, from which its masks and maps follow."""
+        return scale_regions(self.result, self.evidence, index=image, ceiling=self.ceiling)
+
+    def mask(self, image: int, *, threshold: float, size: tuple[int, int]) -> NDArray[np.bool_]:
+        """The union of the outlines of all detections of `image`, (H, W)."""
+        if self.paper_exact:
+            return published_log_nfa_map(self.scales(image), size=size) < threshold
+        return mask_below(self.scales(image), threshold=threshold, size=size)
+
+    def log_nfa_map(self, image: int, *, size: tuple[int, int]) -> NDArray[np.float32]:
+        """The lowest log NFA around each pixel of `image`, (H, W); what is below t is the mask at t."""
+        return (published_log_nfa_map if self.paper_exact else log_nfa_map)(self.scales(image), size=size)
+
+    def _detection(self, regions: Regions, row: int, size: tuple[int, int]) -> Detection:
+        scale = int(regions.scale[row])
+        _, rows, columns = self.evidence[scale].shape
+        y, x = size[0] / rows, size[1] / columns  # pixels per cell
+        return Detection(
+            log_nfa=float(regions.log_nfa[row]),
+            log_pfa=float(regions.log_pfa[row]),
+            area=float(regions.area[row] * x * y),
+            bounding_box=(
+                int(regions.left[row] * x), int(regions.top[row] * y),
+                int(np.ceil(regions.right[row] * x)), int(np.ceil(regions.bottom[row] * y)),
+            ),
+            centroid=(float((regions.column[row] + 0.5) * x), float((regions.row[row] + 0.5) * y)),
+            scale=scale + 1,
+        )  # fmt: skip
+
+
+def counted_log_nfa(regions: Regions, curves: Sequence[FalseAlarmCurve]) -> NDArray[np.float64]:
+    """Log NFA of each region by the curve of its scale; every scale may have 1 / L of the false alarms in all."""
+    log_nfa = np.empty(len(regions))
+    for scale, curve in enumerate(curves):
+        rows = regions.scale == scale
+        log_nfa[rows] = curve.expected(regions.log_nfa[rows])
+    return log_nfa + math.log10(len(curves))
+
+
+def lowest_log_nfa(regions: Regions, *, n_images: int, ceiling: float) -> NDArray[np.float64]:
+    """The lowest log NFA of each image, (n_images,); `ceiling` where an image has no region that goes below it."""
+    lowest = np.full(n_images, ceiling)
+    np.minimum.at(lowest, regions.image, regions.log_nfa)
+    return lowest
+
+
+def clear_halos(
+    evidence: Sequence[NDArray[np.float32]], *, background: Sequence[Background], reach: Sequence[int]
+) -> list[NDArray[np.float32]]:
+    """Evidence maps (B, H_s, W_s) in which cells inside the halo of a peak carry at most the background's mean.
+
+    A coupling predicts a cell from its neighbours, so a strange cell spoils all cells within the flow's `reach`, and a
+    severe defect can light up half an image. A cell is in a halo if a peak of over twice the mean is within reach and
+    ln(evidence / mean) of the cell is less than half of the peak's. Evidence only gets smaller, so every bound on false
+    alarms that held before holds after.
+    """
+    cleared = []
+    for u, law, cells in zip(evidence, background, reach, strict=True):
+        mean = law.degrees_of_freedom * law.scale
+        peak = maximum_filter(u, size=(1, 2 * cells + 1, 2 * cells + 1), mode="nearest")
+        with np.errstate(divide="ignore"):
+            is_halo = (peak > PEAK_START * mean) & (np.log(u / mean) < HALF * np.log(peak / mean))
+        cleared.append(np.where(is_halo, np.minimum(u, np.float32(mean)), u).astype(np.float32))
+    return cleared
