@@ -29,7 +29,7 @@ from uflow_cli.flow import UFlow, negative_log_likelihood
 from uflow_cli.images import write_png
 from uflow_cli.model import Model, build_model, choose_device
 from uflow_cli.sample import sample_image
-from uflow_cli.training import batched
+from uflow_cli.training.steps import batched
 
 BATCH = 8
 

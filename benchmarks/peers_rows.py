@@ -20,8 +20,9 @@ from peers_weights import resnet_backbone
 from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.detection.prediction import SCORE_SIZE, predict
 from uflow_cli.images import read_image
+from uflow_cli.run.log import Epoch
 from uflow_cli.run.record import load_model, load_run
-from uflow_cli.training import Epoch, Silent, train
+from uflow_cli.training import Silent, train
 
 CPU = torch.device("cpu")
 T = TypeVar("T")

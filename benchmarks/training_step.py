@@ -30,8 +30,7 @@ from torch import Tensor, nn
 
 from uflow_cli.features import FeatureNormalisation
 from uflow_cli.flow import UFlow, negative_log_likelihood
-from uflow_cli.training.compilation import CompiledFlow
-from uflow_cli.training.optimiser import adam
+from uflow_cli.training.steps import CompiledFlow, adam
 
 SHAPES = {
     "lite": ((40, 112, 320), (8, 16, 32)),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from uflow_cli.cache import GIB, CacheFolder
 from uflow_cli.config import ModelConfig, TrainingConfig
-from uflow_cli.training import Epoch
+from uflow_cli.run.log import Epoch
 
 SMALL_MODEL = ModelConfig(input_size=96)
 SMALL_TRAINING = TrainingConfig(epochs=4, batch_size=4, learning_rate=2e-3)

@@ -13,8 +13,8 @@ from products import SMALL_MODEL, Recorder
 from uflow_cli.config import TrainingConfig
 from uflow_cli.errors import TrainingError
 from uflow_cli.run.record import load_run
+from uflow_cli.run.state import has_state
 from uflow_cli.series import train_series
-from uflow_cli.training import has_state
 
 CONFIG = TrainingConfig(epochs=2, batch_size=8)
 

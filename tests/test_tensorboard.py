@@ -11,8 +11,9 @@ import pytest
 from products import Recorder
 
 from uflow_cli.errors import UflowError
-from uflow_cli.training import Epoch, TensorBoardLog, Together
-from uflow_cli.training.tensorboard import FOLDER_NAME, scalars
+from uflow_cli.run.log import Epoch
+from uflow_cli.training import TensorBoardLog, Together
+from uflow_cli.training.observer import FOLDER_NAME, scalars
 
 needs_tensorboard = pytest.mark.skipif(
     importlib.util.find_spec("tensorboard") is None, reason="TensorBoard is an optional extra"

@@ -19,9 +19,10 @@ from uflow_cli.errors import ImageError, TrainingError
 from uflow_cli.images import write_png
 from uflow_cli.model import build_model
 from uflow_cli.run.record import load_model, load_run
-from uflow_cli.training import batched, has_state, rate_factor, split_images, train
-from uflow_cli.training.optimiser import adam
-from uflow_cli.training.residence import settle
+from uflow_cli.run.state import has_state
+from uflow_cli.training import split_images, train
+from uflow_cli.training.engine import on_gpu_if_room
+from uflow_cli.training.steps import adam, batched, rate_factor
 
 CPU = torch.device("cpu")
 
@@ -164,26 +165,27 @@ def test_diverging_training_is_one_clear_error(good_paths, tmp_path, recorder):
 def test_features_live_on_the_device_where_there_is_twice_the_room(good_paths):
     model = build_model(SMALL_MODEL, device=CPU)
     kept = features_of(model, good_paths, cache=shared_cache(), on_progress=lambda _done, _total: None)
-    resident = settle(kept, CPU, free_bytes=2 * kept.n_bytes)
+    resident = on_gpu_if_room(kept, CPU, free_bytes=2 * kept.n_bytes)
     assert isinstance(resident, ResidentFeatures)
     for a, b in zip(resident.read([3, 1, 3], device=CPU), kept.read([3, 1, 3], device=CPU), strict=True):
         assert torch.equal(a, b)
-    assert settle(kept, CPU, free_bytes=2 * kept.n_bytes - 1) is kept
-    assert settle(kept, CPU) is kept  # the system keeps what it can in memory anyway
+    assert on_gpu_if_room(kept, CPU, free_bytes=2 * kept.n_bytes - 1) is kept
+    assert on_gpu_if_room(kept, CPU) is kept  # the system keeps what it can in memory anyway
 
 
 def test_a_divergence_goes_back_one_epoch_and_on_with_a_lower_rate(good_paths, tmp_path, recorder):
     """Once; the epoch is done again from the same state, and all later ones are those of the lower rate."""
     config = dataclasses.replace(SMALL_TRAINING, epochs=3, schedule="published")
-    result = run_training(
-        good_paths, tmp_path / "run", recorder, config, criterion=Scripted(0.5, float("nan"), 0.6, 0.7)
-    )
-    assert [record.learning_rate for record in result.log] == pytest.approx([2e-3, 2e-4, 2e-4])
+    run_training(good_paths, tmp_path / "run", recorder, config, criterion=Scripted(0.5, float("nan"), 0.6, 0.7))
+    assert [record.learning_rate for record in recorder.epochs] == pytest.approx([2e-3, 2e-4, 2e-4])
     assert [record.epoch for record in recorder.epochs] == [1, 2, 3]
     assert len(recorder.warnings) == 1
     assert "diverged in epoch 2" in recorder.warnings[0]
-    untroubled = run_training(good_paths, tmp_path / "other", Recorder([]), dataclasses.replace(config, epochs=2))
-    assert untroubled.log[1].loss < result.log[1].loss < result.log[0].loss  # from the same state by smaller steps
+    untroubled = Recorder([])
+    run_training(good_paths, tmp_path / "other", untroubled, dataclasses.replace(config, epochs=2))
+    assert (
+        untroubled.epochs[1].loss < recorder.epochs[1].loss < recorder.epochs[0].loss
+    )  # from the same state by smaller steps
 
 
 def test_a_second_divergence_ends_training_with_the_best_epoch_kept(good_paths, tmp_path, recorder):
@@ -201,7 +203,9 @@ def test_gradient_clip_bounds_the_step(good_paths, tmp_path):
     losses = []
     for name, clip in (("free", 0.0), ("loose", 1e6), ("tight", 1e-13)):
         config = dataclasses.replace(SMALL_TRAINING, epochs=1, gradient_clip=clip, weight_decay=0.0)
-        losses.append(run_training(good_paths, tmp_path / name, Recorder([]), config).log[0].loss)
+        recorder = Recorder([])
+        run_training(good_paths, tmp_path / name, recorder, config)
+        losses.append(recorder.epochs[0].loss)
     assert losses[0] == losses[1] < losses[2]
 
 
@@ -210,7 +214,9 @@ def test_steps_in_half_precision_lead_to_the_same_loss(good_paths, tmp_path):
     logs = []
     for precision in ("fp32", "bf16"):
         config = dataclasses.replace(SMALL_TRAINING, epochs=2, flow_precision=precision)
-        logs.append(run_training(good_paths, tmp_path / precision, Recorder([]), config).log)
+        recorder = Recorder([])
+        run_training(good_paths, tmp_path / precision, recorder, config)
+        logs.append(recorder.epochs)
     for single, half in zip(*logs, strict=True):
         assert single.loss != half.loss
         assert half.loss == pytest.approx(single.loss, abs=2e-4)
@@ -235,14 +241,15 @@ def test_compiled_steps_are_the_same_steps(good_paths, tmp_path, recorder, monke
 
     monkeypatch.setattr(torch, "compile", traced)
     config = dataclasses.replace(SMALL_TRAINING, compile=True, batch_size=5)
-    result = run_training(good_paths, tmp_path / "compiled", recorder, config)
-    plain = run_training(good_paths, tmp_path / "same", recorder, dataclasses.replace(config, compile=False))
+    plain = Recorder([])
+    run_training(good_paths, tmp_path / "compiled", recorder, config)
+    run_training(good_paths, tmp_path / "same", plain, dataclasses.replace(config, compile=False))
     assert not recorder.warnings
     assert set(sizes) == {5}  # 12 images: the last batch of 2 goes uncompiled
     assert len(sizes) == 1 + 2 * 4
-    for ours, theirs in zip(result.log, plain.log, strict=True):
+    for ours, theirs in zip(recorder.epochs, plain.epochs, strict=True):
         assert ours.loss == pytest.approx(theirs.loss, abs=1e-4)
-    assert not recorder.warnings
+    assert not plain.warnings
 
 
 def test_where_nothing_can_be_compiled_training_says_so_and_goes_on(good_paths, tmp_path, recorder, monkeypatch):
@@ -254,9 +261,10 @@ def test_where_nothing_can_be_compiled_training_says_so_and_goes_on(good_paths, 
 
     monkeypatch.setattr(torch, "compile", broken)
     config = dataclasses.replace(SMALL_TRAINING, epochs=2)
-    plain = run_training(good_paths, tmp_path / "plain", Recorder([]), config)
-    result = run_training(good_paths, tmp_path / "run", recorder, dataclasses.replace(config, compile=True))
-    assert [record.loss for record in result.log] == [record.loss for record in plain.log]
+    plain = Recorder([])
+    run_training(good_paths, tmp_path / "plain", plain, config)
+    run_training(good_paths, tmp_path / "run", recorder, dataclasses.replace(config, compile=True))
+    assert [record.loss for record in recorder.epochs] == [record.loss for record in plain.epochs]
     assert recorder.warnings == [
         "training steps cannot be compiled here (no C++ compiler found); they run as they are, only slower"
     ]

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import errno
 import json
-import os
 import shutil
 import threading
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from products import Recorder, good_image, shared_cache
 
 from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.errors import CheckpointError, TrainingError, UflowError
 from uflow_cli.images import write_png
-from uflow_cli.run.lock import sole_training
+from uflow_cli.run.lock import LOCK_NAME, is_training, sole_training
 from uflow_cli.run.record import CONFIG_NAME, load_model, load_run
-from uflow_cli.training import has_state, is_training, read_state, resume, train
+from uflow_cli.run.state import has_state, read_state
+from uflow_cli.training import resume, train
 
 CPU = torch.device("cpu")
 TINY_MODEL = ModelConfig(input_size=64)
@@ -69,9 +71,11 @@ def uninterrupted(few_paths, tmp_path_factory):
 def test_stopped_training_goes_on_to_the_same_model(few_paths, tmp_path, uninterrupted):
     assert begin(few_paths, tmp_path / "run", should_stop=lambda: True).progress.state == "stopped"
     assert load_run(tmp_path / "run").progress.epochs_done == 1
-    result = go_on(list(reversed(few_paths)), tmp_path / "run")
+    go_on(list(reversed(few_paths)), tmp_path / "run")
     assert outcome(tmp_path / "run") == uninterrupted
-    assert 0 < result.log[0].seconds < result.log[1].seconds
+    with (tmp_path / "run" / "log.csv").open() as file:
+        first, second = (float(row["seconds"]) for row in csv.DictReader(file))
+    assert 0 < first < second
 
 
 @pytest.mark.parametrize("moment", ["features", "first epoch", "second epoch", "after the first epoch"])
@@ -240,10 +244,9 @@ def test_one_training_per_folder_at_a_time(few_paths, tmp_path):
 
 
 def test_a_glance_at_a_folder_does_not_keep_a_training_out(tmp_path):
-    descriptor = os.open(tmp_path, os.O_RDONLY)
-    fcntl = pytest.importorskip("fcntl")
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    threading.Timer(0.15, os.close, [descriptor]).start()
+    glance = FileLock(tmp_path / LOCK_NAME, thread_local=False)
+    glance.acquire()
+    threading.Timer(0.15, glance.release).start()
     with sole_training(tmp_path):
         assert is_training(tmp_path)
 

@@ -18,7 +18,8 @@ from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.datasets import Dataset, load_dataset
 from uflow_cli.errors import TrainingError, UflowError
 from uflow_cli.run.record import Run, is_run, load_run
-from uflow_cli.training import Observer, criterion_of, has_state, read_state, resume, train
+from uflow_cli.run.state import has_state, read_state
+from uflow_cli.training import Observer, criterion_of, resume, train
 
 DIFFERENCES_SHOWN = 3
 

@@ -19,9 +19,9 @@ from uflow_cli.cli.console.training import epoch_table
 from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.detection.nfa import Background
 from uflow_cli.run.listing import ListedRun
+from uflow_cli.run.log import Epoch
 from uflow_cli.run.record import Origin, Progress, Run
 from uflow_cli.series import Outcome
-from uflow_cli.training import Epoch
 
 NOON = datetime(2026, 11, 22, 12).astimezone()
 

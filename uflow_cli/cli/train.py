@@ -119,13 +119,13 @@ def train(
 
     from uflow_cli.datasets import folder_dataset, load_dataset
     from uflow_cli.model import choose_device
-    from uflow_cli.training import criterion_of, is_first_process
+    from uflow_cli.training import criterion_of, is_rank_zero
     from uflow_cli.training import train as train_run
 
     data = load_dataset(dataset, root=data_root, category=category) if dataset else folder_dataset(images or Path())
     model_config, training_config = resolved(data.name, data.category)
     run = out or Path("runs") / data.name / data.category
-    if is_first_process():
+    if is_rank_zero():
         console.print_training_start(
             data.name, data.category, len(data.train), preset=training_config.preset,
             paper_exact=model_config.paper_exact, run=run,
@@ -138,7 +138,7 @@ def train(
             cache=cache,
             criterion=criterion_of(model_config, data, cache=cache, on_progress=observer.on_features),
         )  # fmt: skip
-    if is_first_process():
+    if is_rank_zero():
         console.print_training_result(result)
 
 
@@ -148,7 +148,8 @@ def _resume(
     from uflow_cli.cli import console
     from uflow_cli.model import choose_device
     from uflow_cli.run.record import is_run, load_run
-    from uflow_cli.training import criterion_of, has_state, is_first_process, read_state
+    from uflow_cli.run.state import has_state, read_state
+    from uflow_cli.training import criterion_of, is_rank_zero
     from uflow_cli.training import resume as resume_run
 
     if not has_state(folder) and is_run(folder) and load_run(folder).progress.state == "finished":
@@ -156,7 +157,7 @@ def _resume(
         return
     state, _ = read_state(folder, with_tensors=False)
     data = _data_of(state.origin)
-    if is_first_process():
+    if is_rank_zero():
         console.note(f"resuming the training in {folder} after epoch {len(state.log)}")
     with _watched(folder, tensorboard=tensorboard) as (observer, should_stop):
         result = resume_run(
@@ -165,7 +166,7 @@ def _resume(
             criterion=criterion_of(state.model, data, cache=cache, on_progress=observer.on_features),
             weights=weights,
         )  # fmt: skip
-    if is_first_process():
+    if is_rank_zero():
         console.print_training_result(result)
 
 
@@ -196,14 +197,14 @@ def _require_alone(context: typer.Context) -> None:
 def _watched(run: Path, *, tensorboard: bool) -> Iterator[tuple[Observer, Callable[[], bool]]]:
     """What shows a training, and what tells that it is to stop. Of several processes only the first one talks."""
     from uflow_cli.cli import console
-    from uflow_cli.training import Silent, ToldElsewhereError, is_first_process
+    from uflow_cli.training import OtherRankError, Silent, is_rank_zero
 
     try:
-        if is_first_process():
+        if is_rank_zero():
             with observed(run, tensorboard=tensorboard) as observer, stop_on_interrupt(console.warn) as interrupt:
                 yield observer, interrupt.is_set
         else:
             with stop_on_interrupt(lambda _message: None) as interrupt:
                 yield Silent(), interrupt.is_set
-    except ToldElsewhereError:
+    except OtherRankError:
         raise typer.Exit(1) from None

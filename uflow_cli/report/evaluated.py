@@ -12,7 +12,8 @@ from uflow_cli.evaluation import EvaluatedImage, Evaluation
 from uflow_cli.metrics import iou
 from uflow_cli.report.contents import Drawing, Fact, ReportImage, ReportSummary
 from uflow_cli.report.sweep import sweep_chart
-from uflow_cli.run.record import LOG_NAME, Run
+from uflow_cli.run.log import LOG_NAME
+from uflow_cli.run.record import Run
 
 
 def report_image(evaluated: EvaluatedImage) -> ReportImage:

@@ -13,7 +13,8 @@ from typing import Any
 
 from uflow_cli.errors import CheckpointError, UflowError
 from uflow_cli.run.lock import is_training
-from uflow_cli.run.record import CONFIG_NAME, LOG_NAME, STATE_NAME, Run, load_run
+from uflow_cli.run.log import LOG_NAME
+from uflow_cli.run.record import CONFIG_NAME, STATE_NAME, Run, load_run
 
 JSON_VERSION = 1
 TRACES = (CONFIG_NAME, LOG_NAME, STATE_NAME, "flow-*.safetensors")  # a folder with one of these is or was a run

@@ -3,56 +3,45 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from uflow_cli.errors import TrainingError
+from filelock import FileLock, Timeout
 
-GLANCE = 0.5  # seconds: one who only asks whether a folder is locked holds the lock for a moment
+from uflow_cli.errors import TrainingError, UflowError
+
+LOCK_NAME = "training.lock"  # the file that a kill leaves is empty and locked by nobody
+GLANCE = 0.5  # seconds: a process that only asks whether a folder is locked holds the lock for a moment
 
 
 @contextlib.contextmanager
 def sole_training(folder: Path) -> Iterator[None]:
     """Hold the lock of `folder`, which exists; TrainingError if another process trains there."""
-    with _lock(folder, wait=GLANCE) as is_ours:
-        if not is_ours:
-            raise TrainingError(f"another process is training in {folder}; wait for it or stop it")
+    lock = FileLock(folder / LOCK_NAME)
+    try:
+        lock.acquire(timeout=GLANCE, poll_interval=GLANCE / 10)
+    except Timeout as error:
+        raise TrainingError(f"another process is training in {folder}; wait for it or stop it") from error
+    except OSError as error:
+        raise UflowError(
+            f"{folder}: cannot be written ({error.strerror or error}); choose another folder or free its disk"
+        ) from error
+    try:
         yield
+    finally:
+        with contextlib.suppress(OSError):  # Windows removes no open file
+            (folder / LOCK_NAME).unlink()  # while it is locked: FileLock tells a removed file from a new one
+        lock.release()
 
 
 def is_training(folder: Path) -> bool:
     """Whether a process trains in `folder` at this moment."""
-    if not folder.is_dir():
+    if not (folder / LOCK_NAME).exists():
         return False
-    with _lock(folder, wait=0.0) as is_ours:
-        return not is_ours
-
-
-@contextlib.contextmanager
-def _lock(folder: Path, *, wait: float) -> Iterator[bool]:
-    """Whether the lock of `folder` could be had, held until the end if so."""
-    if os.name == "nt":  # nothing guards there
-        yield True
-        return
-    import fcntl
-
-    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        end = time.monotonic() + wait
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() < end:
-                    time.sleep(GLANCE / 10)
-                    continue
-                yield False
-                return
-            except OSError:  # a file system without locks
-                pass
-            yield True
-            return
-    finally:
-        os.close(descriptor)
+        with FileLock(folder / LOCK_NAME, blocking=False):
+            return False
+    except Timeout:
+        return True
+    except OSError:  # a folder that may only be read
+        return False

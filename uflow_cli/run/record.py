@@ -2,9 +2,9 @@
 
 - `config.json`: format number, configuration, progress, calibration and the name of the weights file;
 - `flow-<epoch>-<digest>.safetensors`: flow and normalisation of the best epoch;
-- `log.csv`, a line per epoch, see `training.log`, and `loss.svg`, a picture of it;
+- `log.csv`, a line per epoch, and `loss.svg`, a picture of it, see `run.log`;
 - `calibration.svg`, a picture of the calibration, once training is over;
-- `training.safetensors`: what `--resume` needs, see `training.state`; there until training is over.
+- `training.safetensors`: what `--resume` needs, see `run.state`; there until training is over.
 
 All but the last are there from the first epoch on. After an epoch these are written: the weights if it is the best one,
 under a name that no other content has; the state; `config.json`, which makes the weights current, whereupon older ones
@@ -21,7 +21,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from uflow_cli.calibration import Calibration, calibration_chart, calibration_from_dict, calibration_to_dict
 from uflow_cli.charts import svg_file
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 
     from uflow_cli.model import Model
 
+RunState = Literal["training", "finished", "stopped", "failed"]
+
 FORMAT = 1
 CONFIG_NAME = "config.json"
-LOG_NAME = "log.csv"
 STATE_NAME = "training.safetensors"
 PAPER_EXACT_CAVEAT = (
     "paper-exact: the published procedure, selected on the test set and not calibrated; for comparisons only"
 )
-CURVE_NAME = "loss.svg"
 CALIBRATION_CHART_NAME = "calibration.svg"
 
 
@@ -66,7 +66,7 @@ class Progress:
     epochs_done: int
     best_epoch: int
     held_out_loss: float | None  # bits per dimension at the best epoch; None where no images are held out
-    state: str  # "training", "finished", "stopped" or "failed"
+    state: RunState
     n_epochs: int  # planned
     criterion: str  # what chose the epoch, for people
     value: float  # of the criterion at the best epoch

@@ -8,27 +8,44 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from uflow_cli.augmentation import Augmentation
-from uflow_cli.cache import CacheFolder, FeatureStore, Shelf, Source, load_features, survey_images, with_views
-from uflow_cli.config import ModelConfig, TrainingConfig
+from uflow_cli.cache import (
+    CacheFolder,
+    FeatureStore,
+    KeptFeatures,
+    ResidentFeatures,
+    Shelf,
+    Source,
+    load_features,
+    survey_images,
+    with_views,
+)
+from uflow_cli.config import MIN_HELD_OUT, ModelConfig, TrainingConfig
 from uflow_cli.errors import TrainingError, UflowError
 from uflow_cli.files import remove_litter
 from uflow_cli.model import Model, build_model, check_model_config
 from uflow_cli.run.lock import sole_training
-from uflow_cli.run.record import Origin, is_run
+from uflow_cli.run.record import Origin, Run, is_run
+from uflow_cli.run.state import (
+    Split,
+    TrainingState,
+    has_state,
+    publish,
+    read_state,
+    require_same_images,
+    write_state,
+)
 from uflow_cli.training.criterion import Criterion, HeldOutLoss
-from uflow_cli.training.log import Observer, Silent
-from uflow_cli.training.outcome import TrainingResult, end_training
+from uflow_cli.training.observer import Observer, Silent
 from uflow_cli.training.processes import Processes, processes
-from uflow_cli.training.residence import settle
-from uflow_cli.training.split import Split, split_images
-from uflow_cli.training.state import TrainingState, has_state, read_state, require_same_images, write_state
 from uflow_cli.training.trainer import Trainer
 
 COPIES_ON_DISK = 8  # of the flow, at most: old and new state of three copies each, old and new weights
+ROOM_ON_GPU = 2  # times the features: the flow, its gradients and what it computes need memory too
 
 
 def train(
@@ -36,7 +53,7 @@ def train(
     device: torch.device, observer: Observer, should_stop: Callable[[], bool] = lambda: False, overwrite: bool = False,
     criterion: Criterion | None = None, root: Path | None = None, good: Path | None = None,
     cache: CacheFolder | None = None,
-) -> TrainingResult:  # fmt: skip
+) -> Run:  # fmt: skip
     """Train on the good images at `paths` and leave a run in `out`; it is whole from the first epoch on.
 
     `should_stop` is asked after every epoch; `criterion` chooses the epoch, by default the held-out loss. `root` or
@@ -57,13 +74,13 @@ def train(
         return tuple((str(source.path.absolute()), source.digest.hex()) for source in sources)
 
     with processes(device) as (group, own_device), contextlib.ExitStack() as stack:
-        split = group.by_first(examine)
-        model = group.in_turn(lambda: build_model(model_config, device=own_device, seed=config.seed))
-        images = group.by_first(survey)
+        split = group.on_rank_zero(examine)
+        model = group.rank_zero_first(lambda: build_model(model_config, device=own_device, seed=config.seed))
+        images = group.on_rank_zero(survey)
         sizes = (len(split.training), len(split.selection), len(split.calibration))
         origin = Origin(dataset, category, *sizes, root=_absolute(root), good=_absolute(good))
         state = TrainingState(model.config, config, origin, images, split, model.extractor.digest)
-        group.by_first(lambda: stack.enter_context(_claimed(out, state, model)))
+        group.on_rank_zero(lambda: stack.enter_context(_claimed(out, state, model)))
         return _go_on(out, state, {}, model, group, observer, criterion, should_stop, cache)
 
 
@@ -71,7 +88,7 @@ def resume(
     folder: Path, paths: Sequence[Path], *, device: torch.device, observer: Observer,
     should_stop: Callable[[], bool] = lambda: False, criterion: Criterion | None = None,
     cache: CacheFolder | None = None, weights: tuple[str, ...] | None = None,
-) -> TrainingResult:  # fmt: skip
+) -> Run:  # fmt: skip
     """Go on with the unfinished training in `folder` where its last epoch ended, to the model it would have become.
 
     `paths` are the good images, in any order, which must be those it began with, and `criterion` must be the same.
@@ -86,13 +103,13 @@ def resume(
         return read_state(folder)
 
     with processes(device) as (group, own_device), contextlib.ExitStack() as stack:
-        state, tensors = group.by_first(claim)
+        state, tensors = group.on_rank_zero(claim)
         if weights:
             state = replace(state, model=replace(state.model, weights=weights))
         if state.is_over:  # killed between the last epoch and the end
-            return group.by_first(lambda: end_training(folder, state))
-        group.by_first(lambda: require_same_images(state, paths, on_progress=observer.on_images))
-        model = group.in_turn(lambda: build_model(state.model, device=own_device, seed=state.training.seed))
+            return group.on_rank_zero(lambda: publish(folder, state, "finished"))
+        group.on_rank_zero(lambda: require_same_images(state, paths, on_progress=observer.on_images))
+        model = group.rank_zero_first(lambda: build_model(state.model, device=own_device, seed=state.training.seed))
         if model.extractor.digest != state.extractor_digest:
             raise TrainingError(
                 f"{folder} was begun with other weights of {state.model.extractor} than are here; "
@@ -104,10 +121,10 @@ def resume(
 def _go_on(
     folder: Path, state: TrainingState, tensors: dict[str, Tensor], model: Model, group: Processes, observer: Observer,
     criterion: Criterion | None, should_stop: Callable[[], bool], cache: CacheFolder | None,
-) -> TrainingResult:  # fmt: skip
-    observer = observer if group.is_first else Silent()
-    kept = group.in_turn(lambda: _features(state, model, cache, observer))
-    features = settle(kept, model.device)
+) -> Run:  # fmt: skip
+    observer = observer if group.is_rank_zero else Silent()
+    features = group.rank_zero_first(lambda: _features(state, model, cache, observer))
+    features = on_gpu_if_room(features, model.device)
     trainer = Trainer(folder, state, tensors, model, features, group, observer, criterion or HeldOutLoss())
     return trainer.run(should_stop)
 
@@ -122,6 +139,36 @@ def _features(state: TrainingState, model: Model, cache: CacheFolder | None, obs
 
     shelf = Shelf(cache, model) if cache and not (augmentation.kinds and state.training.fresh_views) else None
     return load_features(model, sources_of, shelf=shelf, on_progress=observer.on_features)
+
+
+def on_gpu_if_room(store: FeatureStore, device: torch.device, *, free_bytes: int | None = None) -> FeatureStore:
+    """`store` on `device` if it is kept as it is and `free_bytes`, by default what a GPU has, are twice its size."""
+    if free_bytes is None:
+        free_bytes = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+    if isinstance(store, KeptFeatures) and free_bytes >= ROOM_ON_GPU * store.n_bytes:
+        return ResidentFeatures(store, device)
+    return store
+
+
+def split_images(n_images: int, *, held_out_fraction: float, seed: int) -> Split:
+    """A random split of `n_images` good images: by default 15 %, at least 8, never train the flow.
+
+    With at least 24 held-out images a third of them chooses the epoch and the others calibrate; with fewer, all
+    do both. Fewer than 16 images are halved. A fraction of 0 holds none out. TrainingError for less than 2 images.
+    """
+    if n_images < 2:
+        raise TrainingError(
+            f"{n_images} good image: at least 2 are needed, one to train and one held out, and 50 or more do well"
+        )
+    if held_out_fraction == 0:
+        return Split(tuple(range(n_images)), (), ())
+    n_held_out = min(max(MIN_HELD_OUT, round(held_out_fraction * n_images)), n_images // 2)
+    order = [int(i) for i in np.random.default_rng(seed).permutation(n_images)]
+    held_out, training = order[:n_held_out], order[n_held_out:]
+    if n_held_out < 3 * MIN_HELD_OUT:
+        return Split(tuple(training), tuple(held_out), tuple(held_out))
+    n_selection = max(MIN_HELD_OUT, n_held_out // 3)
+    return Split(tuple(training), tuple(held_out[:n_selection]), tuple(held_out[n_selection:]))
 
 
 def _augmentation(config: TrainingConfig) -> Augmentation:

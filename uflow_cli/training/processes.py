@@ -1,7 +1,7 @@
 """Several processes that train one flow together, as torchrun starts them; a process alone is a group of one.
 
 Each process takes its part of every batch, and the gradients of all parts are summed, so that the flow and its losses
-are those of one process but for rounding. Only the first process writes files and talks.
+are those of one process but for rounding. Only the process of rank 0 writes files and prints.
 """
 
 from __future__ import annotations
@@ -19,55 +19,58 @@ from torch import Tensor, distributed, nn
 
 from uflow_cli.errors import TrainingError, UflowError
 
-LONGEST_WAIT = timedelta(days=1)  # for the first process, which may have much to read; torchrun ends a group that broke
+LONGEST_WAIT = timedelta(days=1)  # for rank 0, which may have much to read; torchrun ends a group that broke
 
 Result = TypeVar("Result")
 
 
-class ToldElsewhereError(UflowError):
-    """The first process met an error and tells of it."""
+class OtherRankError(UflowError):
+    """Rank 0 met an error and prints it; this process ends without a word."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process, number `rank` of `size`."""
+    """This process, of rank `rank` among `size`."""
 
     rank: int = 0
     size: int = 1
 
     @property
-    def is_first(self) -> bool:
-        """Whether this is the process that writes files and talks."""
+    def is_rank_zero(self) -> bool:
+        """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
     def part(self, batch: Sequence[int]) -> Sequence[int]:
         """This process's share of the indices `batch`; may be empty."""
         return batch[self.rank :: self.size]
 
-    def by_first(self, work: Callable[[], Result]) -> Result:
-        """What `work` gives in the first process, in all of them; its error too, which only the first one tells."""
+    def on_rank_zero(self, work: Callable[[], Result]) -> Result:
+        """Do `work` in the process of rank 0, and return its result, or raise its error, in all of them.
+
+        Other ranks raise it as OtherRankError, which is not printed: rank 0 does that.
+        """
         if self.size == 1:
             return work()
         message: list[tuple[str, Result | str | None]] = [("", None)]
         error: BaseException | None = None
-        if self.is_first:
+        if self.is_rank_zero:
             try:
                 message = [("result", work())]
-            except BaseException as caught:  # the others wait for a word, whatever happened
+            except BaseException as caught:  # the others wait for a message, whatever happened
                 error, message = caught, [("error", f"{type(caught).__name__}: {caught}")]
         distributed.broadcast_object_list(message, src=0, device=torch.device("cpu"))
         if error is not None:
             raise error
         kind, result = message[0]
         if kind == "error":
-            raise ToldElsewhereError(str(result))
+            raise OtherRankError(str(result))
         return result  # type: ignore[return-value]
 
-    def in_turn(self, work: Callable[[], Result]) -> Result:
-        """What `work` gives in each process; the others begin after the first one, and only if it did not fail."""
+    def rank_zero_first(self, work: Callable[[], Result]) -> Result:
+        """Do `work` in each process, in the others once rank 0 has done it, and only if it did not fail there."""
         own: list[Result] = []
-        self.by_first(lambda: own.append(work()))
-        return own[0] if self.is_first else work()
+        self.on_rank_zero(lambda: own.append(work()))
+        return own[0] if self.is_rank_zero else work()
 
     def any(self, flag: bool) -> bool:
         """Whether `flag` is set in any process."""
@@ -83,8 +86,8 @@ class Processes:
             distributed.all_reduce(value)
         return value
 
-    def joined(self, flow: nn.Module, *, device: torch.device) -> nn.Module:
-        """`flow` such that its gradients are the mean over all processes, and its parameters those of the first."""
+    def synchronised(self, flow: nn.Module, *, device: torch.device) -> nn.Module:
+        """`flow` such that its gradients are the mean over all processes, and its parameters those of rank 0."""
         if self.size == 1:
             return flow
         ids = [device] if device.type == "cuda" else None
@@ -119,8 +122,8 @@ def processes(device: torch.device) -> Iterator[tuple[Processes, torch.device]]:
         distributed.destroy_process_group()
 
 
-def is_first_process() -> bool:
-    """Whether this process is the one that talks; known without joining the others."""
+def is_rank_zero() -> bool:
+    """Whether this process has rank 0; known before it joins the others."""
     return int(os.environ.get("RANK", "0")) == 0
 
 

@@ -21,16 +21,13 @@ from uflow_cli.features import choose_precision
 from uflow_cli.flow import UFlow, bits_per_dimension, negative_log_likelihood
 from uflow_cli.flow.likelihood import squared_norms
 from uflow_cli.model import Model
-from uflow_cli.run.record import Progress, save_weights
-from uflow_cli.training.compilation import compiled
+from uflow_cli.run.log import Epoch
+from uflow_cli.run.record import Progress, Run, save_weights
+from uflow_cli.run.state import TrainingState, publish, remove_state, write_state
 from uflow_cli.training.criterion import Criterion
-from uflow_cli.training.log import Epoch, Observer
-from uflow_cli.training.optimiser import adam
-from uflow_cli.training.outcome import TrainingResult, end_training, publish
+from uflow_cli.training.observer import Observer
 from uflow_cli.training.processes import Processes
-from uflow_cli.training.schedule import rate_factor
-from uflow_cli.training.split import batched
-from uflow_cli.training.state import TrainingState, remove_state, write_state
+from uflow_cli.training.steps import adam, batched, compiled, rate_factor
 
 EXPLODED = 0.5 * (1 + math.log(2 * math.pi)) / math.log(2) + 1.0  # a bit more than an untrained flow, which is at 2.05
 RATE_CUT = 0.1  # of the learning rate, after a divergence
@@ -55,11 +52,11 @@ class Trainer:
             self.tensors = tensors
             self._restore()
         else:
-            model.normalisation.load_state_dict(group.by_first(self._fit_normalisation))
+            model.normalisation.load_state_dict(group.on_rank_zero(self._fit_normalisation))
             self.tensors = self._copies()
         self.half = choose_precision(self.config.flow_precision, device=model.device) == "bf16"
-        joined = group.joined(self._training_flow(), device=model.device)
-        self.joined_model = replace(model, flow=cast(UFlow, joined))  # its gradients are those of all processes
+        flow = group.synchronised(self._training_flow(), device=model.device)
+        self.synchronised_model = replace(model, flow=cast(UFlow, flow))  # its gradients are those of all processes
         self.n_epochs = self.config.n_epochs(len(self.rows))
         self.steps_per_epoch = -(-len(self.rows) // self.config.batch_size)
 
@@ -72,18 +69,18 @@ class Trainer:
             on_warning=self.observer.on_warning,
         )  # fmt: skip
 
-    def run(self, should_stop: Callable[[], bool]) -> TrainingResult:
+    def run(self, should_stop: Callable[[], bool]) -> Run:
         """Train until all epochs are done, patience has ended or `should_stop` says so after an epoch."""
-        if self.group.is_first and self.state.log:
+        if self.group.is_rank_zero and self.state.log:
             publish(self.folder, self.state, "training")  # puts right what a kill left undone
         try:
             while not self.state.is_over:
                 self._epoch()
                 if not self.state.is_over and self.group.any(should_stop()):
-                    return self.group.by_first(lambda: end_training(self.folder, self.state, stopped=True))
-            return self.group.by_first(lambda: end_training(self.folder, self.state))
+                    return self.group.on_rank_zero(lambda: publish(self.folder, self.state, "stopped"))
+            return self.group.on_rank_zero(lambda: publish(self.folder, self.state, "finished"))
         except BaseException as error:
-            if self.group.is_first and self.state.log:
+            if self.group.is_rank_zero and self.state.log:
                 with contextlib.suppress(UflowError):
                     publish(self.folder, self.state, "stopped" if isinstance(error, KeyboardInterrupt) else "failed")
             raise
@@ -93,7 +90,7 @@ class Trainer:
         loss = self._train_epoch(len(self.state.log) + 1)
         speed = len(self.rows) / (time.monotonic() - start)
         tensors = self._copies()
-        state = self.group.by_first(lambda: self._judge(loss, tensors, start=start, images_per_second=speed))
+        state = self.group.on_rank_zero(lambda: self._judge(loss, tensors, start=start, images_per_second=speed))
         if state is None:
             self._roll_back()
             return
@@ -102,7 +99,7 @@ class Trainer:
 
     def _train_epoch(self, epoch: int) -> float:
         """Mean training loss over one pass; all that is random in it follows from the seed and the epoch's number."""
-        self.joined_model.flow.train()
+        self.synchronised_model.flow.train()
         order = np.random.default_rng([self.config.seed, 1, epoch]).permutation(self.rows).tolist()
         self.features.start_epoch(epoch)
         total = torch.zeros((), dtype=torch.float64, device=self.model.device)  # stays there: no waiting per step
@@ -121,7 +118,7 @@ class Trainer:
         part = self.group.part(batch)
         features = self.features.read(part or batch[:1], device=self.model.device)
         with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.half):
-            embeddings, log_det_jacobian = self.joined_model.embed(features)
+            embeddings, log_det_jacobian = self.synchronised_model.embed(features)
         nll = negative_log_likelihood(embeddings, log_det_jacobian).sum()
         if not part:  # fewer images than processes: all must take part in the exchange of gradients
             nll = 0.0 * nll

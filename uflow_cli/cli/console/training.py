@@ -20,7 +20,8 @@ from uflow_cli.cli.console.terminal import duration, err, note, out, warn
 
 if TYPE_CHECKING:
     from uflow_cli.calibration import Calibration
-    from uflow_cli.training import Epoch, TrainingResult
+    from uflow_cli.run.log import Epoch
+    from uflow_cli.run.record import Run
 
 EPOCHS_SHOWN = 8
 UNITS = "losses in bits per dimension; mean z² of held-out images, 1 where the flow fits"
@@ -178,14 +179,14 @@ def print_training_start(
         )
 
 
-def print_training_result(result: TrainingResult) -> None:
+def print_training_result(run: Run) -> None:
     """What training left: the epoch kept, and what the held-out images say of it."""
     console = out()
-    kept, progress_ = result.calibration, result.progress
+    kept, progress_ = run.calibration, run.progress
     stopped = (
         f", stopped after {progress_.epochs_done}" if progress_.state == "stopped" else f" of {progress_.epochs_done}"
     )
-    held_out = f" ({result.origin.n_selection} held-out images)" if result.origin.n_selection else ""
+    held_out = f" ({run.origin.n_selection} held-out images)" if run.origin.n_selection else ""
     console.print(
         f"kept epoch {progress_.best_epoch}{stopped}: {progress_.criterion} {progress_.value:.4f}{held_out}",
         soft_wrap=True,
@@ -193,7 +194,7 @@ def print_training_result(result: TrainingResult) -> None:
     if kept.n_images:
         _print_held_out(console, kept)
     console.print(
-        f"model in {escape(str(result.folder))}; use it: uflow detect IMAGE --model {escape(str(result.folder))}",
+        f"model in {escape(str(run.folder))}; use it: uflow detect IMAGE --model {escape(str(run.folder))}",
         soft_wrap=True,
     )
 

@@ -1,4 +1,7 @@
-"""What a training tells: the log on disk and the observer beside it. Losses are in bits per dimension."""
+"""The training log of a run: `log.csv`, a line per epoch, and `loss.svg`, a picture of it.
+
+Losses are in bits per dimension.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,12 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Protocol
 
 from uflow_cli.charts import LossPoint, loss_picture
 from uflow_cli.files import write_text
+
+LOG_NAME = "log.csv"
+CURVE_NAME = "loss.svg"
 
 
 @dataclass(frozen=True)
@@ -29,58 +34,16 @@ class Epoch:
     criterion: float  # what chooses the epoch
 
 
-class Observer(Protocol):
-    """Hears how training goes; every method may be called many times."""
-
-    def on_images(self, done: int, total: int) -> None:
-        """`done` of `total` images were checked."""
-
-    def on_features(self, done: int, total: int) -> None:
-        """Features of `done` of `total` images are at hand; the first call says how many the cache held."""
-
-    def on_batch(self, done: int, total: int) -> None:
-        """`done` of `total` training images were seen, an image counting once per epoch."""
-
-    def on_epoch(self, record: Epoch) -> None:
-        """An epoch ended and its log line is written."""
-
-    def on_warning(self, message: str) -> None:
-        """Something went otherwise than planned, and training goes on."""
-
-
-class Silent:
-    """An observer that says nothing."""
-
-    def on_images(self, done: int, total: int) -> None:
-        """Nothing."""
-
-    def on_features(self, done: int, total: int) -> None:
-        """Nothing."""
-
-    def on_batch(self, done: int, total: int) -> None:
-        """Nothing."""
-
-    def on_epoch(self, record: Epoch) -> None:
-        """Nothing."""
-
-    def on_warning(self, message: str) -> None:
-        """Nothing."""
-
-
-def write_log(path: Path, log: Sequence[Epoch]) -> None:
-    """The training log as CSV with a header, one line per epoch."""
+def write_log(folder: Path, log: Sequence[Epoch], *, title: str) -> None:
+    """Write the log of the run in `folder` as CSV with a header, and its losses as an SVG picture."""
     text = io.StringIO()
     writer = csv.DictWriter(text, _columns(log[0]) if log else [], lineterminator="\n")
     writer.writeheader()
     writer.writerows(_columns(record) for record in log)
-    write_text(path, text.getvalue())
-
-
-def write_curve(path: Path, log: Sequence[Epoch], *, title: str) -> None:
-    """The losses of the training log as an SVG picture."""
+    write_text(folder / LOG_NAME, text.getvalue())
     points = [LossPoint(record.epoch, record.loss, record.held_out_loss) for record in log]
     best_epoch = max((record.epoch for record in log if record.best), default=None)
-    write_text(path, loss_picture(points, best_epoch=best_epoch, title=title))
+    write_text(folder / CURVE_NAME, loss_picture(points, best_epoch=best_epoch, title=title))
 
 
 def _columns(record: Epoch) -> dict[str, str]:

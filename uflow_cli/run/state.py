@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,25 @@ from uflow_cli.calibration import Calibration, calibration_from_dict, calibratio
 from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.errors import CheckpointError, TrainingError, UflowError
 from uflow_cli.files import write_bytes
-from uflow_cli.run.record import STATE_NAME, Origin, Progress
+from uflow_cli.run.log import Epoch, write_log
+from uflow_cli.run.record import STATE_NAME, Origin, Progress, Run, RunState, write_calibration_chart, write_run
 from uflow_cli.setting import config_from_dict
-from uflow_cli.training.log import Epoch
-from uflow_cli.training.split import Split
 
 STATE_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Split:
+    """Indices of the good images by use. `calibration` is `selection` where there are too few to part them."""
+
+    training: tuple[int, ...]
+    selection: tuple[int, ...]
+    calibration: tuple[int, ...]
+
+    @property
+    def shared(self) -> bool:
+        """Whether the same images choose the epoch and calibrate."""
+        return self.selection == self.calibration
 
 
 @dataclass(frozen=True)
@@ -91,8 +104,26 @@ def has_state(folder: Path) -> bool:
     return (folder / STATE_NAME).is_file()
 
 
+def publish(folder: Path, state: TrainingState, word: RunState) -> Run:
+    """Make the best epoch of `state` the run in `folder`, with its log; a finished training leaves no state."""
+    assert state.progress is not None
+    assert state.calibration is not None
+    assert state.weights is not None
+    run = Run(
+        folder, state.model, state.training, state.origin, replace(state.progress, state=word), state.calibration,
+        state.extractor_digest, state.weights,
+    )  # fmt: skip
+    write_run(run)
+    if word != "training":
+        write_calibration_chart(run)
+    write_log(folder, state.log, title=f"{state.origin.dataset}/{state.origin.category}")
+    if word == "finished":
+        remove_state(folder)
+    return run
+
+
 def remove_state(folder: Path) -> None:
-    """Forget the training in `folder`: it is over."""
+    """Forget the training in `folder`: it cannot go on."""
     (folder / STATE_NAME).unlink(missing_ok=True)
 
 
