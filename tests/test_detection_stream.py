@@ -1,0 +1,81 @@
+"""The stream of images: in order, in batches, with errors in their places, and never read without need."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from products import defective_image, good_image
+
+from uflow_cli.detection import stream
+from uflow_cli.detection.prediction import predict
+from uflow_cli.detection.stream import predictions, squared_norm_maps
+from uflow_cli.errors import ImageError
+from uflow_cli.images import write_png
+from uflow_cli.run.record import load_model, load_run
+
+
+@pytest.fixture(scope="module")
+def loaded(small_run):
+    run = load_run(small_run)
+    model = load_model(run, device=torch.device("cpu"))
+    return model, run.calibration.detector(model)
+
+
+@pytest.fixture
+def paths(tmp_path):
+    images = [good_image(1), defective_image(2)[0], good_image(3)[:80], good_image(4), good_image(5)]
+    for i, image in enumerate(images):
+        write_png(tmp_path / f"{i}.png", image)
+    (tmp_path / "2.png").write_bytes(b"no image")
+    return [*sorted(tmp_path.iterdir()), tmp_path / "missing.png"]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 6, 50])
+def test_results_stand_in_order_and_errors_in_their_places(loaded, paths, batch_size):
+    results = list(predictions(*loaded, paths, batch_size=batch_size))
+    assert [path for path, _ in results] == paths
+    assert [isinstance(result, ImageError) for _, result in results] == [False, False, True, False, False, True]
+    assert "missing.png" in str(results[5][1])
+    assert [result.is_defect for _, result in results if not isinstance(result, ImageError)][1]
+
+
+def test_one_at_a_time_gives_the_bits_of_the_image_alone(loaded, paths):
+    for _, result in predictions(*loaded, paths, batch_size=1):
+        if not isinstance(result, ImageError):
+            [alone] = predict(*loaded, [result.image])
+            assert result.log_nfa == alone.log_nfa
+            assert result.detections == alone.detections
+            np.testing.assert_array_equal(result.score_map, alone.score_map)
+            np.testing.assert_array_equal(result.mask, alone.mask)
+
+
+def test_maps_are_those_that_predictions_see(loaded, paths):
+    maps = dict(squared_norm_maps(loaded[0], paths, batch_size=3))
+    for path, result in predictions(*loaded, paths, batch_size=3):
+        if not isinstance(result, ImageError):
+            for u, evidence in zip(maps[path], result.findings.evidence, strict=True):
+                np.testing.assert_array_equal(u, evidence[result.index])
+
+
+def test_the_next_batch_is_read_while_the_model_works_and_no_further(loaded, paths, monkeypatch):
+    read, enough = [], threading.Event()
+
+    def reading(path):
+        read.append(path)
+        if len(read) == 4:
+            enough.set()
+        return good_image(1)
+
+    monkeypatch.setattr(stream, "read_image", reading)
+    results = predictions(*loaded, paths, batch_size=2)
+    next(results)
+    assert enough.wait(10)
+    results.close()
+    assert read == paths[:4]
+
+
+def test_no_path_gives_nothing(loaded):
+    assert not list(predictions(*loaded, []))

@@ -1,0 +1,84 @@
+"""Many image files through a model: read ahead, taken in batches, handed over one by one in their order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from uflow_cli.detection.detector import Detector
+from uflow_cli.detection.prediction import Prediction, predict
+from uflow_cli.errors import ImageError
+from uflow_cli.flow.likelihood import squared_norms
+from uflow_cli.images import read_image
+from uflow_cli.model import Model
+
+BATCH_SIZE = 8
+
+Image = NDArray[np.uint8]
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class UnreadableImage:
+    """An image file that could not be read, and why."""
+
+    path: Path
+    message: str
+
+
+def predictions(
+    model: Model, detector: Detector, paths: Sequence[Path], *, threshold: float = 0.0, batch_size: int = BATCH_SIZE
+) -> Iterator[tuple[Path, Prediction | ImageError]]:
+    """Each path in turn with the prediction for its image, or the error why it cannot be read.
+
+    The last bits of a prediction follow the size of its batch; with `batch_size` 1 it depends on nothing but its image.
+    """
+    return _in_batches(paths, lambda images: predict(model, detector, images, threshold=threshold), batch_size)
+
+
+def squared_norm_maps(
+    model: Model, paths: Sequence[Path], *, batch_size: int = BATCH_SIZE
+) -> Iterator[tuple[Path, list[NDArray[np.float32]] | ImageError]]:
+    """Each path in turn with the U maps of its image, per scale (H_s, W_s), or the error why it cannot be read."""
+
+    def norms(images: Sequence[Image]) -> list[list[NDArray[np.float32]]]:
+        with torch.inference_mode():
+            maps = [u.cpu().numpy() for u in squared_norms(model.embeddings(images))]  # per scale (B, H_s, W_s)
+        return [[u[index] for u in maps] for index in range(len(images))]
+
+    return _in_batches(paths, norms, batch_size)
+
+
+def _in_batches(
+    paths: Sequence[Path], work: Callable[[Sequence[Image]], Sequence[Item]], batch_size: int
+) -> Iterator[tuple[Path, Item | ImageError]]:
+    """`work` on `batch_size` files at a time, while a thread decodes those of the next batch."""
+    with ThreadPoolExecutor(1) as reader:
+        ahead: deque[tuple[Path, Future[Image | ImageError]]] = deque()
+        try:
+            for start in range(0, len(paths) + batch_size, batch_size):
+                ready = [ahead.popleft() for _ in range(len(ahead))]
+                ahead.extend((path, reader.submit(_read, path)) for path in paths[start : start + batch_size])
+                read = [(path, future.result()) for path, future in ready]
+                images = [image for _, image in read if not isinstance(image, ImageError)]
+                results = iter(work(images) if images else ())
+                for path, image in read:
+                    yield path, image if isinstance(image, ImageError) else next(results)
+        finally:
+            for _, future in ahead:
+                future.cancel()
+
+
+def _read(path: Path) -> Image | ImageError:
+    try:
+        return read_image(path)
+    except ImageError as error:
+        return error
