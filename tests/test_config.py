@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Annotated
 
 import pytest
+from pydantic import Field
 
 from uflow_cli.config import ModelConfig, TrainingConfig, all_settings
 from uflow_cli.errors import UflowError
-from uflow_cli.setting import About, check, config_from_dict, settings_of
+from uflow_cli.schema import Settings, from_dict, from_json, record, settings_of, to_json
 
 
-@dataclass(frozen=True)
-class Example:
+@record
+class Example(Settings):
     """One field of every kind that a setting can be."""
 
-    rate: Annotated[float, About("", above=0, below=1)] = 0.5
-    count: Annotated[int, About("", at_least=1, at_most=9)] = 1
-    limit: Annotated[float | None, About("", at_least=0, none="off")] = None
-    strides: Annotated[tuple[int, ...] | None, About("", at_least=1)] = None
-    exact: Annotated[bool, About("")] = False
-
-    def __post_init__(self) -> None:
-        check(self)
+    rate: float = Field(default=0.5, gt=0, lt=1)
+    count: int = Field(default=1, ge=1, le=9)
+    limit: float | None = Field(default=None, ge=0, json_schema_extra={"none": "off"})
+    strides: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(default=None, min_length=1)
+    exact: bool = False
 
 
 @pytest.mark.parametrize(
@@ -35,25 +33,26 @@ class Example:
     ],
 )  # fmt: skip
 def test_round_trip_through_json(config):
-    assert config_from_dict(type(config), json.loads(json.dumps(asdict(config)))) == config
+    assert from_dict(type(config), json.loads(json.dumps(asdict(config)))) == config
+    assert from_json(type(config), to_json(config)) == config
 
 
 def test_what_is_missing_takes_its_default():
     """A run that was stored before a field was there loads after."""
-    assert config_from_dict(TrainingConfig, {"epochs": 3}) == TrainingConfig(epochs=3)
+    assert from_dict(TrainingConfig, {"epochs": 3}) == TrainingConfig(epochs=3)
 
 
 def test_lists_become_tuples_and_whole_numbers_floats_where_the_field_says_so():
-    config = config_from_dict(Example, {"limit": 3, "strides": [4, 8]})
+    config = from_dict(Example, {"limit": 3, "strides": [4, 8]})
     assert config.strides == (4, 8)
     assert isinstance(config.limit, float)
-    assert config_from_dict(Example, {"limit": "off", "strides": "none"}) == Example()
+    assert from_dict(Example, {"limit": "off", "strides": "none"}) == Example()
 
 
 @pytest.mark.parametrize(("key", "hint"), [("epoch", "did you mean epochs?"), ("qqq", "known: augment, batch_size, ")])
 def test_unknown_setting_is_named_with_the_closest_or_all_known_ones(key, hint):
     with pytest.raises(UflowError, match=f"'{key}'.*{hint.replace('?', '[?]')}"):
-        config_from_dict(TrainingConfig, {key: 3})
+        from_dict(TrainingConfig, {key: 3})
 
 
 @pytest.mark.parametrize(
@@ -71,7 +70,7 @@ def test_unknown_setting_is_named_with_the_closest_or_all_known_ones(key, hint):
 def test_wrong_types_and_values_are_refused_with_what_is_needed(wrong, demand):
     [(key, value)] = wrong.items()
     with pytest.raises(UflowError, match=rf"^{key} = .*: .*{demand}"):
-        config_from_dict(Example, wrong)
+        from_dict(Example, wrong)
     if not (isinstance(value, str) or value == []):
         with pytest.raises(UflowError, match=demand):
             Example(**wrong)
@@ -119,7 +118,7 @@ def test_no_setting_stands_in_both_configurations():
 
 
 def test_every_setting_is_explained_in_a_sentence():
-    assert [name for name, setting in all_settings().items() if not setting.about.help.endswith(".")] == []
+    assert [name for name, setting in all_settings().items() if not setting.help.endswith(".")] == []
 
 
 @pytest.mark.parametrize(("n_images", "expected"), [(4, 200), (50, 200), (646, 20), (100, 123), (100_000, 20)])

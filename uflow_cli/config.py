@@ -1,17 +1,20 @@
-"""Settings of a run: plain frozen dataclasses. A field's `About` makes it an option and a key of presets and files.
+"""Settings of a run. Each field is also an option of `uflow train` and a key of presets and TOML files.
 
-The defaults are the lite preset's.
+The defaults are those of the lite preset.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
+from pydantic import Field
+from pydantic.config import JsonDict
+
 from uflow_cli.errors import UflowError
-from uflow_cli.setting import About, Setting, check, settings_of
+from uflow_cli.schema import Setting, Settings, record, settings_of
 
 MIN_HELD_OUT = 8  # METHOD 7.1
 FEW_IMAGES = 10  # below this many good images, training warns of what cannot be promised
@@ -23,53 +26,62 @@ Augment = Literal["flips", "rotations", "tilts", "brightness"]
 Precision = Literal["auto", "fp32", "bf16"]
 Schedule = Literal["one-cycle", "constant", "published"]
 
+AUTO: JsonDict = {"none": "auto"}  # the word for None in files and options
 
-@dataclass(frozen=True)
-class ModelConfig:
+
+@record
+class ModelConfig(Settings):
     """What fixes the map from an image to log-NFA values, beside the weights."""
 
-    extractor: Annotated[str, About("Frozen network that computes the features; `uflow backbones` lists them.")] = (
-        "efficientnet-lite0"
+    extractor: str = Field(
+        default="efficientnet-lite0",
+        description="Frozen network that computes the features; `uflow backbones` lists them.",
     )
-    strides: Annotated[
-        tuple[int, ...] | None,
-        About("Pixels per cell of the features, finest first, each twice the one before.", at_least=1, none="auto"),
-    ] = None  # the extractor's own
-    weights: Annotated[
-        tuple[str, ...] | None,
-        About("Weights files of the extractor, one per network, or a folder that holds them.", none="auto"),
-    ] = None  # from its package, a cache or the hub
-    precision: Annotated[
-        Precision, About("Of the extractor. auto: bf16 where the device gains by it; a run keeps what it became.")
-    ] = "auto"
-    input_size: Annotated[int, About("Side in pixels to which images are resized.", at_least=1)] = 448
-    tests: Annotated[
-        Tests, About("Number of tests: eq. 9 of the paper, or the same budget split evenly over region sizes.")
-    ] = "by-size"  # METHOD 7.4
-    architecture: Annotated[
-        str,
-        About(
-            "Form of the flow: u, average (scales side by side) or single:N (scale N alone, 1 the finest).",
-            pattern=r"u|average|single:[1-9][0-9]?",
-            form="u, average or single:N",
-        ),
-    ] = "u"  # the others are the ablations of the paper's Table 6
-    coupling: Annotated[
-        Coupling, About("uniform: scaling, and so the log-determinant, does not depend on the input.")
-    ] = "affine"  # METHOD 7.5
-    flow_steps: Annotated[
-        int, About("Flow steps of each scale; the paper's Table 6 compares 4, 6 and 8.", at_least=1, at_most=64)
-    ] = 4  # paper 4.3
-    kernel_sizes: Annotated[
-        tuple[int, ...],
-        About("Side in cells, odd, of the convolutions of a flow step: a list, repeated over the steps.", at_least=1),
-    ] = (3, 1)  # paper 4.3
-    paper_exact: Annotated[
-        bool, About("The published procedure, warts included: it selects on the test set. For comparisons only.")
-    ] = False  # METHOD 6.5
+    strides: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
+        default=None,  # the extractor's own
+        min_length=1,
+        description="Pixels per cell of the features, finest first, each twice the one before.",
+        json_schema_extra=AUTO,
+    )
+    weights: tuple[str, ...] | None = Field(
+        default=None,  # from its package, a cache or the hub
+        min_length=1,
+        description="Weights files of the extractor, one per network, or a folder that holds them.",
+        json_schema_extra=AUTO,
+    )
+    precision: Precision = Field(
+        default="auto",
+        description="Number format of the extractor; auto: bf16 where the device gains by it. A run keeps its choice.",
+    )
+    input_size: int = Field(default=448, ge=1, description="Side in pixels to which images are resized.")
+    tests: Tests = Field(
+        default="by-size",  # METHOD 7.4
+        description="Number of tests: eq. 9 of the paper, or the same budget split evenly over region sizes.",
+    )
+    architecture: str = Field(
+        default="u",  # the others are the ablations of the paper's Table 6
+        pattern=r"^(u|average|single:[1-9][0-9]?)$",
+        description="Form of the flow: u, average (scales side by side) or single:N (scale N alone, 1 the finest).",
+        json_schema_extra={"form": "u, average or single:N"},
+    )
+    coupling: Coupling = Field(
+        default="affine",  # METHOD 7.5
+        description="uniform: scaling, and so the log-determinant, does not depend on the input.",
+    )
+    flow_steps: int = Field(
+        default=4, ge=1, le=64, description="Flow steps of each scale; the paper's Table 6 compares 4, 6 and 8."
+    )
+    kernel_sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(3, 1),
+        min_length=1,
+        description="Side in cells, odd, of the convolutions of a flow step: a list, repeated over the steps.",
+    )
+    paper_exact: bool = Field(
+        default=False,  # METHOD 6.5
+        description="The published procedure, warts included: it selects on the test set. For comparisons only.",
+    )
 
     def __post_init__(self) -> None:
-        check(self)
         if self.paper_exact and self.tests != "paper":
             raise UflowError(
                 f"tests = {self.tests!r} does not go with paper_exact, which means 'paper'; drop one of them"
@@ -95,50 +107,64 @@ class ModelConfig:
         return (int(number) - 1,)
 
 
-@dataclass(frozen=True)
-class TrainingConfig:
+@record
+class TrainingConfig(Settings):
     """How the flow is trained."""
 
-    preset: Annotated[str, About("Settings to start from: lite runs everywhere, paper is the published one.")] = "lite"
-    epochs: Annotated[
-        int | None,
-        About("Passes over the training images; auto: enough for 1600 steps, from 20 to 200.", at_least=1, none="auto"),
-    ] = None
-    batch_size: Annotated[int, About("Images per step.", at_least=1)] = 8  # METHOD 5
-    learning_rate: Annotated[float, About("Peak learning rate.", above=0)] = 1e-3
-    weight_decay: Annotated[float, About("Weight decay of Adam.", at_least=0)] = 1e-5  # METHOD 5
-    schedule: Annotated[Schedule, About("Learning rate: rise and fall, rise and stay, or the paper's.")] = "one-cycle"
-    warm_up: Annotated[
-        float, About("Share of all steps over which the rate rises; published has none.", at_least=0, at_most=1)
-    ] = 0.1
-    gradient_clip: Annotated[
-        float, About("Largest norm of the gradient of the loss per dimension; 0: as it comes.", at_least=0)
-    ] = 0.0
-    patience: Annotated[int, About("Epochs without a better one until training ends; 0: never.", at_least=0)] = 20
-    flow_precision: Annotated[
-        Precision,
-        About("Of convolutions in training steps; auto: bf16 where the device gains by it. All else is fp32."),
-    ] = "auto"
-    compile: Annotated[
-        bool, About("Compile training steps (torch.compile): a minute or two at the start, then faster ones.")
-    ] = False
-    held_out_fraction: Annotated[
-        float, About("Share of the good images that never trains the flow.", at_least=0, below=1)
-    ] = 0.15  # METHOD 7.1; 0: none, where something else chooses the epoch
-    augment: Annotated[
-        tuple[Augment, ...] | None,
-        About("Also train on views of the images, a list: flips, rotations (quarter turns), tilts, brightness."),
-    ] = None  # see `augmentation`
-    views: Annotated[int, About("Views of each image with augment, itself among them.", at_least=2, at_most=1000)] = 4
-    fresh_views: Annotated[
-        bool, About("Draw new views in every epoch and keep none: as with --no-cache, all features are computed anew.")
-    ] = False
-    seed: Annotated[
-        int, About("Fixes the split, the initial weights and the order of images.", at_least=0, at_most=2**31 - 1)
-    ] = 0
-
-    def __post_init__(self) -> None:
-        check(self)
+    preset: str = Field(
+        default="lite", description="Settings to start from: lite runs everywhere, paper is the published one."
+    )
+    epochs: int | None = Field(
+        default=None,
+        ge=1,
+        description="Passes over the training images; auto: enough for 1600 steps, from 20 to 200.",
+        json_schema_extra=AUTO,
+    )
+    batch_size: int = Field(default=8, ge=1, description="Images per step.")  # METHOD 5
+    learning_rate: float = Field(default=1e-3, gt=0, description="Peak learning rate.")
+    weight_decay: float = Field(default=1e-5, ge=0, description="Weight decay of Adam.")  # METHOD 5
+    schedule: Schedule = Field(
+        default="one-cycle", description="Learning rate: rise and fall, rise and stay, or the paper's."
+    )
+    warm_up: float = Field(
+        default=0.1, ge=0, le=1, description="Share of all steps over which the rate rises; published has none."
+    )
+    gradient_clip: float = Field(
+        default=0.0, ge=0, description="Largest norm of the gradient of the loss per dimension; 0: no limit."
+    )
+    patience: int = Field(default=20, ge=0, description="Epochs without a better one until training ends; 0: never.")
+    flow_precision: Precision = Field(
+        default="auto",
+        description="Number format of convolutions in training steps; auto: bf16 where the device gains by it.",
+    )
+    compile: bool = Field(
+        default=False,
+        description="Compile training steps (torch.compile): a minute or two at the start, then faster ones.",
+    )
+    held_out_fraction: float = Field(
+        default=0.15,  # METHOD 7.1; 0: none, where something else chooses the epoch
+        ge=0,
+        lt=1,
+        description="Share of the good images that never trains the flow.",
+    )
+    augment: tuple[Augment, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="Also train on views of the images: flips, rotations (quarter turns), tilts, brightness.",
+    )
+    views: int = Field(
+        default=4, ge=2, le=1000, description="Views of each image with --augment, the image itself among them."
+    )
+    fresh_views: bool = Field(
+        default=False,
+        description="Draw new views in every epoch and keep none: as with --no-cache, all features are computed anew.",
+    )
+    seed: int = Field(
+        default=0,
+        ge=0,
+        le=2**31 - 1,
+        description="Fixes the split, the initial weights and the order of images.",
+    )
 
     def n_epochs(self, n_images: int) -> int:
         """Epochs for `n_images` training images: as given, or enough for 1600 steps, from 20 to 200."""

@@ -177,20 +177,28 @@ def test_every_setting_has_an_option_a_key_and_a_place_in_what_is_shown(uflow, t
 def other_value(setting, value):
     """Option, its argument and the TOML value of something else than `value` that `setting` allows."""
     flag = f"--{setting.name.replace('_', '-')}"
-    if setting.kind is bool:
+    if setting.kind == "boolean":
         return (f"--no-{flag[2:]}", None, "false") if value else (flag, None, "true")
     if setting.choices:
         other = next(choice for choice in setting.choices if choice != value)
         return flag, other, f'["{other}"]' if setting.is_list else f'"{other}"'
     other = {"preset": "paper", "architecture": "average"}.get(setting.name)
-    if other is None and setting.kind is str:
+    if other is None and setting.kind == "string":
         other = "something-else"
     if other is not None:
         return flag, other, f'["{other}"]' if setting.is_list else f'"{other}"'
-    other = next(
-        n for n in (5 if setting.name == "kernel_sizes" else 2, 0.25) if n != value and setting.about.allows(n)
-    )
+    other = next(n for n in (2, 5, 0.25) if n != value and allows(setting, n))
+    if setting.name == "kernel_sizes":
+        other = 5
     return flag, str(other), f"[{other}]" if setting.is_list else str(other)
+
+
+def allows(setting, value):
+    try:
+        setting.convert([value] if setting.is_list else value)
+    except ValueError:
+        return False
+    return True
 
 
 def test_file_and_options_train_and_are_stored(uflow, good_folder, tmp_path):

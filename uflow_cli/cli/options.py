@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from uflow_cli.config import ModelConfig, TrainingConfig
-from uflow_cli.setting import Setting, settings_of
+from uflow_cli.schema import Setting, settings_of
 
 if TYPE_CHECKING:
     from uflow_cli.cache import CacheFolder
@@ -26,6 +26,7 @@ class DeviceName(StrEnum):
     cuda = "cuda"
 
 
+METAVARS = {"integer": "int", "number": "float", "string": "str"}
 DATA_ROOT = Path("data")
 DEVICE = DeviceName.auto
 
@@ -125,12 +126,12 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 def _option(setting: Setting, title: str) -> Any:
     """The annotation that makes Typer offer `setting`; its default is the preset's, so it has none of its own."""
-    name, about = f"--{setting.name.replace('_', '-')}", setting.about.help
-    if setting.kind is bool:
+    name, about = f"--{setting.name.replace('_', '-')}", setting.help
+    if setting.kind == "boolean":
         return Annotated[
             bool | None, typer.Option(f"{name}/--no-{name[2:]}", help=about, rich_help_panel=title, show_default=False)
         ]
-    if setting.choices and not (setting.is_list or setting.is_optional):
+    if setting.choices and not (setting.is_list or setting.none):
         return Annotated[Literal[setting.choices] | None, typer.Option(name, help=about, rich_help_panel=title)]
 
     def parse(text: str) -> Any:
@@ -139,7 +140,7 @@ def _option(setting: Setting, title: str) -> Any:
         except ValueError as error:
             raise typer.BadParameter(f"{text!r}: {error}") from None
 
-    shown = "|".join(setting.choices) or setting.kind.__name__
+    shown = "|".join(setting.choices) or METAVARS[setting.kind]
     shown += ",..." if setting.is_list else ""
-    shown += f"|{setting.about.none}" if setting.is_optional else ""
+    shown += f"|{setting.none}" if setting.none else ""
     return Annotated[Any, typer.Option(name, parser=parse, metavar=f"<{shown}>", help=about, rich_help_panel=title)]

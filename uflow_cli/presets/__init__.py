@@ -12,7 +12,7 @@ from typing import Any
 
 from uflow_cli.config import ModelConfig, TrainingConfig, all_settings
 from uflow_cli.errors import UflowError
-from uflow_cli.setting import Setting, config_from_dict, converted, settings_of
+from uflow_cli.schema import Setting, checked, settings_of
 
 CATEGORIES = "category"  # [category.<dataset>.<category>]: a preset's settings for one category
 PAPER_EXACT = {  # what paper_exact means for other settings (METHOD 5)
@@ -40,7 +40,7 @@ def preset_settings(name: str, *, dataset: str | None, category: str | None) -> 
     values = tomllib.loads((resources.files(__name__) / f"{name}.toml").read_text(encoding="utf-8"))
     categories = values.pop(CATEGORIES, {})
     values |= categories.get(dataset, {}).get(category, {})
-    return converted(values, all_settings(), where=f"in preset {name}")
+    return checked(values, all_settings(), where=f"in preset {name}")
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
         raise UflowError(f"cannot read --config {path}: {error.strerror}") from error
     except ValueError as error:  # neither TOML nor UTF-8
         raise UflowError(f"--config {path} is not TOML: {error}") from error
-    return converted(values, all_settings(), where=f"in {path}")
+    return checked(values, all_settings(), where=f"in {path}")
 
 
 def resolve(
@@ -64,16 +64,16 @@ def resolve(
     """
     given = [
         read_config_file(config_file) if config_file else {},
-        converted(overrides, all_settings(), where="on the command line"),
+        checked(overrides, all_settings(), where="on the command line"),
     ]
-    preset = _merged(given).get("preset", TrainingConfig.preset)
+    preset = _merged(given).get("preset", all_settings()["preset"].default)
     layers = [preset_settings(preset, dataset=dataset, category=category), *given]
     if _merged(layers).get("paper_exact"):
         layers = [{**PAPER_EXACT, **layer} if layer.get("paper_exact") else layer for layer in layers]
     values = _merged(layers)
     of_model = settings_of(ModelConfig)
-    model = config_from_dict(ModelConfig, {key: value for key, value in values.items() if key in of_model})
-    training = config_from_dict(TrainingConfig, {key: value for key, value in values.items() if key not in of_model})
+    model = ModelConfig(**{key: value for key, value in values.items() if key in of_model})
+    training = TrainingConfig(**{key: value for key, value in values.items() if key not in of_model})
     _require_selection(model, training)
     return model, training
 
@@ -103,7 +103,7 @@ def config_text(model: ModelConfig, training: TrainingConfig) -> str:
 
 def _toml(value: Any, setting: Setting) -> str:
     if value is None:
-        return json.dumps(setting.about.none)
+        return json.dumps(setting.none)
     if isinstance(value, tuple):
         return f"[{', '.join(_toml(item, setting) for item in value)}]"
     return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

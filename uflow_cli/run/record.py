@@ -28,7 +28,6 @@ from uflow_cli.charts import svg_file
 from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.errors import CheckpointError, UflowError
 from uflow_cli.files import write_bytes, write_text
-from uflow_cli.setting import config_from_dict
 
 if TYPE_CHECKING:
     import torch
@@ -149,8 +148,8 @@ def load_run(folder: Path, *, weights: Sequence[str] | None = None) -> Run:
     try:
         run = Run(
             folder=folder,
-            model=config_from_dict(ModelConfig, values["model"] | ({"weights": weights} if weights else {})),
-            training=config_from_dict(TrainingConfig, values["training"]),
+            model=ModelConfig(**values["model"] | ({"weights": weights} if weights else {})),
+            training=TrainingConfig(**values["training"]),
             origin=Origin(**values["origin"]),
             progress=Progress(**values["progress"]),
             calibration=calibration_from_dict(values["calibration"]),

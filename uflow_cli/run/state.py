@@ -26,7 +26,6 @@ from uflow_cli.errors import CheckpointError, TrainingError, UflowError
 from uflow_cli.files import write_bytes
 from uflow_cli.run.log import Epoch, write_log
 from uflow_cli.run.record import STATE_NAME, Origin, Progress, Run, RunState, write_calibration_chart, write_run
-from uflow_cli.setting import config_from_dict
 
 STATE_FORMAT = 1
 
@@ -150,8 +149,8 @@ def require_same_images(
 def _state_from_dict(values: dict[str, Any]) -> TrainingState:
     return TrainingState(**{
         **values,
-        "model": config_from_dict(ModelConfig, values["model"]),
-        "training": config_from_dict(TrainingConfig, values["training"]),
+        "model": ModelConfig(**values["model"]),
+        "training": TrainingConfig(**values["training"]),
         "origin": Origin(**values["origin"]),
         "images": tuple((path, digest) for path, digest in values["images"]),
         "split": Split(**{name: tuple(indices) for name, indices in values["split"].items()}),
