@@ -22,11 +22,11 @@ from pathlib import Path
 import torch
 
 from uflow_cli.bench import Comparison, Timing, machine_facts, time_comparison
-from uflow_cli.cache import GIB, CacheFolder, FeatureStore, ResidentFeatures, Shelf, load_features, survey_images
+from uflow_cli.cache import GIB, CacheFolder, FeatureCache, FeatureStore, ResidentFeatures, load_features
 from uflow_cli.config import ModelConfig
 from uflow_cli.features import FeatureNormalisation, build_extractor
 from uflow_cli.flow import UFlow, negative_log_likelihood
-from uflow_cli.images import write_png
+from uflow_cli.images import survey_images, write_png
 from uflow_cli.model import Model, build_model, choose_device
 from uflow_cli.sample import sample_image
 from uflow_cli.training.steps import batched
@@ -67,17 +67,17 @@ def measure(name: str, paths: list[Path], folder: Path, options: argparse.Namesp
     """Timings, seconds to fill the cache, and bytes of one image's features."""
     device = choose_device(options.device)
     model = make_model(name, input_size=options.input_size, device=device, pretrained=not options.random)
-    shelf = Shelf(CacheFolder(folder, limit=100 * GIB), model)
-    sources = survey_images(paths, known=shelf, on_progress=lambda *_: None)
+    cache = FeatureCache(CacheFolder(folder, limit=100 * GIB), model)
+    sources = survey_images(paths, known=cache, on_progress=lambda *_: None)
     start = time.perf_counter()
-    kept = load_features(model, lambda _epoch: sources, shelf=shelf, on_progress=lambda *_: None)
+    kept = load_features(model, lambda _epoch: sources, cache=cache, on_progress=lambda *_: None)
     filling = time.perf_counter() - start
-    computed = load_features(model, lambda _epoch: sources, shelf=None, on_progress=lambda *_: None)
+    computed = load_features(model, lambda _epoch: sources, cache=None, on_progress=lambda *_: None)
     model.normalisation.fit([kept.read(range(min(64, len(kept))), device=device)])
     tolerance = 0 if device.type == "cpu" else 1e-2
     for a, b in zip(kept.read(range(BATCH), device=device), computed.read(range(BATCH), device=device), strict=True):
         torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
-    stores: dict[str, FeatureStore] = {"computed in every epoch": computed, "kept, memory-mapped": kept}
+    stores: dict[str, FeatureStore] = {"computed in every epoch": computed, "kept, a file per image": kept}
     if device.type == "cuda":
         stores["kept, on the GPU"] = ResidentFeatures(kept, device)
     contenders = {title: epoch_over(store, model, device=device) for title, store in stores.items()}

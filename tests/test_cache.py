@@ -8,33 +8,29 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from products import good_image
 
-from uflow_cli.augmentation import Augmentation
 from uflow_cli.cache import (
+    EXTRACTION_BATCH,
     GIB,
+    OLD_SUFFIX,
     CacheFolder,
     ComputedFeatures,
+    FeatureCache,
     ResidentFeatures,
-    Shelf,
     default_folder,
     load_features,
-    summarise,
-    survey_images,
-    with_views,
 )
-from uflow_cli.cache import shelf as shelf_module
-from uflow_cli.cache.ahead import done_ahead
-from uflow_cli.cache.record import RecordLayout, pack, unpack
-from uflow_cli.cache.store import EXTRACTION_BATCH
 from uflow_cli.config import ModelConfig
 from uflow_cli.errors import ImageError, UflowError
 from uflow_cli.features import weights_digest
-from uflow_cli.images import write_png
+from uflow_cli.features.records import RecordLayout, pack, unpack
+from uflow_cli.images import Augmentation, done_ahead, survey_images, with_views, write_png
 from uflow_cli.model import Model, build_model
 
 CPU = torch.device("cpu")
@@ -75,9 +71,9 @@ def load(model, paths, cache):
     """The store, and how many of the images it did not have to compute."""
     progress = []
     counts[0] = 0
-    shelf = None if cache is None else Shelf(cache, model)
-    sources = survey_images(paths, known=shelf, on_progress=lambda done, total: None)
-    store = load_features(model, lambda epoch: sources, shelf=shelf, on_progress=lambda *p: progress.append(p))
+    kept = None if cache is None else FeatureCache(cache, model)
+    sources = survey_images(paths, known=kept, on_progress=lambda done, total: None)
+    store = load_features(model, lambda epoch: sources, cache=kept, on_progress=lambda *p: progress.append(p))
     if cache is not None:
         assert progress[-1] == (len(paths), len(paths))
         assert progress == sorted(progress)
@@ -97,9 +93,11 @@ def truth(model, paths):
     return read(load(model, paths, None)[0])
 
 
-def only_shard(cache):
-    (shard,) = cache.shards()
-    return shard.path
+def file_of(model, path, cache):
+    """The file that holds the features of the image at `path`."""
+    (source,) = survey_images([path], known=None, on_progress=lambda *_: None)
+    (found,) = cache.path.glob(f"*/{source.key.hex()}.f16")
+    return found
 
 
 def test_features_are_those_of_the_extractor_to_float16(model, paths, cache):
@@ -160,7 +158,7 @@ def test_an_image_that_comes_twice_is_computed_once(model, paths, cache):
     (paths[1]).write_bytes(paths[0].read_bytes())
     store, _ = load(model, paths[:3], cache)
     assert counts[0] == EXTRACTION_BATCH
-    assert summarise(cache)[0].n_images == 2
+    assert cache.summarise()[0].n_images == 2
     assert_same(read(store), truth(model, paths[:3]))
 
 
@@ -186,26 +184,27 @@ def test_other_input_size_other_features(model, paths, cache):
 @pytest.mark.parametrize("what", ["OPENCV_VERSION", "PREPROCESSING_VERSION", "FORMAT"])
 def test_other_software_other_features(model, paths, cache, monkeypatch, what):
     load(model, paths, cache)
-    monkeypatch.setattr(f"uflow_cli.cache.settings.{what}", -1)
+    monkeypatch.setattr(f"uflow_cli.cache.{what}", -1)
     assert load(model, paths, cache)[1] == 0
 
 
 KILLED = """
 import os, pathlib, signal, sys, torch
-from uflow_cli.cache import GIB, CacheFolder, Shelf, load_features, survey_images
+from uflow_cli.cache import GIB, CacheFolder, FeatureCache, load_features
 from uflow_cli.config import ModelConfig
+from uflow_cli.images import survey_images
 from uflow_cli.model import build_model
 torch.set_num_threads(1)
 folder, images, die_after = sys.argv[1:]
 model = build_model(ModelConfig(input_size=64), device=torch.device("cpu"))
-shelf = Shelf(CacheFolder(pathlib.Path(folder), GIB), model)
-sources = survey_images(sorted(pathlib.Path(images).iterdir()), known=shelf, on_progress=lambda *_: None)
+cache = FeatureCache(CacheFolder(pathlib.Path(folder), GIB), model)
+sources = survey_images(sorted(pathlib.Path(images).iterdir()), known=cache, on_progress=lambda *_: None)
 print("ready", flush=True)
 sys.stdin.readline()
 def on_progress(done, total):
     if done >= int(die_after):
         os.kill(os.getpid(), signal.SIGKILL)
-load_features(model, lambda epoch: sources, shelf=shelf, on_progress=on_progress)
+load_features(model, lambda epoch: sources, cache=cache, on_progress=on_progress)
 """
 
 
@@ -222,10 +221,12 @@ def test_kill_in_the_middle_loses_only_what_was_not_done(model, paths, cache):
     process = start(cache, paths, die_after=8)
     _, err = process.communicate("go\n", timeout=120)
     assert process.returncode == -signal.SIGKILL, err
-    size_then = only_shard(cache).stat().st_size
+    litter = cache.files()[0].name.partition("/")[0] + "/.a1b2c3d4.tmp"  # what a kill while writing leaves
+    (cache.path / litter).write_bytes(b"half")
     store, found = load(model, paths, cache)
     assert found == 8
-    assert cache.shards()[0].n_bytes < size_then  # what it had claimed and not filled is given back
+    assert not (cache.path / litter).exists()
+    assert len(list(cache.path.glob("in-use/*.json"))) == 1  # ours; that of the killed run is gone
     assert_same(read(store), truth(model, paths))
     assert load(model, paths, cache)[1] == 11
 
@@ -254,64 +255,103 @@ def flip_byte(path, position):
         file.write(bytes([byte ^ 0x10]))
 
 
-@pytest.mark.parametrize("record", [0, 4, 10])
-def test_damaged_record_is_noticed_and_computed_again(model, paths, cache, record):
-    store, _ = load(model, paths, cache)
-    n_bytes = store.layout.n_bytes
-    del store
-    path = only_shard(cache)
-    flip_byte(path, path.stat().st_size - (11 - record) * n_bytes + 1234)
+@pytest.mark.parametrize("position", [0, 1234, -4, -1])
+def test_damaged_record_is_noticed_and_computed_again(model, paths, cache, position):
+    load(model, paths, cache)
+    path = file_of(model, paths[4], cache)
+    flip_byte(path, position % path.stat().st_size)
     store, found = load(model, paths, cache)
     assert found == 10
     assert_same(read(store), truth(model, paths))
     assert load(model, paths, cache)[1] == 11  # and is not asked for a third time
 
 
-@pytest.mark.parametrize("damage", ["shorter", "no records", "no table", "empty", "no header", "torn table", "alien"])
-def test_damaged_shard_is_never_trusted(model, paths, cache, damage):
+@pytest.mark.parametrize("damage", ["shorter", "longer", "no checksum", "empty", "alien", "another image's"])
+def test_damaged_file_is_never_trusted(model, paths, cache, damage):
     load(model, paths, cache)
-    path = only_shard(cache)
+    path = file_of(model, paths[4], cache)
     size = path.stat().st_size
-    if damage == "no header":
-        flip_byte(path, 3)
-    elif damage == "torn table":
-        for slot in range(11):
-            flip_byte(path, 4096 + 40 * slot + slot)
-    elif damage == "alien":
+    if damage == "alien":
         path.write_bytes(np.random.default_rng(0).bytes(size))
+    elif damage == "another image's":
+        path.write_bytes(file_of(model, paths[5], cache).read_bytes())
     else:
-        os.truncate(path, {"shorter": size - 1, "no records": 8192, "no table": 4100, "empty": 0}[damage])
+        os.truncate(path, {"shorter": size - 1, "longer": size + 1, "no checksum": size - 4, "empty": 0}[damage])
     store, found = load(model, paths, cache)
-    assert found == (10 if damage == "shorter" else 0)
+    assert found == 10
     assert_same(read(store), truth(model, paths))
+
+
+def test_a_file_that_vanishes_during_training_is_computed_and_kept_again(model, paths, cache, monkeypatch):
+    store, _ = load(model, paths, cache)
+    file_of(model, paths[4], cache).unlink()
+    assert_same(read(store, [3, 4, 4]), read(load(model, paths, None)[0], [3, 4, 4]))
+    assert file_of(model, paths[4], cache).is_file()
+    file_of(model, paths[4], cache).unlink()
+
+    def read_only(*_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr("tempfile.mkstemp", read_only)
+    assert_same(read(store), truth(model, paths))
+
+
+def test_a_folder_that_cannot_be_written_can_be_read(model, paths, cache, monkeypatch):
+    load(model, paths[:9], cache)
+
+    def read_only(*_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr("filelock.FileLock.acquire", read_only)
+    monkeypatch.setattr("tempfile.mkstemp", read_only)
+    monkeypatch.setattr(os, "utime", read_only)
+    store, found = load(model, paths[:9], cache)
+    assert found == 9
+    assert_same(read(store), truth(model, paths[:9]))
+    with pytest.raises(UflowError, match=r"cannot keep features in .*denied.*--no-cache"):
+        load(model, paths, cache)
+
+
+def test_files_of_an_older_format_are_not_read_and_go_first(model, paths, cache):
+    old = cache.path / ("0" * 32) / f"00000000000000000001-0a1b2c3d{OLD_SUFFIX}"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b"uflow features 1" + bytes(1000))
+    os.utime(old, (1000, 1000))
+    assert load(model, paths[:1], cache)[1] == 0
+    assert [summary.n_images for summary in cache.summarise()] == [1]
+    assert sum(file.n_bytes for file in cache.files()) == cache.summarise()[0].n_bytes + 1016
+    load(model, paths[1:2], replace(cache, limit=2 * cache.summarise()[0].n_bytes))
+    assert not old.exists()
+    old.write_bytes(b"uflow features 1")
+    cache.clear()
+    assert not old.parent.exists()
 
 
 def test_least_recently_used_goes_first_and_what_is_used_never(model, paths, cache):
     stores = [load(model, paths[i : i + 1], cache)[0] for i in range(3)]
-    shards = [shard.path for shard in cache.shards()]
-    for path, seconds in zip(shards, (1000, 1002, 1001), strict=True):
-        os.utime(path, (seconds, seconds))
+    files = [file_of(model, path, cache) for path in paths[:3]]
+    for file, seconds in zip(files, (1000, 1002, 1001), strict=True):
+        os.utime(file, (seconds, seconds))
     del stores[1:]  # the first, oldest, stays in use
     load(model, paths[2:3], cache)  # used once more, so that the second is now the oldest
-    size = cache.shards()[0].n_bytes
+    size = cache.files()[0].n_bytes
     tight = replace(cache, limit=3 * size)
     load(model, paths[3:4], tight)
-    left = [shard.path for shard in cache.shards()]
-    assert shards[0] in left
-    assert shards[1] not in left
-    assert shards[2] in left
-    assert sum(shard.n_bytes for shard in cache.shards()) <= tight.limit
+    assert files[0].exists()
+    assert not files[1].exists()
+    assert files[2].exists()
+    assert sum(file.n_bytes for file in cache.files()) <= tight.limit
     assert_same(read(stores[0]), truth(model, paths[:1]))
 
 
 def test_what_does_not_fit_is_an_error_before_anything_is_removed_or_computed(model, paths, cache):
     used = load(model, paths[:2], cache)[0]
     load(model, paths[2:3], cache)
-    before = cache.shards()
+    before = cache.files()
     with pytest.raises(UflowError, match=r"raise --cache-size.*--no-cache"):
-        load(model, paths[3:], replace(cache, limit=sum(shard.n_bytes for shard in before)))
+        load(model, paths[3:], replace(cache, limit=sum(file.n_bytes for file in before)))
     assert counts[0] == 0
-    assert cache.shards() == before
+    assert cache.files() == before
     assert_same(read(used), truth(model, paths[:2]))
 
 
@@ -320,45 +360,40 @@ def test_clear_removes_all_but_what_is_used(model, paths, cache):
     load(model, paths[2:], cache)
     removed, kept = cache.clear()
     assert removed > kept > 0
-    assert len(cache.shards()) == 1
+    assert len(cache.files()) == 2
     assert_same(read(used), truth(model, paths[:2]))
     del used
     assert cache.clear() == (kept, 0)
-    assert cache.shards() == []
+    assert cache.files() == []
+    assert list(cache.path.glob("*/")) == []
     assert CacheFolder(cache.path / "none", limit=GIB).clear() == (0, 0)
 
 
 def test_full_disk_is_an_error_before_the_work(model, paths, cache, monkeypatch):
-    def no_space(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "posix_fallocate", no_space)
-    with pytest.raises(UflowError, match=r"No space left.*--cache-dir"):
-        load(model, paths, cache)
-    assert cache.shards() == []
-    monkeypatch.undo()
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 0}))
     with pytest.raises(UflowError, match="its disk has 0 GiB free"):
         load(model, paths, cache)
     assert counts[0] == 0
+    assert cache.files() == []
 
 
 def test_disk_that_fills_up_keeps_what_was_done(model, paths, cache, monkeypatch):
     """A quota, or a file system that cannot claim space."""
-    write, n_writes = os.write, [0]
+    write, n_files = Path.write_bytes, [0]
 
-    def fills_up(descriptor, data):
-        n_writes[0] += 1
-        if n_writes[0] > 1 + 2 * EXTRACTION_BATCH + 1:  # header, records and their slots, and one record more
+    def fills_up(path, data):
+        n_files[0] += len(data) > 1000  # not the note beside the folder
+        if n_files[0] > EXTRACTION_BATCH + 1:
+            write(path, data[:1000])
             raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
-        return write(descriptor, data)
+        return write(path, data)
 
-    monkeypatch.setattr(os, "write", fills_up)
+    monkeypatch.setattr(Path, "write_bytes", fills_up)
     with pytest.raises(UflowError, match=r"quota.*--no-cache"):
         load(model, paths, cache)
     monkeypatch.undo()
     store, found = load(model, paths, cache)
-    assert found == EXTRACTION_BATCH
+    assert found == EXTRACTION_BATCH + 1
     assert_same(read(store), truth(model, paths))
 
 
@@ -368,12 +403,27 @@ def test_folder_that_cannot_be_made_is_one_line(model, paths, tmp_path):
         load(model, paths, CacheFolder(tmp_path / "file" / "cache", limit=GIB))
 
 
-def test_many_shards_hold_one_set(model, paths, cache, monkeypatch):
-    monkeypatch.setattr(shelf_module, "SHARD_BYTES", 3 * Shelf(cache, model).layout.n_bytes)
+def test_room_that_a_running_training_still_needs_is_not_given_away(model, paths, cache):
+    load(model, paths[:1], cache)
+    size = cache.files()[0].n_bytes
+    sources = survey_images(paths, known=None, on_progress=lambda *_: None)
+    tight = replace(cache, limit=5 * size)
+    running = FeatureCache(tight, model).reserve(source.key for source in sources[1:4])  # nothing written yet
+    load(model, paths[4:5], tight)
+    with pytest.raises(UflowError, match="do not fit"):
+        load(model, paths[5:8], tight)
+    del running
+    assert load(model, paths[5:8], tight)[1] == 0
+
+
+def test_no_file_stays_open(model, paths, cache):
+    open_files = Path("/proc/self/fd")
+    if not open_files.is_dir():
+        pytest.skip("this system does not tell which files are open")
+    before = len(list(open_files.iterdir()))
     store, _ = load(model, paths, cache)
-    assert len(cache.shards()) == 4
-    assert_same(read(store), truth(model, paths))
-    assert load(model, paths, cache)[1] == 11
+    read(store)
+    assert len(list(open_files.iterdir())) <= before + 1  # the lock that marks its files as in use
 
 
 @pytest.mark.parametrize("largest", [1e-30, 1e-3, 1.0, 65504.0, 1e6, 3e38])
@@ -416,17 +466,17 @@ def test_unreadable_images_are_all_counted_and_the_first_is_named(paths):
 def test_known_content_is_not_decoded_again(model, paths, cache, monkeypatch):
     load(model, paths[:9], cache)
     decoded = []
-    monkeypatch.setattr("uflow_cli.cache.sources.decode_image", lambda data, path: decoded.append(path))
-    survey_images(paths, known=Shelf(cache, model), on_progress=lambda *_: None)
+    monkeypatch.setattr("uflow_cli.images.views.decode_image", lambda data, path: decoded.append(path))
+    survey_images(paths, known=FeatureCache(cache, model), on_progress=lambda *_: None)
     assert sorted(decoded) == paths[9:]
 
 
 def test_image_that_changes_while_training_starts_is_an_error(model, paths, cache):
-    shelf = Shelf(cache, model)
-    sources = survey_images(paths, known=shelf, on_progress=lambda *_: None)
+    kept = FeatureCache(cache, model)
+    sources = survey_images(paths, known=kept, on_progress=lambda *_: None)
     write_png(paths[5], good_image(50, SIDE))
     with pytest.raises(ImageError, match=r"05\.png: the file changed"):
-        load_features(model, lambda epoch: sources, shelf=shelf, on_progress=lambda *_: None)
+        load_features(model, lambda epoch: sources, cache=kept, on_progress=lambda *_: None)
 
 
 def test_views_are_kept_and_drawn_anew_only_without_cache(model, paths, cache):
@@ -437,8 +487,8 @@ def test_views_are_kept_and_drawn_anew_only_without_cache(model, paths, cache):
         return with_views(sources, [2, 0], augmentation, epoch=epoch)
 
     progress = []
-    kept = load_features(model, sources_of, shelf=Shelf(cache, model), on_progress=lambda *p: progress.append(p))
-    computed = load_features(model, sources_of, shelf=None, on_progress=lambda *_: None)
+    kept = load_features(model, sources_of, cache=FeatureCache(cache, model), on_progress=lambda *p: progress.append(p))
+    computed = load_features(model, sources_of, cache=None, on_progress=lambda *_: None)
     assert len(kept) == len(computed) == 4 + 2 * 2
     assert_same(read(kept), read(computed))
     before = read(kept)
@@ -448,7 +498,7 @@ def test_views_are_kept_and_drawn_anew_only_without_cache(model, paths, cache):
     assert_same(read(computed, range(4)), [maps[:4] for maps in before])  # held-out images never change
     assert not any(torch.equal(read(computed, [i])[0][0], before[0][i]) for i in range(4, 8))
     again = []
-    load_features(model, sources_of, shelf=Shelf(cache, model), on_progress=lambda *p: again.append(p))
+    load_features(model, sources_of, cache=FeatureCache(cache, model), on_progress=lambda *p: again.append(p))
     assert again == [(8, 8)]
 
 

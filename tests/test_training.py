@@ -368,7 +368,7 @@ def test_fresh_views_are_not_kept(good_paths, tmp_path, recorder):
     assert not cache.path.exists()
     fixed = Recorder([])
     run_training(good_paths, tmp_path / "fixed", fixed, replace(config, fresh_views=False), cache=cache)
-    assert cache.shards()
+    assert cache.files()
     assert fixed.epochs[0].loss != recorder.epochs[0].loss
 
 

@@ -69,3 +69,20 @@ def test_views_that_do_not_exist_are_one_line(uflow, product, tmp_path):
     assert outcome.code == 1
     assert "give only 8" in outcome.err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("size", ["inf", "nan"])
+def test_a_size_that_is_no_number_is_wrong_usage(uflow, tmp_path, size):
+    outcome = uflow("cache", "--cache-dir", tmp_path / "cache", "--cache-size", size)
+    assert outcome.code == 2
+    assert "--cache-size" in outcome.err
+
+
+def test_features_of_an_older_version_are_told_of_and_cleared(uflow, tmp_path):
+    old = tmp_path / "cache" / ("0" * 32) / "00000000000000000001-0a1b2c3d.features"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(bytes(2**20))
+    folder = ["--cache-dir", tmp_path / "cache"]
+    assert "1.0 MiB were kept by an older uflow" in uflow("cache", *folder).out
+    assert "removed 1.0 MiB" in uflow("cache", *folder, "--clear").out
+    assert not old.exists()

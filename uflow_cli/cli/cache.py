@@ -16,7 +16,6 @@ def cache(
     json: Json = False,
 ) -> None:
     """Show what features are kept for later runs, and where; --clear removes them."""
-    from uflow_cli.cache import summarise
     from uflow_cli.cli import console
 
     folder = chosen_cache(cache_dir, cache_size)
@@ -24,4 +23,4 @@ def cache(
         removed, kept = folder.clear()
         console.print_cleared(folder, removed, kept, as_json=json)
     else:
-        console.print_cache(folder, summarise(folder), as_json=json)
+        console.print_cache(folder, folder.summarise(), as_json=json)

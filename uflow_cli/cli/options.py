@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -97,6 +98,8 @@ def chosen_cache(folder: Path | None, size: float) -> CacheFolder:
     """The cache that --cache-dir and --cache-size name."""
     from uflow_cli.cache import GIB, CacheFolder, default_folder
 
+    if not math.isfinite(size):
+        raise typer.BadParameter(f"{size} is no number of GiB; give one such as 50", param_hint="'--cache-size'")
     return CacheFolder(folder or default_folder(), limit=round(size * GIB))
 
 

@@ -16,13 +16,27 @@ from uflow_cli.images.reading import (
 )
 from uflow_cli.images.resizing import resize_image, resize_map, resize_mask
 from uflow_cli.images.turning import tilt_image
+from uflow_cli.images.views import (
+    ORIGINAL,
+    Augmentation,
+    Source,
+    View,
+    done_ahead,
+    survey_images,
+    with_views,
+)
 from uflow_cli.images.writing import encode_png, write_png
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "OPENCV_VERSION",
+    "ORIGINAL",
+    "Augmentation",
+    "Source",
+    "View",
     "colour_map",
     "decode_image",
+    "done_ahead",
     "draw_outlines",
     "encode_png",
     "list_images",
@@ -35,6 +49,8 @@ __all__ = [
     "resize_image",
     "resize_map",
     "resize_mask",
+    "survey_images",
     "tilt_image",
+    "with_views",
     "write_png",
 ]

@@ -12,21 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from uflow_cli.augmentation import Augmentation
-from uflow_cli.cache import (
-    CacheFolder,
-    FeatureStore,
-    KeptFeatures,
-    ResidentFeatures,
-    Shelf,
-    Source,
-    load_features,
-    survey_images,
-    with_views,
-)
+from uflow_cli.cache import CacheFolder, FeatureCache, FeatureStore, KeptFeatures, ResidentFeatures, load_features
 from uflow_cli.config import MIN_HELD_OUT, ModelConfig, TrainingConfig
 from uflow_cli.errors import TrainingError, UflowError
 from uflow_cli.files import remove_litter
+from uflow_cli.images import Augmentation, Source, survey_images, with_views
 from uflow_cli.model import Model, build_model, check_model_config
 from uflow_cli.run.lock import sole_training
 from uflow_cli.run.record import Origin, Run, is_run
@@ -69,7 +59,7 @@ def train(
         return split_images(len(paths), held_out_fraction=config.held_out_fraction, seed=config.seed)
 
     def survey() -> tuple[tuple[str, str], ...]:
-        known = Shelf(cache, model) if cache else None
+        known = FeatureCache(cache, model) if cache else None
         sources = survey_images(paths, known=known, on_progress=observer.on_images)
         return tuple((str(source.path.absolute()), source.digest.hex()) for source in sources)
 
@@ -137,8 +127,9 @@ def _features(state: TrainingState, model: Model, cache: CacheFolder | None, obs
     def sources_of(epoch: int) -> list[Source]:
         return with_views(sources, state.split.training, augmentation, epoch=epoch)
 
-    shelf = Shelf(cache, model) if cache and not (augmentation.kinds and state.training.fresh_views) else None
-    return load_features(model, sources_of, shelf=shelf, on_progress=observer.on_features)
+    fresh = augmentation.kinds and state.training.fresh_views
+    kept = FeatureCache(cache, model) if cache and not fresh else None
+    return load_features(model, sources_of, cache=kept, on_progress=observer.on_features)
 
 
 def on_gpu_if_room(store: FeatureStore, device: torch.device, *, free_bytes: int | None = None) -> FeatureStore:

@@ -20,7 +20,7 @@ JSON_VERSION = 1
 
 def print_cache(folder: CacheFolder, held: Sequence[Summary], *, as_json: bool) -> None:
     """Folder, size and what it holds, least recently used first."""
-    n_bytes = sum(shard.n_bytes for shard in folder.shards())
+    n_bytes = sum(file.n_bytes for file in folder.files())
     if as_json:
         print_json({
             "version": JSON_VERSION, "folder": str(folder.path), "bytes": n_bytes, "limit": folder.limit,
@@ -29,6 +29,9 @@ def print_cache(folder: CacheFolder, held: Sequence[Summary], *, as_json: bool) 
         return
     console = out()
     console.print(f"{folder.path}: {_size(n_bytes)} of at most {_size(folder.limit)}", markup=False, soft_wrap=True)
+    unread = n_bytes - sum(summary.n_bytes for summary in held)
+    if unread:
+        console.print(f"{_size(unread)} were kept by an older uflow and are no longer read; --clear removes them")
     if not held:
         return
     table = Table(box=None, pad_edge=False)

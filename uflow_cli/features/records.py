@@ -1,9 +1,4 @@
-"""The features of one image as one record: float16 maps, each with an exponent that all its numbers share.
-
-An extractor may answer with numbers beyond float16's 65504 (transformers do). So each map is scaled by a power of
-two, which loses nothing, until its largest number lies in 2^14..2^15, and the exponent is kept beside it: numbers keep
-float16's 11 bits down to 2^-28 of the largest, and none overflows.
-"""
+"""The features of one image as one record: float16 maps, each with an exponent that all its numbers share."""
 
 from __future__ import annotations
 
@@ -27,7 +22,7 @@ Records = NDArray[np.int16]  # (B, n): float16 bits of the maps, exponents, padd
 
 @dataclass(frozen=True)
 class RecordLayout:
-    """Where the maps of shapes (C_s, H_s, W_s) lie in a record."""
+    """Where the maps of shapes (C_s, H_s, W_s) lie in a record, which holds the features of one image."""
 
     shapes: tuple[tuple[int, int, int], ...]
 
@@ -48,7 +43,12 @@ class RecordLayout:
 
 
 def pack(features: Sequence[Tensor], layout: RecordLayout) -> Records:
-    """Records (B, n) of `features`, per scale (B, C_s, H_s, W_s); UflowError for numbers that are not finite."""
+    """Records (B, n) of `features`, per scale (B, C_s, H_s, W_s); UflowError for numbers that are not finite.
+
+    Transformers give numbers beyond float16's 65504. So each map is scaled by a power of two, which loses nothing,
+    until its largest number lies in 2^14..2^15, and the exponent is kept beside it: numbers keep float16's 11 bits down
+    to 2^-28 of the largest, and none overflows.
+    """
     records = np.zeros((len(features[0]), layout.width), dtype=np.int16)
     start = 0
     for scale, maps in enumerate(features):
@@ -68,7 +68,7 @@ def pack(features: Sequence[Tensor], layout: RecordLayout) -> Records:
 
 
 def unpack(records: Tensor, layout: RecordLayout) -> list[Tensor]:
-    """Features of int16 `records` (B, n), where they are: per scale (B, C_s, H_s, W_s) float32."""
+    """Features of int16 `records` (B, n), on their device: per scale (B, C_s, H_s, W_s) float32."""
     features = []
     start = 0
     for scale, shape in enumerate(layout.shapes):

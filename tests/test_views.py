@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from products import good_image
 
-from uflow_cli.augmentation import MAX_BRIGHTNESS, MAX_TILT, ORIGINAL, Augmentation, View
 from uflow_cli.errors import UflowError
+from uflow_cli.images.views import MAX_BRIGHTNESS, MAX_TILT, ORIGINAL, Augmentation, View
 
 DIGESTS = [bytes([i]) * 32 for i in range(6)]
 

@@ -1,0 +1,194 @@
+"""Images that features are made of: files known by their content, and views of them.
+
+Views of good images are for sets too small to show the flow every position and light; there are none unless asked for.
+A view is fixed by the seed, the image's content and its number, never by chance at run time, so that its features can
+be kept. Only images that train the flow have views; held-out images are seen as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uflow_cli.errors import ImageError, UflowError
+from uflow_cli.images.reading import decode_image, read_encoded
+from uflow_cli.images.resizing import resize_image
+from uflow_cli.images.turning import tilt_image
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+N_THREADS = min(8, os.cpu_count() or 1)
+MAX_TILT = 5.0  # degrees
+MAX_BRIGHTNESS = 0.1  # change, as a share
+_FLIPS = ((True, 0), (True, 2), (False, 2))  # left-right, top-bottom, both, as (mirror, quarter turns)
+_ROTATIONS = ((False, 1), (False, 2), (False, 3))
+_BOTH = tuple((mirror, turns) for mirror in (False, True) for turns in range(4) if mirror or turns)
+
+
+@dataclass(frozen=True)
+class View:
+    """One way to look at an image; the default is the image as it is."""
+
+    mirror: bool = False  # left-right, before the turns
+    quarter_turns: int = 0  # anticlockwise
+    tilt: float = 0.0  # degrees, anticlockwise
+    brightness: float = 1.0  # factor
+
+    def apply(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """What this view shows of (H, W, 3) `image`; odd quarter turns swap height and width."""
+        if self.mirror:
+            image = image[:, ::-1]
+        if self.quarter_turns:
+            image = np.rot90(image, self.quarter_turns)
+        image = np.ascontiguousarray(image)
+        if self.tilt:
+            image = tilt_image(image, self.tilt)
+        if self.brightness != 1.0:
+            levels = np.clip(np.rint(np.arange(256) * self.brightness), 0, 255).astype(np.uint8)
+            image = levels[image]
+        return image
+
+
+ORIGINAL = View()
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Which `kinds` of change views may have, and how many views of an image there are, the original among them."""
+
+    kinds: tuple[str, ...]
+    n_views: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.kinds and not self._continuous and self.n_views > len(self._symmetries):
+            most = len(self._symmetries)
+            raise UflowError(
+                f"views {self.n_views}: {' and '.join(self.kinds)} give only {most} different ones, the original among "
+                f"them; take --views {most}, or add tilts or brightness to --augment"
+            )
+
+    @property
+    def _continuous(self) -> bool:
+        return "tilts" in self.kinds or "brightness" in self.kinds
+
+    @property
+    def _symmetries(self) -> tuple[tuple[bool, int], ...]:
+        """The mirrorings and turns that the kinds allow, the identity first."""
+        flips, rotations = "flips" in self.kinds, "rotations" in self.kinds
+        changed = _BOTH if flips and rotations else _FLIPS if flips else _ROTATIONS if rotations else ()
+        return ((False, 0), *changed)
+
+    def views(self, digest: bytes, *, epoch: int = 0) -> list[View]:
+        """The views, other than the original, of the image whose content has `digest`; other ones in another `epoch`.
+
+        They differ from each other and, where the kinds allow it, go through all mirrorings and turns before one
+        comes twice.
+        """
+        if not self.kinds:
+            return []
+        rng = np.random.default_rng([self.seed, epoch, int.from_bytes(digest[:8], "little")])
+        symmetries = self._symmetries if self._continuous else self._symmetries[1:]
+        order = rng.permutation(len(symmetries))
+        return [self._view(rng, symmetries[order[i % len(order)]]) for i in range(self.n_views - 1)]
+
+    def _view(self, rng: np.random.Generator, symmetry: Sequence[int]) -> View:
+        tilt, light = rng.uniform(-1, 1, 2)
+        return View(
+            mirror=bool(symmetry[0]),
+            quarter_turns=int(symmetry[1]),
+            tilt=round(MAX_TILT * float(tilt), 6) if "tilts" in self.kinds else 0.0,
+            brightness=round(1 + MAX_BRIGHTNESS * float(light), 6) if "brightness" in self.kinds else 1.0,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A view of an image file whose content had `digest` when training began."""
+
+    path: Path
+    digest: bytes  # SHA-256
+    view: View = ORIGINAL
+
+    @property
+    def key(self) -> bytes:
+        """What tells this source from every other, whatever its file is called."""
+        if self.view == ORIGINAL:
+            return self.digest
+        return hashlib.sha256(self.digest + repr(self.view).encode()).digest()
+
+    def pixels(self, side: int) -> NDArray[np.uint8]:
+        """What the view shows, (side, side, 3). Raises ImageError, also if the file is no longer what it was."""
+        data = read_encoded(self.path)
+        if hashlib.sha256(data).digest() != self.digest:
+            raise ImageError(f"{self.path}: the file changed while it was in use; start again when it is settled")
+        return resize_image(self.view.apply(decode_image(data, path=self.path)), (side, side))
+
+
+def survey_images(
+    paths: Sequence[Path], *, known: Container[bytes] | None, on_progress: Callable[[int, int], None]
+) -> list[Source]:
+    """Read every image once, so that training does not stop half-way; ImageError names those that cannot be decoded.
+
+    Those with features at hand, their digest in `known`, were decoded once and need not be again.
+    """
+
+    def survey(path: Path) -> Source | ImageError:
+        try:
+            data = read_encoded(path)
+            digest = hashlib.sha256(data).digest()
+            if known is None or digest not in known:
+                decode_image(data, path=path)
+        except ImageError as error:
+            return error
+        return Source(path, digest)
+
+    sources: list[Source] = []
+    errors: list[ImageError] = []
+    for done, result in enumerate(done_ahead(survey, paths), start=1):
+        if isinstance(result, Source):
+            sources.append(result)
+        else:
+            errors.append(result)
+        on_progress(done, len(paths))
+    if errors:
+        more = f" (and {len(errors) - 1} more of {len(paths)} images)" if len(errors) > 1 else ""
+        raise ImageError(f"{errors[0]}{more}; remove or replace it before training")
+    return sources
+
+
+def with_views(
+    sources: Sequence[Source], training: Iterable[int], augmentation: Augmentation, *, epoch: int = 0
+) -> list[Source]:
+    """`sources`, and after them the views of those at `training`: all other views of the first, of the second, ..."""
+    views = [
+        replace(sources[i], view=view) for i in training for view in augmentation.views(sources[i].digest, epoch=epoch)
+    ]
+    return [*sources, *views]
+
+
+def done_ahead(
+    work: Callable[[Item], Result], items: Iterable[Item], *, ahead: int = 2 * N_THREADS
+) -> Iterator[Result]:
+    """`work(item)` for each item, in order, up to `ahead` items before they are asked for; its errors are raised."""
+    with ThreadPoolExecutor(N_THREADS) as pool:
+        pending: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                pending.append(pool.submit(work, item))
+                if len(pending) > ahead:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
