@@ -13,11 +13,10 @@ from products import good_image
 
 from uflow_cli.calibration import Calibration, Reference, calibrate, fit_reference, position_levels
 from uflow_cli.check import Verdict, audit_run, audit_to_dict, likely_cause, measure_drift
-from uflow_cli.check.run import KEPT_NAME
 from uflow_cli.detection.nfa import Background
 from uflow_cli.errors import UflowError
 from uflow_cli.images import write_png
-from uflow_cli.run.record import load_run
+from uflow_cli.run.record import BEFORE_RECALIBRATION_NAME, load_run
 
 CPU = torch.device("cpu")
 
@@ -118,7 +117,7 @@ def test_recalibration_makes_the_promise_hold_again_and_keeps_the_old_one(run, t
     before = (run.folder / "config.json").read_text()
     audit = audit_run(run, paths[:20], device=CPU, recalibrate=True)
     assert audit.verdict is Verdict.BROKEN  # told of the promise as it was
-    assert (run.folder / KEPT_NAME).read_text() == before
+    assert (run.folder / BEFORE_RECALIBRATION_NAME).read_text() == before
     fresh = load_run(run.folder)
     assert fresh.calibration == audit.recalibrated
     assert fresh.calibration.n_images == 20

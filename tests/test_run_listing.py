@@ -100,6 +100,13 @@ def test_damaged_runs_are_listed_with_what_is_wrong(copy, root, what):
     assert str(folder) in by_name["hurt"].problem
 
 
+def test_folders_of_other_programs_are_not_listed(copy, root):
+    copy("whole")
+    (root / "bert").mkdir()
+    (root / "bert" / "config.json").write_text('{"architectures": ["Bert"]}')
+    assert [listed.folder.name for listed in list_runs([root])] == ["whole"]
+
+
 def test_a_run_that_may_not_be_read_is_listed_as_damaged(copy, root, monkeypatch):
     copy("whole")
     secret = copy("secret") / "config.json"

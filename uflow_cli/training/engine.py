@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import uflow_cli
 from uflow_cli.cache import CacheFolder, FeatureCache, FeatureStore, KeptFeatures, ResidentFeatures, load_features
 from uflow_cli.config import MIN_HELD_OUT, ModelConfig, TrainingConfig
 from uflow_cli.errors import TrainingError, UflowError
@@ -19,7 +20,7 @@ from uflow_cli.files import remove_litter
 from uflow_cli.images import Augmentation, Source, survey_images, with_views
 from uflow_cli.model import Model, build_model, check_model_config
 from uflow_cli.run.lock import sole_training
-from uflow_cli.run.record import Origin, Run, is_run
+from uflow_cli.run.record import CONFIG_NAME, Origin, Run, is_run
 from uflow_cli.run.state import (
     Split,
     TrainingState,
@@ -27,6 +28,7 @@ from uflow_cli.run.state import (
     publish,
     read_state,
     require_same_images,
+    with_recalibration,
     write_state,
 )
 from uflow_cli.training.criterion import Criterion, HeldOutLoss
@@ -68,7 +70,7 @@ def train(
         model = group.rank_zero_first(lambda: build_model(model_config, device=own_device, seed=config.seed))
         images = group.on_rank_zero(survey)
         sizes = (len(split.training), len(split.selection), len(split.calibration))
-        origin = Origin(dataset, category, *sizes, root=_absolute(root), good=_absolute(good))
+        origin = Origin(dataset, category, *sizes, _absolute(root), _absolute(good), uflow_cli.__version__)
         state = TrainingState(model.config, config, origin, images, split, model.extractor.digest)
         group.on_rank_zero(lambda: stack.enter_context(_claimed(out, state, model)))
         return _go_on(out, state, {}, model, group, observer, criterion, should_stop, cache)
@@ -90,12 +92,13 @@ def resume(
         if has_state(folder):
             stack.enter_context(sole_training(folder))
             remove_litter(folder)
-        return read_state(folder)
+        state, tensors = read_state(folder)
+        return with_recalibration(folder, state), tensors
 
     with processes(device) as (group, own_device), contextlib.ExitStack() as stack:
         state, tensors = group.on_rank_zero(claim)
         if weights:
-            state = replace(state, model=replace(state.model, weights=weights))
+            state = replace(state, model=replace(state.model, weights=weights).located())
         if state.is_over:  # killed between the last epoch and the end
             return group.on_rank_zero(lambda: publish(folder, state, "finished"))
         group.on_rank_zero(lambda: require_same_images(state, paths, on_progress=observer.on_images))
@@ -191,6 +194,8 @@ def _require_free(out: Path, *, overwrite: bool) -> None:
         raise TrainingError(
             f"{out} already holds a run; replace it with --overwrite, or choose another folder with --out"
         )
+    if (out / CONFIG_NAME).exists():
+        raise TrainingError(f"{out / CONFIG_NAME} is not of a run; choose another folder with --out")
 
 
 def _require_room(out: Path, model: Model) -> None:

@@ -182,8 +182,13 @@ class Trainer:
             norms if shared else self._held_out(self.split.calibration)[1], selection=() if shared else norms,
             n_channels=flow.embedding_channels, tests=self.model.config.tests, reach=flow.reach, shared=shared,
         )  # fmt: skip
+        if state.is_recalibrated:
+            self.observer.on_warning(
+                f"epoch {epoch} takes the place of the one that fresh images recalibrated; held-out images calibrate "
+                "it: give the fresh ones to `uflow check --recalibrate` again"
+            )
         weights = save_weights(self.folder, self.model, epoch=epoch)
-        return replace(state, progress=progress, calibration=calibration, weights=weights)
+        return replace(state, progress=progress, calibration=calibration, weights=weights, is_recalibrated=False)
 
     def _roll_back(self) -> None:
         """Back to the last good epoch, with a lower learning rate from there on."""

@@ -51,7 +51,7 @@ def runs_columns(runs: Sequence[ListedRun]) -> list[Column]:
         Column("data set", cells(lambda run: f"{run.origin.dataset}/{run.origin.category}"), rank=6, justify="left"),
         Column("preset", cells(preset), rank=7, justify="left"),
         Column("extractor", cells(lambda run: run.model.extractor), rank=10, justify="left"),
-        Column("images", cells(lambda run: str(run.n_images)), rank=4),
+        Column("images", cells(lambda run: str(run.origin.n_images)), rank=4),
         Column("epochs", cells(lambda run: f"{run.progress.epochs_done}/{run.progress.n_epochs}"), rank=1),
         Column("best", cells(lambda run: str(run.progress.best_epoch)), rank=3),
         Column("held-out bits/dim", cells(held_out), rank=2),

@@ -72,7 +72,7 @@ def _columns(outcomes: Sequence[Outcome]) -> list[Column]:
     return [
         Column("category", [outcome.category for outcome in outcomes], justify="left"),
         Column("state", [outcome.state for outcome in outcomes], justify="left"),
-        Column("images", cells(lambda run: str(run.n_images)), rank=5),
+        Column("images", cells(lambda run: str(run.origin.n_images)), rank=5),
         Column("epochs", cells(lambda run: f"{run.progress.epochs_done}/{run.progress.n_epochs}"), rank=3),
         Column("best", cells(lambda run: str(run.progress.best_epoch)), rank=4),
         Column("held-out bits/dim", cells(held_out), rank=1),
