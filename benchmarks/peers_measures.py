@@ -13,7 +13,7 @@ from uflow_cli.metrics import (
     MeanIou,
     PixelScores,
     auroc,
-    bootstrap_interval,
+    bootstrap_intervals,
     mean_iou,
     oracle_thresholds,
 )
@@ -43,7 +43,8 @@ def measure(
     """All measures by name: shares in 0..1, and the thresholds behind them."""
     labels = np.asarray(is_defective, dtype=np.bool_)
     scores = np.asarray(test.scores)
-    low, high = bootstrap_interval(lambda rows: auroc(scores[rows], labels[rows]), labels, seed=seed)
+    intervals = bootstrap_intervals(lambda rows: {"image_auroc": auroc(scores[rows], labels[rows])}, labels, seed=seed)
+    low, high = intervals["image_auroc"]
     pixels = PixelScores()
     for score_map, mask in zip(test.maps, masks, strict=True):
         pixels.add(score_map, mask)

@@ -2,6 +2,7 @@
 
 import math
 import tracemalloc
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any
 
@@ -15,7 +16,7 @@ from scipy import ndimage, stats
 from sklearn import metrics as sklearn_metrics
 
 from uflow_cli import metrics
-from uflow_cli.metrics import pixels, score_counts
+from uflow_cli.metrics import pixels
 
 Pairs = list[tuple[NDArray[Any], NDArray[np.bool_]]]
 SPECIAL = [-np.inf, -2.5, -1.0, -1e-40, -0.0, 0.0, 1e-40, 0.5, 1.0, 1.0000001, 3e38, np.inf]
@@ -33,6 +34,22 @@ def random_pairs(seed: int, *, n_images: int = 4, n_values: int | None = 20, sid
             score = np.round(score * n_values / 6) / 7
         pairs.append((score.astype(np.float32), mask))
     return pairs
+
+
+def pixel_curve(pairs: Iterable[tuple[NDArray[Any], NDArray[np.bool_]]]) -> metrics.PixelCurve:
+    scores = metrics.PixelScores()
+    for score, mask in pairs:
+        scores.add(score, mask)
+    return scores.curve()
+
+
+def bootstrap_interval(
+    statistic: Callable[[NDArray[np.intp]], float], strata: Any, *, seed: int, n_resamples: int = 1000
+) -> tuple[float, float]:
+    of_all = metrics.bootstrap_intervals(
+        lambda rows: {"it": statistic(rows)}, strata, seed=seed, n_resamples=n_resamples
+    )
+    return of_all["it"]
 
 
 def flat(pairs: Pairs) -> tuple[NDArray[Any], NDArray[np.bool_]]:
@@ -66,13 +83,12 @@ def slow_aupro(pairs: Pairs, max_fpr: float) -> float:
 def test_pixel_auroc_and_average_precision_equal_scikit_learn(seed: int, n_values: int | None) -> None:
     pairs = random_pairs(seed, n_values=n_values)
     scores, masks = flat(pairs)
-    curve = metrics.pixel_curve(pairs)
+    curve = pixel_curve(pairs)
     assert curve.auroc == pytest.approx(sklearn_metrics.roc_auc_score(masks, scores), abs=1e-12)
     assert curve.average_precision == pytest.approx(sklearn_metrics.average_precision_score(masks, scores), abs=1e-12)
-    precision, recall, thresholds = sklearn_metrics.precision_recall_curve(masks, scores)
+    precision, recall, _ = sklearn_metrics.precision_recall_curve(masks, scores)
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-30)
     assert curve.f1_max == pytest.approx(f1.max(), abs=1e-12)
-    assert curve.f1_threshold == thresholds[::-1][np.argmax(f1[:-1][::-1])]
 
 
 @pytest.mark.parametrize("max_fpr", [0.05, 0.3, 1.0])
@@ -80,7 +96,7 @@ def test_pixel_auroc_and_average_precision_equal_scikit_learn(seed: int, n_value
 @pytest.mark.parametrize("seed", range(3))
 def test_aupro_equals_the_plain_definition(seed: int, n_values: int | None, max_fpr: float) -> None:
     pairs = random_pairs(seed, n_values=n_values)
-    assert metrics.pixel_curve(pairs).aupro(max_fpr) == pytest.approx(slow_aupro(pairs, max_fpr), abs=1e-12)
+    assert pixel_curve(pairs).aupro(max_fpr) == pytest.approx(slow_aupro(pairs, max_fpr), abs=1e-12)
 
 
 @settings(deadline=None, max_examples=150)
@@ -93,7 +109,7 @@ def test_few_values_and_odd_ones_are_counted_exactly(
     scores: NDArray[Any], masks: NDArray[np.bool_], max_fpr: float
 ) -> None:
     pairs = list(zip(scores, masks, strict=True))
-    curve = metrics.pixel_curve(pairs)
+    curve = pixel_curve(pairs)
     if masks.all() or not masks.any():
         assert math.isnan(curve.auroc)
         assert math.isnan(curve.aupro())
@@ -106,15 +122,15 @@ def test_few_values_and_odd_ones_are_counted_exactly(
 @settings(deadline=None)
 @given(hnp.arrays(np.float32, 6, elements=st.floats(width=32, allow_nan=False)))
 def test_keys_order_as_scores_do_and_give_them_back(scores: NDArray[np.float32]) -> None:
-    keys = score_counts.ordered_keys(scores)
-    np.testing.assert_array_equal(score_counts.scores_of(keys), scores)
+    keys = pixels.ordered_keys(scores)
+    np.testing.assert_array_equal(pixels.scores_of(keys), scores)
     np.testing.assert_array_equal(keys[:, None] < keys[None], scores[:, None] < scores[None])
 
 
 def test_metrics_do_not_change_under_increasing_maps_and_order_of_images() -> None:
     pairs = random_pairs(5)
-    curve = metrics.pixel_curve(pairs)
-    other = metrics.pixel_curve([(np.exp(score), mask) for score, mask in pairs[::-1]])
+    curve = pixel_curve(pairs)
+    other = pixel_curve([(np.exp(score), mask) for score, mask in pairs[::-1]])
     assert other.auroc == pytest.approx(curve.auroc, abs=1e-12)
     assert other.aupro() == pytest.approx(curve.aupro(), abs=1e-12)
     assert other.f1_max == pytest.approx(curve.f1_max, abs=1e-12)
@@ -123,13 +139,12 @@ def test_metrics_do_not_change_under_increasing_maps_and_order_of_images() -> No
 def test_perfect_inverted_and_constant_predictors_have_their_known_values() -> None:
     masks = [mask for _, mask in random_pairs(1)]
     share = np.mean(masks)
-    perfect = metrics.pixel_curve([(mask.astype(np.float32), mask) for mask in masks])
+    perfect = pixel_curve([(mask.astype(np.float32), mask) for mask in masks])
     assert (perfect.auroc, perfect.average_precision, perfect.f1_max, perfect.aupro()) == (1.0, 1.0, 1.0, 1.0)
-    assert perfect.f1_threshold == 1.0
-    inverted = metrics.pixel_curve([(1.0 - mask, mask) for mask in masks])
+    inverted = pixel_curve([(1.0 - mask, mask) for mask in masks])
     assert (inverted.auroc, inverted.aupro()) == (0.0, 0.0)
     assert inverted.average_precision == pytest.approx(share)
-    constant = metrics.pixel_curve([(np.zeros(mask.shape), mask) for mask in masks])
+    constant = pixel_curve([(np.zeros(mask.shape), mask) for mask in masks])
     assert constant.auroc == 0.5
     assert constant.average_precision == pytest.approx(share)
     assert constant.aupro() == pytest.approx(0.15)  # the diagonal up to 0.3, divided by 0.3
@@ -142,7 +157,7 @@ def test_small_regions_count_as_much_as_large_ones_and_touch_at_corners() -> Non
     mask[8, 8] = mask[9, 9] = True  # 2 pixels that touch at a corner, missed
     score = np.where(mask, 0.0, 0.5)
     score[:4, :5] = 1.0
-    curve = metrics.pixel_curve([(score, mask)])
+    curve = pixel_curve([(score, mask)])
     assert curve.n_regions == 2
     assert curve.aupro() == pytest.approx(0.5)
     assert curve.region_overlap.tolist() == pytest.approx([0.5, 1.0])
@@ -151,15 +166,14 @@ def test_small_regions_count_as_much_as_large_ones_and_touch_at_corners() -> Non
 def test_missing_classes_are_nan() -> None:
     empty = np.zeros((4, 4), dtype=np.bool_)
     score = np.ones((4, 4), dtype=np.float32)
-    no_defect = metrics.pixel_curve([(score, empty)])
-    everything = metrics.pixel_curve([(score, ~empty)])
-    nothing = metrics.pixel_curve([])
+    no_defect = pixel_curve([(score, empty)])
+    everything = pixel_curve([(score, ~empty)])
+    nothing = pixel_curve([])
     for curve in (no_defect, everything, nothing):
         assert math.isnan(curve.auroc)
         assert math.isnan(curve.aupro())
     assert math.isnan(no_defect.average_precision)
     assert math.isnan(no_defect.f1_max)
-    assert math.isnan(no_defect.f1_threshold)
     assert everything.average_precision == 1.0
 
 
@@ -180,21 +194,18 @@ def test_what_cannot_be_counted_is_a_programming_mistake(score: NDArray[Any], ma
 @pytest.mark.parametrize("max_fpr", [0.0, -0.1, 1.1])
 def test_aupro_is_refused_beyond_0_to_1(max_fpr: float) -> None:
     with pytest.raises(ValueError, match="max_fpr"):
-        metrics.pixel_curve(random_pairs(0)).aupro(max_fpr)
+        pixel_curve(random_pairs(0)).aupro(max_fpr)
 
 
 @pytest.mark.parametrize("n_values", [15, None])
-def test_small_buffers_and_slices_count_the_same(monkeypatch: pytest.MonkeyPatch, n_values: int | None) -> None:
+def test_pixels_counted_in_small_lots_count_the_same(monkeypatch: pytest.MonkeyPatch, n_values: int | None) -> None:
     pairs = random_pairs(3, n_images=8, n_values=n_values)
-    expected = metrics.pixel_curve(pairs)
-    monkeypatch.setattr(pixels, "NEGATIVE_BUFFER", 100)
-    monkeypatch.setattr(pixels, "POSITIVE_BUFFER", 37)
-    monkeypatch.setattr(score_counts, "_SLICE", 11)
+    expected = pixel_curve(pairs)
+    monkeypatch.setattr(pixels, "WAITING_PIXELS", 100)
     scores = metrics.PixelScores()
     for index, (score, mask) in enumerate(pairs):
         scores.add(score, mask)
-        assert scores.curve().auroc == metrics.pixel_curve(pairs[: index + 1]).auroc or index == 0
-    assert len(scores._negative._runs) >= 2 or n_values is not None
+        assert scores.curve().auroc == pixel_curve(pairs[: index + 1]).auroc or index == 0
     curve = scores.curve()
     np.testing.assert_array_equal(curve.false_positives, expected.false_positives)
     np.testing.assert_array_equal(curve.false_positives_above, expected.false_positives_above)
@@ -203,7 +214,7 @@ def test_small_buffers_and_slices_count_the_same(monkeypatch: pytest.MonkeyPatch
 
 
 def test_memory_follows_the_number_of_distinct_scores_and_not_of_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pixels, "NEGATIVE_BUFFER", 1 << 16)
+    monkeypatch.setattr(pixels, "WAITING_PIXELS", 1 << 16)
     random = np.random.default_rng(0)
     few = random.random(1000, dtype=np.float32)
     mask = np.zeros((128, 128), dtype=np.bool_)
@@ -215,6 +226,63 @@ def test_memory_follows_the_number_of_distinct_scores_and_not_of_pixels(monkeypa
     tracemalloc.stop()
     assert scores.curve().n_negative == 200 * 128 * 128
     assert held < 1 << 20  # 13 MB, had the pixels been kept
+
+
+def test_beyond_so_many_distinct_scores_bins_bound_the_memory_and_hardly_move_the_measures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    random = np.random.default_rng(1)
+    pairs: Pairs = []
+    for _ in range(100):
+        mask = np.zeros((64, 64), dtype=np.bool_)
+        mask[8:24, 16:28] = mask[40:50, 40:60] = True
+        pairs.append(((1 / (1 + np.exp(-random.normal(size=mask.shape) - mask))).astype(np.float32), mask))
+    exact = pixel_curve(pairs)
+    monkeypatch.setattr(pixels, "WAITING_PIXELS", 1 << 14)
+    monkeypatch.setattr(pixels, "MOST_SCORES", 1 << 15)
+    scores = metrics.PixelScores()
+    tracemalloc.start()
+    for score, mask in pairs:
+        scores.add(score, mask)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 1 << 21  # 8 MB, had all distinct scores been kept
+    binned = scores.curve()
+    assert len(binned.true_positives) <= 1 << 15
+    assert (binned.n_positive, binned.n_negative, binned.n_regions) == (
+        exact.n_positive, exact.n_negative, exact.n_regions
+    )  # fmt: skip
+    assert binned.auroc == pytest.approx(exact.auroc, abs=1e-5)
+    assert binned.average_precision == pytest.approx(exact.average_precision, abs=1e-4)
+    assert binned.f1_max == pytest.approx(exact.f1_max, abs=1e-4)
+    assert binned.aupro() == pytest.approx(exact.aupro(), abs=1e-5)
+
+
+def test_a_fair_threshold_in_bins_lets_no_more_pixels_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pixels, "MOST_SCORES", 1000)
+    score = np.random.default_rng(2).normal(size=(64, 64)).astype(np.float32)
+    scores = metrics.PixelScores()
+    scores.add(score, np.zeros(score.shape, dtype=np.bool_))
+    thresholds = [scores.threshold(allowed) for allowed in (0, 40, 400)]
+    through = [np.count_nonzero(score > threshold) for threshold in thresholds]
+    assert through[0] == 0
+    assert 0 < through[1] <= 40 < through[2] <= 400
+
+
+def test_resampled_curves_are_those_of_the_images_drawn() -> None:
+    pairs = random_pairs(6, n_images=6)
+    scores = metrics.PixelScores(resampling=True)
+    for score, mask in pairs:
+        scores.add(score, mask)
+    curve_of = scores.curves_of_images()
+    for drawn in ([0, 1, 2, 3, 4, 5], [1, 1, 4, 2]):
+        expected = pixel_curve(pairs[index] for index in drawn)
+        curve = curve_of(drawn)
+        assert (curve.n_positive, curve.n_negative) == (expected.n_positive, expected.n_negative)
+        assert curve.auroc == pytest.approx(expected.auroc, abs=1e-3)
+        assert curve.aupro() == pytest.approx(expected.aupro(), abs=1e-3)
+    with pytest.raises(ValueError, match="resampling"):
+        metrics.PixelScores().curves_of_images()
 
 
 @settings(deadline=None, max_examples=60)
@@ -299,7 +367,10 @@ def test_the_oracle_searches_the_published_thresholds() -> None:
     mask = np.zeros((6, 6), dtype=np.bool_)
     mask[2:4, 2:4] = True
     log_nfa = np.where(mask, -300.5, 20.0)
-    oracle = metrics.oracle_miou([(log_nfa, mask), (np.full((6, 6), 477.0), np.zeros_like(mask))])
+    sweep = metrics.IouSweep(thresholds)
+    sweep.add(log_nfa, mask)
+    sweep.add(np.full((6, 6), 477.0), np.zeros_like(mask))
+    oracle = sweep.oracle()
     assert oracle.threshold == -300.0
     assert oracle.miou == metrics.MeanIou(1.0, 1.0)
 
@@ -333,15 +404,9 @@ def test_an_empty_sweep_has_no_oracle_and_a_map_with_nan_no_place() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([0.0, 0.25, 0.5, 1.0, 7.0]), st.booleans()), min_size=1, max_size=30))
-def test_image_auroc_and_average_precision_equal_scikit_learn(images: list[tuple[float, bool]]) -> None:
+def test_image_auroc_equals_scikit_learn(images: list[tuple[float, bool]]) -> None:
     scores, labels = [score for score, _ in images], [label for _, label in images]
-    if not any(labels):
-        assert math.isnan(metrics.auroc(scores, labels))
-        assert math.isnan(metrics.average_precision(scores, labels))
-        return
-    expected = sklearn_metrics.average_precision_score(labels, scores)
-    assert metrics.average_precision(scores, labels) == pytest.approx(expected)
-    if all(labels):
+    if all(labels) or not any(labels):
         assert math.isnan(metrics.auroc(scores, labels))
     else:
         assert metrics.auroc(scores, labels) == pytest.approx(sklearn_metrics.roc_auc_score(labels, scores))
@@ -388,26 +453,26 @@ def test_rates_are_counted_per_kind_in_the_order_of_appearance() -> None:
 def test_a_bootstrap_interval_is_near_the_known_one_and_repeats() -> None:
     values = np.random.default_rng(0).normal(size=400)
     strata = np.zeros(400)
-    low, high = metrics.bootstrap_interval(lambda i: float(values[i].mean()), strata, seed=1)
+    low, high = bootstrap_interval(lambda i: float(values[i].mean()), strata, seed=1)
     half = 1.96 * values.std() / 20
     assert low == pytest.approx(values.mean() - half, abs=0.02)
     assert high == pytest.approx(values.mean() + half, abs=0.02)
-    assert (low, high) == metrics.bootstrap_interval(lambda i: float(values[i].mean()), strata, seed=1)
-    assert (low, high) != metrics.bootstrap_interval(lambda i: float(values[i].mean()), strata, seed=2)
+    assert (low, high) == bootstrap_interval(lambda i: float(values[i].mean()), strata, seed=1)
+    assert (low, high) != bootstrap_interval(lambda i: float(values[i].mean()), strata, seed=2)
 
 
 def test_a_bootstrap_draws_within_strata() -> None:
     labels = np.array([True] * 3 + [False] * 7)
     counts = {3}
-    metrics.bootstrap_interval(lambda i: counts.add(int(labels[i].sum())) or 0.0, labels, seed=0, n_resamples=50)  # type: ignore[func-returns-value]
+    bootstrap_interval(lambda i: counts.add(int(labels[i].sum())) or 0.0, labels, seed=0, n_resamples=50)  # type: ignore[func-returns-value]
     assert counts == {3}
 
 
 def test_a_bootstrap_without_values_is_nan() -> None:
-    assert all(map(math.isnan, metrics.bootstrap_interval(lambda _: float("nan"), [0, 1], seed=0, n_resamples=5)))
-    assert all(map(math.isnan, metrics.bootstrap_interval(lambda _: 1.0, [], seed=0)))
+    assert all(map(math.isnan, bootstrap_interval(lambda _: float("nan"), [0, 1], seed=0, n_resamples=5)))
+    assert all(map(math.isnan, bootstrap_interval(lambda _: 1.0, [], seed=0)))
 
 
 def test_a_bootstrap_leaves_out_the_resamples_that_have_no_value() -> None:
     values = np.array([float("nan"), 2.0, 2.0])
-    assert metrics.bootstrap_interval(lambda i: float(values[i].max()), np.zeros(3), seed=0) == (2.0, 2.0)
+    assert bootstrap_interval(lambda i: float(values[i].max()), np.zeros(3), seed=0) == (2.0, 2.0)

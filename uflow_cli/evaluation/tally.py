@@ -15,13 +15,12 @@ from uflow_cli.detection.prediction import SCORE_SIZE, Prediction
 from uflow_cli.evaluation.measures import NfaSweep
 from uflow_cli.images import resize_mask
 from uflow_cli.metrics import (
-    BinnedPixels,
     IouSweep,
     MeanIou,
     OracleIou,
     PixelScores,
     auroc,
-    bootstrap_interval,
+    bootstrap_intervals,
     iou,
     oracle_thresholds,
     rate,
@@ -45,8 +44,7 @@ class Tally:
     """Takes evaluated images one by one; `fair_threshold` is one of the anomaly score."""
 
     def __init__(self, *, fair_threshold: float | None = None, for_bootstrap: bool = False) -> None:
-        self._pixels = PixelScores()
-        self._binned = BinnedPixels() if for_bootstrap else None
+        self._pixels = PixelScores(resampling=for_bootstrap)
         self._sweep = IouSweep(oracle_thresholds())
         self._score_sweep = IouSweep(np.linspace(-1.0, 0.0, SCORE_STEPS + 1))
         self._fair = fair_threshold
@@ -65,8 +63,6 @@ class Tally:
         mask = resize_mask(evaluated.true_mask, SCORE_SIZE)
         log_nfa_map, score_map = prediction.log_nfa_map, prediction.score_map
         self._pixels.add(score_map, mask)
-        if self._binned is not None:
-            self._binned.add(score_map, mask)
         self._sweep.add(log_nfa_map, mask)
         self._score_sweep.add(-score_map, mask)
         self._scores.append(prediction.score)
@@ -120,26 +116,25 @@ class Tally:
 
     def intervals(self, *, n_resamples: int, seed: int) -> dict[str, tuple[float, float]]:
         """95 % bootstrap intervals, good and defective images drawn anew each among themselves."""
-        if self._binned is None:
-            raise ValueError("this tally was not made for_bootstrap")
-        curves = self._binned.curves()
+        curves = self._pixels.curves_of_images()
         defective, scores, log_nfas = np.array(self._is_defective), np.array(self._scores), np.array(self._log_nfas)
         ious, full = np.array(self._ious), ~np.array(self._is_empty)
-        statistics = {
-            "image_auroc": lambda i: auroc(scores[i], defective[i]),
-            "image_auroc_nfa": lambda i: auroc(-log_nfas[i], defective[i]),
-            "pixel_auroc": lambda i: curves(i).auroc,
-            "pixel_ap": lambda i: curves(i).average_precision,
-            "aupro": lambda i: curves(i).aupro(),
-            "miou": lambda i: _mean(ious[i, 0]),
-            "miou_defective": lambda i: _mean(ious[i, 0][full[i]]),
-            "miou_automatic": lambda i: _mean(ious[i, 1]),
-            "miou_automatic_defective": lambda i: _mean(ious[i, 1][full[i]]),
-        }
-        return {
-            name: bootstrap_interval(statistic, defective, seed=seed, n_resamples=n_resamples)
-            for name, statistic in statistics.items()
-        }
+
+        def statistics(i: NDArray[np.intp]) -> dict[str, float]:
+            curve = curves(i)
+            return {
+                "image_auroc": auroc(scores[i], defective[i]),
+                "image_auroc_nfa": auroc(-log_nfas[i], defective[i]),
+                "pixel_auroc": curve.auroc,
+                "pixel_ap": curve.average_precision,
+                "aupro": curve.aupro(),
+                "miou": _mean(ious[i, 0]),
+                "miou_defective": _mean(ious[i, 0][full[i]]),
+                "miou_automatic": _mean(ious[i, 1]),
+                "miou_automatic_defective": _mean(ious[i, 1][full[i]]),
+            }
+
+        return bootstrap_intervals(statistics, defective, seed=seed, n_resamples=n_resamples)
 
     @property
     def _is_defective(self) -> list[bool]:

@@ -27,7 +27,7 @@ class OracleIou:
 
 
 def oracle_thresholds() -> Floats:
-    """Thresholds of log10 NFA over which the published oracle searches (METHOD 5): -1000, -999, ..., 400."""
+    """Thresholds of log10 NFA over which the published oracle searches: -1000, -999, ..., 400."""
     return np.arange(-1000.0, 401.0)
 
 
@@ -89,16 +89,6 @@ class IouSweep:
             raise ValueError("no image was added")
         best = int(np.argmax(over_all))
         return OracleIou(float(self.thresholds[best]), MeanIou(float(over_all[best]), float(over_defective[best])))
-
-
-def oracle_miou(
-    pairs: Iterable[tuple[NDArray[Any], NDArray[np.bool_]]], *, thresholds: Sequence[float] | Floats | None = None
-) -> OracleIou:
-    """Best mean IoU of (map, mask) per image over `thresholds` (default: `oracle_thresholds`); see `IouSweep.add`."""
-    sweep = IouSweep(oracle_thresholds() if thresholds is None else thresholds)
-    for values, mask in pairs:
-        sweep.add(values, mask)
-    return sweep.oracle()
 
 
 def _require_masks(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> None:

@@ -1,10 +1,11 @@
-"""Pixel AUROC, average precision, best F1 and AUPRO, exact over any number of pixels. Scores: high = anomalous.
+"""Pixel AUROC, average precision, best F1 and AUPRO over any number of pixels. Scores: high = anomalous.
 
-Every curve moves up only at the scores of defective pixels, so all areas follow exactly from the counts at these:
-how many defect-free pixels score above, and how many at least as much.
+Every curve moves up only at the scores of defective pixels, so all areas follow from the counts at these: how many
+defect-free pixels score above, and how many at least as much. Memory is bounded: the counts are exact up to
+`MOST_SCORES` distinct scores, then neighbouring scores share a bin (the measures move by less than 1e-6).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from uflow_cli.metrics.score_counts import Floats, ScoreCounts, ordered_keys, scores_of
+AUPRO_MAX_FPR = 0.3  # MVTec's definition
+MOST_SCORES = 1 << 21  # distinct scores that are told apart
+WAITING_PIXELS = 1 << 22  # pixels kept as they come before they are counted
+_EIGHT_CONNECTED = np.ones((3, 3), dtype=np.int8)
+_RESAMPLING_BITS = 12  # dropped of float32's 23 bits of fraction where images are drawn anew: 2048 bins from 0.5 to 1
+_INFINITY = 0xFF800000  # its key
 
-AUPRO_MAX_FPR = 0.3  # METHOD 5, MVTec's definition
-EIGHT_CONNECTED = np.ones((3, 3), dtype=np.int8)
-NEGATIVE_BUFFER = 1 << 25  # pixels kept as they come
-POSITIVE_BUFFER = 1 << 22
+Floats = NDArray[np.float64]
+Keys = NDArray[np.uint32]
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,6 @@ class PixelCurve:
     n_positive: int
     n_negative: int
     n_regions: int
-    scores: NDArray[np.float32]
     true_positives: Floats  # defective pixels that score at least this
     false_positives: Floats  # defect-free pixels that score at least this
     false_positives_above: Floats  # defect-free pixels that score more
@@ -53,16 +56,9 @@ class PixelCurve:
     @property
     def f1_max(self) -> float:
         """Highest F1 over all thresholds; nan without defective pixels."""
-        return float(self._f1.max()) if self.n_positive else float("nan")
-
-    @property
-    def f1_threshold(self) -> float:
-        """Highest score s for which "score >= s" reaches `f1_max`; nan without defective pixels."""
-        return float(self.scores[np.argmax(self._f1)]) if self.n_positive else float("nan")
-
-    @property
-    def _f1(self) -> Floats:
-        return 2.0 * self.true_positives / (self.true_positives + self.false_positives + self.n_positive)
+        if not self.n_positive:
+            return float("nan")
+        return float((2 * self.true_positives / (self.true_positives + self.false_positives + self.n_positive)).max())
 
     def aupro(self, max_fpr: float = AUPRO_MAX_FPR) -> float:
         """Area under region overlap against FPR up to `max_fpr`, divided by it; nan without regions or free pixels."""
@@ -84,12 +80,15 @@ class PixelCurve:
 
 
 class PixelScores:
-    """Counts the pixel scores of image after image; `curve()` may be asked for at any time."""
+    """Counts the pixel scores of image after image; `curve()` may be asked for at any time.
 
-    def __init__(self) -> None:
-        self._negative = ScoreCounts(buffer=NEGATIVE_BUFFER, weighted=False)
-        self._positive = ScoreCounts(buffer=POSITIVE_BUFFER, weighted=True)
+    With `resampling`, each image's counts are also kept apart, in coarse bins, for `curves_of_images`.
+    """
+
+    def __init__(self, *, resampling: bool = False) -> None:
+        self._free, self._defective = _ScoreCounts(), _ScoreCounts()
         self._n_regions = 0
+        self._images: list[_ImageCounts] | None = [] if resampling else None
 
     def add(self, score: NDArray[Any], mask: NDArray[np.bool_]) -> None:
         """Count one image: `score` (H, W), rounded to float32, and `mask` (H, W), True = defect.
@@ -101,52 +100,159 @@ class PixelScores:
                 f"score is {score.shape} and mask {mask.shape} {mask.dtype}; expected equal (H, W) and bool"
             )
         keys = ordered_keys(score)
-        if not mask.any():
-            self._negative.add(keys.ravel())
-            return
-        self._negative.add(keys[~mask])
-        regions, n_regions = ndimage.label(mask, structure=EIGHT_CONNECTED)
+        regions, n_regions = ndimage.label(mask, structure=_EIGHT_CONNECTED)
         inside = regions[mask]
-        self._positive.add(keys[mask], 1.0 / np.bincount(inside, minlength=n_regions + 1)[inside])
+        shares = 1.0 / np.bincount(inside, minlength=n_regions + 1)[inside]  # of a pixel in its region
+        self._free.add(keys[~mask])
+        self._defective.add(keys[mask], shares)
         self._n_regions += int(n_regions)
+        if self._images is not None:
+            self._images.append(_ImageCounts.of(keys, mask, shares, n_regions=int(n_regions)))
 
     def curve(self) -> PixelCurve:
-        """Sum up what was added so far."""
-        keys, counts, weights = self._positive.merged()
-        keys, counts, weights = keys[::-1], counts[::-1], weights[::-1]
-        overlap = np.cumsum(weights) / max(self._n_regions, 1)
-        return PixelCurve(
-            n_positive=self._positive.total,
-            n_negative=self._negative.total,
-            n_regions=self._n_regions,
-            scores=scores_of(keys),
-            true_positives=np.cumsum(counts, dtype=np.float64),
-            false_positives=self._negative.at_least(keys),
-            false_positives_above=self._negative.above(keys),
-            region_overlap=np.minimum(overlap / overlap[-1], 1.0) if len(overlap) else overlap,  # the last is 1
-        )
+        """Sum up all images added so far."""
+        dropped = max(self._free.count(), self._defective.count())
+        free_keys, free, _ = self._free.totals(dropped)
+        keys, defective, shares = (values[::-1] for values in self._defective.totals(dropped))
+        up_to = np.concatenate([[0], np.cumsum(free)])  # free pixels of the first keys, from the lowest
+        return _curve(
+            defective, shares, n_negative=int(up_to[-1]), n_regions=self._n_regions,
+            free_above=up_to[-1] - up_to[np.searchsorted(free_keys, keys, side="right")],
+            free_at_least=up_to[-1] - up_to[np.searchsorted(free_keys, keys, side="left")],
+        )  # fmt: skip
+
+    def curves_of_images(self) -> Callable[[Sequence[int] | NDArray[np.intp]], PixelCurve]:
+        """Return a function from image indices, with repetitions, to the curve of these images (bootstrap).
+
+        Raises ValueError unless made for `resampling`.
+        """
+        if self._images is None:
+            raise ValueError("the images are not kept apart; make PixelScores with resampling=True")
+        bins = np.unique(np.concatenate([image.bins for image in self._images]))
+        tables = np.zeros((3, len(self._images), len(bins)), dtype=np.float32)  # free, defective, shares of regions
+        for row, image in enumerate(self._images):
+            tables[:, row, np.searchsorted(bins, image.bins)] = image.sums
+        n_regions = np.array([image.n_regions for image in self._images])
+
+        def curve(indices: Sequence[int] | NDArray[np.intp]) -> PixelCurve:
+            draws = np.bincount(indices, minlength=tables.shape[1]).astype(np.float32)
+            free, defective, shares = ((draws @ table)[::-1].astype(np.float64) for table in tables)
+            held, at_least = defective > 0, np.cumsum(free)
+            return _curve(
+                defective[held], shares[held], n_negative=round(free.sum()), n_regions=int(draws @ n_regions),
+                free_above=(at_least - free)[held], free_at_least=at_least[held],
+            )  # fmt: skip
+
+        return curve
 
     def threshold(self, false_pixels: float) -> float:
         """Lowest score t of which at most `false_pixels` defect-free pixels (of all images together) score above t.
 
-        The fair threshold of METHOD 5 is `threshold(n_images)` over good training images at 256 x 256. ValueError for a
-        negative number, and before any defect-free pixel was added.
+        The fair threshold of the paper is `threshold(n_images)` over good training images at 256 x 256. Raises
+        ValueError for a negative number, and before any defect-free pixel was added.
         """
-        if false_pixels < 0 or not self._negative.total:
-            raise ValueError(f"{false_pixels} false pixels of {self._negative.total}; expected 0 or more, of 1 or more")
-        low, high = self._negative.lowest(), (1 << 32) - 1  # keys; the answer lies in low..high
-        while low < high:
-            middle = (low + high) // 2
-            if self._negative.above(np.array([middle], dtype=np.uint32))[0] <= false_pixels:
-                high = middle
-            else:
-                low = middle + 1
-        return float(scores_of(np.array([low], dtype=np.uint32))[0])
+        dropped = self._free.count()
+        keys, counts, _ = self._free.totals(dropped)
+        if false_pixels < 0 or not len(keys):
+            raise ValueError(f"{false_pixels} false pixels of {counts.sum()}; expected 0 or more, of 1 or more")
+        above = counts.sum() - np.cumsum(counts)
+        bin_end = (int(keys[np.argmax(above <= false_pixels)]) + 1 << dropped) - 1
+        return float(scores_of(np.array([min(bin_end, _INFINITY)], dtype=np.uint32))[0])
 
 
-def pixel_curve(pairs: Iterable[tuple[NDArray[Any], NDArray[np.bool_]]]) -> PixelCurve:
-    """Count the (score map, mask) of each image; see `PixelScores.add`."""
-    scores = PixelScores()
-    for score, mask in pairs:
-        scores.add(score, mask)
-    return scores.curve()
+def _curve(
+    defective: NDArray[Any], shares: Floats, *, free_above: NDArray[Any], free_at_least: NDArray[Any],
+    n_negative: int, n_regions: int,
+) -> PixelCurve:  # fmt: skip
+    """Add up counts per score, from the highest score down."""
+    reached = np.cumsum(shares) / max(n_regions, 1)
+    return PixelCurve(
+        n_positive=round(float(defective.sum())),
+        n_negative=n_negative,
+        n_regions=n_regions,
+        true_positives=np.cumsum(defective, dtype=np.float64),
+        false_positives=free_at_least.astype(np.float64),
+        false_positives_above=free_above.astype(np.float64),
+        region_overlap=np.minimum(reached / reached[-1], 1.0) if len(reached) else reached,  # the last is 1
+    )
+
+
+class _ScoreCounts:
+    """Pixels and their summed weight per score, held as an integer key of the same order.
+
+    Each bit dropped from all keys joins neighbouring scores.
+    """
+
+    def __init__(self) -> None:
+        self._dropped_bits = 0
+        self._keys, self._counts, self._weights = np.empty(0, np.uint32), np.empty(0, np.int64), np.empty(0)
+        self._waiting: list[tuple[Keys, Floats | None]] = []
+
+    def add(self, keys: Keys, weights: Floats | None = None) -> None:
+        self._waiting.append((keys, weights))
+        if sum(len(waiting) for waiting, _ in self._waiting) >= WAITING_PIXELS:
+            self.count()
+
+    def totals(self, dropped_bits: int) -> tuple[Keys, NDArray[np.int64], Floats]:
+        """Return what was counted: rising keys without `dropped_bits`, of `count()` or more; counts; weights."""
+        return _sum_equal(self._keys >> (dropped_bits - self._dropped_bits), self._counts, self._weights)
+
+    def count(self) -> int:
+        """Count the pixels that wait; return how many bits are dropped so that the distinct scores fit."""
+        keys = np.concatenate([np.empty(0, np.uint32), *(keys for keys, _ in self._waiting)]) >> self._dropped_bits
+        if self._waiting and self._waiting[0][1] is None:
+            keys, counts = np.unique(keys, return_counts=True)  # much faster than with weights
+            weights = np.zeros(len(keys))
+        else:
+            counts = np.ones(len(keys), dtype=np.int64)
+            weights = np.concatenate([np.empty(0), *(w for _, w in self._waiting if w is not None)])
+        self._waiting = []
+        kept = _sum_equal(*(np.concatenate(pair) for pair in (
+            (self._keys, keys), (self._counts, counts), (self._weights, weights)
+        )))  # fmt: skip
+        while len(kept[0]) > MOST_SCORES:
+            self._dropped_bits += 1
+            kept = _sum_equal(kept[0] >> 1, *kept[1:])
+        self._keys, self._counts, self._weights = kept
+        return self._dropped_bits
+
+
+@dataclass(frozen=True)
+class _ImageCounts:
+    """Pixels of one image per coarse bin of the score; `sums` (3, N): free, defective, shares of regions."""
+
+    bins: Keys
+    sums: Floats
+    n_regions: int
+
+    @staticmethod
+    def of(keys: Keys, mask: NDArray[np.bool_], shares: Floats, *, n_regions: int) -> "_ImageCounts":
+        bins, place = np.unique((keys >> _RESAMPLING_BITS).ravel(), return_inverse=True)
+        inside = mask.ravel()
+        sums = [np.bincount(place[~inside], minlength=len(bins)), np.bincount(place[inside], minlength=len(bins))]
+        return _ImageCounts(bins, np.stack([*sums, np.bincount(place[inside], shares, len(bins))]), n_regions)
+
+
+def _sum_equal(keys: Keys, counts: NDArray[np.int64], weights: Floats) -> tuple[Keys, NDArray[np.int64], Floats]:
+    """Sort by key and sum the counts and weights of equal ones."""
+    order = np.argsort(keys, kind="stable")  # of sorted runs: linear
+    keys = keys[order]
+    first = np.flatnonzero(np.concatenate([np.ones(min(1, len(keys)), np.bool_), keys[1:] != keys[:-1]]))
+    if not len(first):
+        return keys, counts, weights
+    return keys[first], np.add.reduceat(counts[order], first), np.add.reduceat(weights[order], first)
+
+
+def ordered_keys(score: NDArray[Any]) -> Keys:
+    """Map float32 scores to uint32 of the same order: flip all bits of negative numbers, the sign of the others."""
+    scores = score.astype(np.float32) + np.float32(0.0)  # -0.0 becomes 0.0: they are equal
+    if np.isnan(scores).any():
+        raise ValueError("a score is NaN")
+    bits = scores.view(np.uint32)
+    return bits ^ np.where(bits >> 31, np.uint32(0xFFFFFFFF), np.uint32(0x80000000))
+
+
+def scores_of(keys: Keys) -> NDArray[np.float32]:
+    """Undo `ordered_keys`."""
+    bits = keys ^ np.where(keys >> 31, np.uint32(0x80000000), np.uint32(0xFFFFFFFF))
+    return bits.astype(np.uint32).view(np.float32)

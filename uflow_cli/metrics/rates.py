@@ -1,6 +1,6 @@
 """Image-level numbers: AUROC, rates with exact intervals, bootstrap intervals. Scores: high = anomalous."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,17 +37,6 @@ def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
     return float((ranks[labels].sum() - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))
 
 
-def average_precision(scores: ArrayLike, labels: ArrayLike) -> float:
-    """Sum over thresholds of (gain in recall) * precision; nan without defective images. Raises as `auroc` does."""
-    scores, labels = _checked(scores, labels)
-    if not labels.any():
-        return float("nan")
-    order = np.argsort(-scores, kind="stable")
-    last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # the last image of each distinct score
-    true_positives = np.cumsum(labels[order])[last]
-    return float(np.diff(true_positives, prepend=0) @ (true_positives / (last + 1)) / true_positives[-1])
-
-
 def clopper_pearson(count: int, total: int, *, confidence: float = 0.95) -> tuple[float, float]:
     """Exact two-sided interval of a rate of which `count` of `total` were seen; (0, 1) of none.
 
@@ -57,10 +46,10 @@ def clopper_pearson(count: int, total: int, *, confidence: float = 0.95) -> tupl
         raise ValueError(
             f"{count} of {total} at confidence {confidence}; expected 0 <= count <= total, 0 < confidence < 1"
         )
-    tail = (1.0 - confidence) / 2.0
-    low = float(stats.beta.ppf(tail, count, total - count + 1)) if count else 0.0
-    high = float(stats.beta.isf(tail, count + 1, total - count)) if count < total else 1.0
-    return low, high
+    if not total:
+        return 0.0, 1.0
+    interval = stats.binomtest(count, total).proportion_ci(confidence, method="exact")
+    return float(interval.low), float(interval.high)
 
 
 def rate(flags: ArrayLike, *, confidence: float = 0.95) -> Rate:
@@ -82,32 +71,34 @@ def rates_by_kind(flags: ArrayLike, kinds: Sequence[str], *, confidence: float =
     return {kind: rate(flagged[names == kind], confidence=confidence) for kind in dict.fromkeys(kinds)}
 
 
-def bootstrap_interval(
-    statistic: Callable[[NDArray[np.intp]], float],
+def bootstrap_intervals(
+    statistics: Callable[[NDArray[np.intp]], Mapping[str, float]],
     strata: Sequence[Any] | NDArray[Any],
     *,
     seed: int,
     confidence: float = 0.95,
     n_resamples: int = 1000,
-) -> tuple[float, float]:
-    """Percentile interval of `statistic(indices)` when images are drawn anew, with replacement, within each stratum.
+) -> dict[str, tuple[float, float]]:
+    """Percentile interval of each of `statistics(indices)` when images are drawn anew, with replacement.
 
-    `strata` (n,) holds any label per image (good or defective, or the same for all); `indices` (n,) lie in 0..n-1.
-    Resamples of value NaN are left out; (nan, nan) where nothing is left.
+    Images are drawn within each stratum: `strata` (n,) holds any label per image (good or defective, or the same for
+    all), `indices` (n,) lie in 0..n-1. Resamples of value NaN are left out; (nan, nan) where nothing is left.
     """
     labels = np.asarray(strata)
     groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     random = np.random.default_rng(seed)
-    values = np.array(
-        [statistic(np.concatenate([random.choice(group, len(group)) for group in groups])) for _ in range(n_resamples)]
-        if groups
-        else []
-    )
-    values = values[~np.isnan(values)]
-    if not len(values):
-        return float("nan"), float("nan")
-    low, high = np.quantile(values, [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0])
-    return float(low), float(high)
+    values: dict[str, list[float]] = {}
+    for _ in range(n_resamples):
+        drawn = statistics(np.concatenate([np.empty(0, np.intp), *(random.choice(g, len(g)) for g in groups)]))
+        for name, value in drawn.items():
+            values.setdefault(name, []).append(value if groups else float("nan"))
+    tails = [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0]
+    intervals = {}
+    for name, of_resamples in values.items():
+        known = [value for value in of_resamples if not np.isnan(value)]
+        low, high = np.quantile(known, tails) if known else (np.nan, np.nan)
+        intervals[name] = (float(low), float(high))
+    return intervals
 
 
 def _checked(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
