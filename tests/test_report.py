@@ -18,7 +18,7 @@ from uflow_cli.images import read_image
 from uflow_cli.render import heat, heat_png, outline_path
 from uflow_cli.report import Fact, ReportImage, ReportSummary, write_report
 from uflow_cli.report.contents import Card, Outcome, outcome_of
-from uflow_cli.report.separation import separation_chart
+from uflow_cli.report.drawings import separation_chart
 
 NASTY = "a\"b'<script>alert(1)</script>&amp;$title{}\\é #?%20.png"
 VOID = {"meta", "img", "input", "br", "hr", "link"}

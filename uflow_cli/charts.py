@@ -1,17 +1,16 @@
-"""Drawings as SVG: the losses of a training, and what other drawings share. Their colours come from a style."""
+"""Charts as SVG: the axes that all charts share, and the losses of a training. Their colours come from a style."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from uflow_cli.text import clean, readable
 
 WIDTH: Final = 640.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, WIDTH - 92, 22.0, 236.0  # of the loss chart's axes
 _MAX_LOSS_SPREAD: Final = 4.0  # the first epochs may lie far above; the drawing shows this many times the later spread
 _PICTURE_MARGIN: Final = 16.0
 _PICTURE_STYLE: Final = (
@@ -42,19 +41,73 @@ class LossPoint:
 
 
 @dataclass(frozen=True)
-class _Axes:
-    """From epoch and loss to places on the chart."""
+class Axes:
+    """The rectangle of a chart and its two scales: from values to places in the drawing.
 
-    first: int
-    last: int
-    low: float
-    high: float
+    `x_scale` and `y_scale` (the logarithm, say) come before the limits, which are scaled values. Values beyond the
+    limits stand at the border if `clamped`.
+    """
 
-    def x(self, epoch: float) -> float:
-        return _LEFT + (_RIGHT - _LEFT) * (epoch - self.first) / (self.last - self.first)
+    left: float
+    right: float
+    top: float
+    bottom: float
+    x_limits: tuple[float, float]
+    y_limits: tuple[float, float]
+    x_scale: Callable[[float], float] = float
+    y_scale: Callable[[float], float] = float
+    clamped: bool = True
 
-    def y(self, loss: float) -> float:
-        return _BOTTOM - (_BOTTOM - _TOP) * (loss - self.low) / (self.high - self.low)
+    def x(self, value: float) -> float:
+        """Place of a value from the left."""
+        return self.left + (self.right - self.left) * self._share(self.x_scale(value), self.x_limits)
+
+    def y(self, value: float) -> float:
+        """Place of a value from the top."""
+        return self.bottom - (self.bottom - self.top) * self._share(self.y_scale(value), self.y_limits)
+
+    def _share(self, value: float, limits: tuple[float, float]) -> float:
+        share = (value - limits[0]) / (limits[1] - limits[0])
+        return min(max(share, 0.0), 1.0) if self.clamped else share
+
+    def rows(self, ticks: Mapping[float, str]) -> list[str]:
+        """Horizontal grid lines at values of y, with their labels on the left."""
+        return [
+            f'<path class="grid" d="M{self.left},{self.y(tick):.1f}H{self.right}"/>'
+            f'<text x="{self.left - 8}" y="{self.y(tick) + 4:.1f}" text-anchor="end">{label}</text>'
+            for tick, label in ticks.items()
+        ]
+
+    def columns(self, ticks: Mapping[float, str], *, lines: bool = False) -> list[str]:
+        """Labels of values of x below the chart, with vertical grid `lines` if wished."""
+        return [
+            (f'<path class="grid" d="M{self.x(tick):.1f},{self.top}V{self.bottom}"/>' if lines else "")
+            + f'<text x="{self.x(tick):.1f}" y="{self.bottom + 19}" text-anchor="middle">{label}</text>'
+            for tick, label in ticks.items()
+        ]
+
+    def line(self, points: Iterable[tuple[float, float]], style: str, *, clip: str = "") -> str:
+        """A line through (x, y) values; `clip` names the area that it stays in."""
+        places = " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in points)
+        clipped = f' clip-path="url(#{clip})"' if clip else ""
+        return f'<polyline class="line {style}"{clipped} points="{places}"/>'
+
+    def mark(self, value: float, label: str, style: str, *, height: float) -> list[str]:
+        """A vertical line at a value of x, from `height` down, with its label beside the upper end."""
+        x = self.x(value)
+        anchor, gap = ("start", 5) if x < (self.left + self.right) / 2 else ("end", -5)
+        return [
+            f'<path class="{style}" d="M{x:.1f},{height:.1f}V{self.bottom}"/>',
+            self.note(label, x=x + gap, y=height + 5, style="label", anchor=anchor),
+        ]
+
+    def note(self, text: str, *, below: float = 0.0, x: float | None = None, y: float | None = None, style: str = "",
+             anchor: str = "start") -> str:  # fmt: skip
+        """Text at (x, y), or `below` the chart: from its left, or with anchor "end" up to its right."""
+        x = (self.right if anchor == "end" else self.left) if x is None else x
+        kind = f' class="{style}"' if style else ""
+        ending = "" if anchor == "start" else f' text-anchor="{anchor}"'
+        return f'<text{kind} x="{x:.1f}" y="{self.bottom + below if y is None else y:.1f}"{ending}>{text}</text>'
 
 
 def loss_chart(losses: Sequence[LossPoint], *, best_epoch: int | None) -> str:
@@ -67,21 +120,28 @@ def loss_chart(losses: Sequence[LossPoint], *, best_epoch: int | None) -> str:
     if not lines:
         return ""
     first, last = min(line[0][0] for line in lines.values()), max(line[-1][0] for line in lines.values())
-    axes = _Axes(first, max(last, first + 1), *_loss_limits(list(lines.values())))
-    chosen = next((point for point in (lines.get("held-out") or lines["training"]) if point[0] == best_epoch), None)
-    parts = _drawn_axes(axes)
-    if chosen is not None:
-        parts.append(f'<path class="best" d="M{axes.x(chosen[0]):.1f},{_TOP}V{_BOTTOM}"/>')
-    for name, line in lines.items():
-        places = " ".join(f"{axes.x(epoch):.1f},{axes.y(loss):.1f}" for epoch, loss in line)
-        parts.append(f'<polyline class="line {name}" clip-path="url(#loss-area)" points="{places}"/>')
-    for name, height in _apart([(name, max(axes.y(line[-1][1]), _TOP)) for name, line in lines.items()]):
-        parts.append(f'<text class="label {name}" x="{_RIGHT + 8}" y="{height + 4:.1f}">{name}</text>')
-    if chosen is not None:
-        x, y = axes.x(chosen[0]), axes.y(chosen[1])
-        parts.append(f'<circle class="best" clip-path="url(#loss-area)" cx="{x:.1f}" cy="{y:.1f}" r="5"/>')
-        parts.append(f'<text class="label" x="{x:.1f}" y="{_TOP - 8}" text-anchor="middle">kept: {chosen[0]}</text>')
-    return svg_element(parts, height=_BOTTOM + 50, title="Training and held-out loss by epoch")
+    limits = _loss_limits(list(lines.values()))
+    axes = Axes(58, WIDTH - 92, 22, 236, (first, max(last, first + 1)), limits, clamped=False)
+    heights = list(ticks(*limits, about=5))
+    digits = max(0, -math.floor(math.log10(heights[1] - heights[0]))) if len(heights) > 1 else 2
+    area = f"M{axes.left - 6},{axes.top - 4}H{axes.right + 6}V{axes.bottom + 4}H{axes.left - 6}Z"
+    parts = [
+        *axes.rows({tick: readable(tick, digits) for tick in heights}),
+        *axes.columns({tick: f"{tick:.0f}" for tick in ticks(*axes.x_limits, about=6) if tick == int(tick)}),
+        f'<clipPath id="loss-area"><path d="{area}"/></clipPath>',
+        axes.note("epoch", below=40, anchor="end"),
+        axes.note("negative log-likelihood, bits per dimension", below=40),
+    ]
+    parts += [axes.line(line, name, clip="loss-area") for name, line in lines.items()]
+    for name, height in _apart([(name, max(axes.y(line[-1][1]), axes.top)) for name, line in lines.items()]):
+        parts.append(axes.note(name, x=axes.right + 8, y=height + 4, style=f"label {name}"))
+    for epoch, loss in lines.get("held-out") or lines["training"]:
+        if epoch == best_epoch:
+            x, y = axes.x(epoch), axes.y(loss)
+            parts.append(f'<path class="best" d="M{x:.1f},{axes.top}V{axes.bottom}"/>')
+            parts.append(f'<circle class="best" clip-path="url(#loss-area)" cx="{x:.1f}" cy="{y:.1f}" r="5"/>')
+            parts.append(axes.note(f"kept: {epoch}", x=x, y=axes.top - 8, style="label", anchor="middle"))
+    return svg_element(parts, height=axes.bottom + 50, title="Training and held-out loss by epoch")
 
 
 def loss_picture(losses: Sequence[LossPoint], *, best_epoch: int | None, title: str) -> str:
@@ -105,29 +165,6 @@ def svg_file(chart: str, *, title: str) -> str:
         + chart.replace("<svg ", placed, 1)
         + "</svg>\n"
     )
-
-
-def _drawn_axes(axes: _Axes) -> list[str]:
-    """Grid, numbers and names of both axes, and the area that lines stay in."""
-    parts = []
-    heights = list(ticks(axes.low, axes.high, about=5))
-    digits = max(0, -math.floor(math.log10(heights[1] - heights[0]))) if len(heights) > 1 else 2
-    for tick in heights:
-        y = axes.y(tick)
-        parts.append(f'<path class="grid" d="M{_LEFT},{y:.1f}H{_RIGHT}"/>')
-        parts.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{readable(tick, digits)}</text>')
-    parts += [
-        f'<text x="{axes.x(tick):.1f}" y="{_BOTTOM + 20}" text-anchor="middle">{tick:.0f}</text>'
-        for tick in ticks(axes.first, axes.last, about=6)
-        if tick == int(tick)
-    ]
-    area = f"M{_LEFT - 6},{_TOP - 4}H{_RIGHT + 6}V{_BOTTOM + 4}H{_LEFT - 6}Z"
-    return [
-        *parts,
-        f'<clipPath id="loss-area"><path d="{area}"/></clipPath>',
-        f'<text x="{_RIGHT}" y="{_BOTTOM + 40}" text-anchor="end">epoch</text>',
-        f'<text x="{_LEFT}" y="{_BOTTOM + 40}">negative log-likelihood, bits per dimension</text>',
-    ]
 
 
 def _loss_limits(lines: Sequence[Sequence[tuple[int, float]]]) -> tuple[float, float]:

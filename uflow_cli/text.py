@@ -10,8 +10,13 @@ _SUPERSCRIPTS: Final = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"
 
 def clean(text: str) -> str:
     """Any text, file names that are no Unicode included, ready to stand in HTML or in a quoted attribute."""
-    printable = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return escape("".join(c if c.isprintable() or c == " " else "\N{REPLACEMENT CHARACTER}" for c in printable))
+    return escape(printable(text))
+
+
+def printable(text: str) -> str:
+    """Any text, with a replacement for bytes that are no Unicode and for characters that cannot be shown."""
+    known = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in known)
 
 
 def brief(value: float) -> str:

@@ -13,15 +13,13 @@ import numpy as np
 from scipy import stats
 
 from uflow_cli.calibration.record import FALSE_BELOW, PROBABILITIES, Calibration, Reference
-from uflow_cli.charts import WIDTH, svg_element
+from uflow_cli.charts import WIDTH, Axes, svg_element
 from uflow_cli.detection.nfa import Background
 
 _LOWEST: Final = -6.0  # log NFA at the left
 _FEWEST: Final = -3.0  # log10 of false detections per image at the bottom
-_PANEL: Final = (226.0, 200.0)  # width and height of the two charts
-_LEFTS: Final = (54.0, WIDTH - 16 - _PANEL[0])
-_TOP: Final = 40.0
-_MAP_TOP: Final = _TOP + _PANEL[1] + 96.0
+_WIDTH, _TOP, _BOTTOM = 226.0, 40.0, 240.0  # of the two charts
+_MAP_LEFT, _MAP_TOP = 54.0, _BOTTOM + 96.0
 _MAP_SIDE: Final = 120.0
 _LEVEL_SPREAD: Final = 0.3  # of the level: as strong as colours get
 
@@ -36,39 +34,29 @@ def calibration_chart(calibration: Calibration) -> str:
 
 def _false_alarms(calibration: Calibration) -> list[str]:
     """Detections per held-out image over the threshold, beside what each threshold promises."""
-    left, (width, height) = _LEFTS[0], _PANEL
-
-    def x(threshold: float) -> float:
-        return left + width * (threshold - _LOWEST) / (FALSE_BELOW - _LOWEST)
-
-    def y(count: float) -> float:
-        log = math.log10(count) if count > 0 else -math.inf
-        return _TOP + height * min((FALSE_BELOW - log) / (FALSE_BELOW - _FEWEST), 1.0)
-
-    ticks = range(int(_FEWEST), int(FALSE_BELOW) + 1)
-    parts = _frame(left, "False detections per good image")
-    parts += [_row(left, width, y(10.0**tick), f"{10.0**tick:g}") for tick in ticks]
-    parts += [_number(x(tick), f"{tick}") for tick in range(int(_LOWEST), int(FALSE_BELOW) + 1, 2)]
-    fewest = y(1 / calibration.n_images)
-    few = max(_TOP + height - fewest, 0)  # rarer than once in all the images
-    parts.append(f'<rect class="zone" x="{left}" y="{fewest:.1f}" width="{width}" height="{few:.1f}"/>')
-    parts.append(f'<path class="best" d="M{x(_FEWEST):.1f},{y(10.0**_FEWEST):.1f}L{x(FALSE_BELOW):.1f},{_TOP}"/>')
-    thresholds = np.arange(_LOWEST, FALSE_BELOW + 0.05, 0.1)
-    counts = [calibration.false_detections(min(float(t), FALSE_BELOW)) for t in thresholds]
-    seen = [(x(float(t)), y(count)) for t, count in zip(thresholds, counts, strict=True) if count > 0]
-    if seen:
-        parts.append(f'<polyline class="line held-out" points="{" ".join(f"{a:.1f},{b:.1f}" for a, b in seen)}"/>')
+    axes = Axes(
+        54, 54 + _WIDTH, _TOP, _BOTTOM, (_LOWEST, FALSE_BELOW), (_FEWEST, FALSE_BELOW),
+        y_scale=lambda count: math.log10(count) if count > 0 else -math.inf,
+    )  # fmt: skip
+    fewest = axes.y(1 / calibration.n_images)
+    few = f'width="{_WIDTH}" height="{max(_BOTTOM - fewest, 0):.1f}"'  # rarer than once in all the images
+    thresholds = [min(float(t), FALSE_BELOW) for t in np.arange(_LOWEST, FALSE_BELOW + 0.05, 0.1)]
+    seen = [(t, count) for t in thresholds if (count := calibration.false_detections(t)) > 0]
     return [
-        *parts,
-        f'<text x="{left}" y="{_TOP + height + 40}">threshold on log₁₀ NFA;</text>',
-        f'<text class="held-out" x="{left}" y="{_TOP + height + 57}">measured</text>',
-        f'<text x="{left + 66}" y="{_TOP + height + 57}">beside what is promised (dashed)</text>',
+        axes.note("False detections per good image", y=_TOP - 16, style="label"),
+        *axes.rows({10.0**power: f"{10.0**power:g}" for power in range(int(_FEWEST), int(FALSE_BELOW) + 1)}),
+        *axes.columns({power: f"{power}" for power in range(int(_LOWEST), int(FALSE_BELOW) + 1, 2)}),
+        f'<rect class="zone" x="{axes.left}" y="{fewest:.1f}" {few}/>',
+        f'<path class="best" d="M{axes.x(_FEWEST):.1f},{_BOTTOM}L{axes.x(FALSE_BELOW):.1f},{_TOP}"/>',
+        *([axes.line(seen, "held-out")] if seen else []),
+        axes.note("threshold on log₁₀ NFA;", below=40),
+        axes.note("measured", below=57, style="held-out"),
+        axes.note("beside what is promised (dashed)", x=axes.left + 66, below=57),
     ]
 
 
 def _quantiles(calibration: Calibration) -> list[str]:
     """Quantiles of U on held-out images over those of the background law, one line per scale."""
-    left, (width, height) = _LEFTS[1], _PANEL
     lines = [
         (_law_quantiles(law, n_channels), np.array(reference.quantiles))
         for law, reference, n_channels in zip(
@@ -77,24 +65,23 @@ def _quantiles(calibration: Calibration) -> list[str]:
     ]
     low = math.log(max(min(float(min(a[0], b[0])) for a, b in lines), 1e-3))
     high = math.log(max(float(max(a[-1], b[-1])) for a, b in lines))
+    axes = Axes(WIDTH - 16 - _WIDTH, WIDTH - 16, _TOP, _BOTTOM, (low, high), (low, high), _log_level, _log_level)
+    levels = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 1000)
+    ticks = {level: f"{level:g}" for level in levels if low <= math.log(level) <= high}
+    parts = [
+        axes.note("U / C of cells, images against law", y=_TOP - 16, style="label"),
+        *axes.rows(ticks),
+        *axes.columns(ticks),
+        f'<path class="best" d="M{axes.left},{_BOTTOM}L{axes.right},{_TOP}"/>',
+    ]
+    for number, (of_law, of_images) in enumerate(lines, start=1):
+        parts.append(axes.line(zip(of_law.tolist(), of_images.tolist(), strict=True), f"scale-{number}"))
+        parts.append(axes.note(f"scale {number}", x=axes.left + 64 * (number - 1), below=57, style=f"scale-{number}"))
+    return [*parts, axes.note("quantiles of the background law", below=40)]
 
-    def place(level: float) -> float:
-        return min(max((math.log(max(level, 1e-9)) - low) / (high - low), 0.0), 1.0)
 
-    ticks = [t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 1000) if low <= math.log(t) <= high]
-    parts = _frame(left, "U / C of cells, images against law")
-    parts += [_row(left, width, _TOP + height * (1 - place(t)), f"{t:g}") for t in ticks]
-    parts += [_number(left + width * place(t), f"{t:g}") for t in ticks]
-    parts.append(f'<path class="best" d="M{left},{_TOP + height}L{left + width},{_TOP}"/>')
-    for number, (law_levels, levels) in enumerate(lines, start=1):
-        points = " ".join(
-            f"{left + width * place(float(a)):.1f},{_TOP + height * (1 - place(float(b))):.1f}"
-            for a, b in zip(law_levels, levels, strict=True)
-        )
-        parts.append(f'<polyline class="line scale-{number}" points="{points}"/>')
-        place_of_name = f'x="{left + 64 * (number - 1)}" y="{_TOP + height + 57}"'
-        parts.append(f'<text class="scale-{number}" {place_of_name}>scale {number}</text>')
-    return [*parts, f'<text x="{left}" y="{_TOP + height + 40}">quantiles of the background law</text>']
+def _log_level(level: float) -> float:
+    return math.log(max(level, 1e-9))
 
 
 def _law_quantiles(law: Background, n_channels: int) -> np.ndarray:
@@ -104,12 +91,12 @@ def _law_quantiles(law: Background, n_channels: int) -> np.ndarray:
 
 def _positions(references: Sequence[Reference]) -> list[str]:
     """Mean level over the held-out images at each position, a map per scale: red above the mean of all, blue below."""
-    parts = [f'<text class="label" x="{_LEFTS[0]}" y="{_MAP_TOP - 12}">Mean U / C over positions</text>']
+    parts = [f'<text class="label" x="{_MAP_LEFT}" y="{_MAP_TOP - 12}">Mean U / C over positions</text>']
     for number, reference in enumerate(references):
         levels = np.array(reference.position_levels)
         ratio = levels / levels.mean()
         cell = _MAP_SIDE / max(levels.shape)
-        left = _LEFTS[0] + number * (_MAP_SIDE + 32)
+        left = _MAP_LEFT + number * (_MAP_SIDE + 32)
         for (row, column), value in np.ndenumerate(ratio):
             strength = min(abs(value - 1.0) / _LEVEL_SPREAD, 1.0)
             kind = "above" if value > 1 else "below"
@@ -122,16 +109,3 @@ def _positions(references: Sequence[Reference]) -> list[str]:
             f'<text x="{left}" y="{bottom + 18:.1f}">scale {number + 1}: {ratio.min():.2f}-{ratio.max():.2f}</text>'
         )
     return parts
-
-
-def _frame(left: float, title: str) -> list[str]:
-    return [f'<text class="label" x="{left}" y="{_TOP - 16}">{title}</text>']
-
-
-def _row(left: float, width: float, y: float, text: str) -> str:
-    line = f'<path class="grid" d="M{left},{y:.1f}H{left + width}"/>'
-    return f'{line}<text x="{left - 7}" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
-
-
-def _number(x: float, text: str) -> str:
-    return f'<text x="{x:.1f}" y="{_TOP + _PANEL[1] + 18}" text-anchor="middle">{text}</text>'

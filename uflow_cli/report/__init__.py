@@ -2,6 +2,7 @@
 
 from uflow_cli.report.contents import Drawing, Fact, Region, ReportImage, ReportSummary
 from uflow_cli.report.evaluated import report_image, report_summary
+from uflow_cli.report.page import PAGE_NAME, ReportWriter, report_writer, write_report
 from uflow_cli.report.tables import (
     EVALUATION_NAME,
     FIGURES,
@@ -12,7 +13,6 @@ from uflow_cli.report.tables import (
     table_rows,
     write_evaluation,
 )
-from uflow_cli.report.writing import PAGE_NAME, ReportWriter, report_writer, write_report
 
 __all__ = [
     "EVALUATION_NAME",

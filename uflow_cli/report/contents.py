@@ -20,6 +20,12 @@ class Outcome(StrEnum):
     FLAGGED = "flagged"
     PASSED = "passed"
 
+    @property
+    def verdict(self) -> str:
+        """The verdict in words, and what is wrong with it."""
+        return {"missed": "Good · missed", "false-alarm": "Defect · false alarm", "found": "Defect",
+                "flagged": "Defect"}.get(self.value, "Good")  # fmt: skip
+
 
 class Region(Protocol):
     """A detected region; `prediction.Detection` is one."""
@@ -61,6 +67,18 @@ class Drawing:
     title: str
     svg: str
     hint: str = ""
+
+
+@dataclass(frozen=True)
+class KindRow:
+    """One kind of image: how many were called defective, the median of their lowest log NFA, the mean overlap."""
+
+    name: str
+    n_images: int
+    n_flagged: int
+    is_good: bool
+    log_nfa: float
+    overlap: float  # nan where no true mask is known
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from uflow_cli.charts import LossPoint
 from uflow_cli.evaluation import EvaluatedImage, Evaluation
 from uflow_cli.metrics import iou
 from uflow_cli.report.contents import Drawing, Fact, ReportImage, ReportSummary
-from uflow_cli.report.sweep import sweep_chart
+from uflow_cli.report.drawings import sweep_chart
 from uflow_cli.run.log import LOG_NAME
 from uflow_cli.run.record import Run
 

@@ -15,6 +15,7 @@ import numpy as np
 from uflow_cli.charts import svg_file
 from uflow_cli.evaluation import (
     Evaluation,
+    NfaSweep,
     category_groups,
     difference,
     evaluation_to_dict,
@@ -23,7 +24,7 @@ from uflow_cli.evaluation import (
     share,
 )
 from uflow_cli.files import write_text
-from uflow_cli.report.sweep import sweep_chart, sweep_csv
+from uflow_cli.report.drawings import sweep_chart
 
 EVALUATION_NAME = "evaluation.json"
 FIGURES = {
@@ -111,6 +112,18 @@ def write_evaluation(folder: Path, evaluation: Evaluation, *, key: str = "") -> 
     text = json.dumps({**evaluation_to_dict(evaluation), "key": key}, indent=1, allow_nan=False)
     write_text(folder / EVALUATION_NAME, text + "\n")
     return folder / EVALUATION_NAME
+
+
+def sweep_csv(sweep: NfaSweep) -> str:
+    """One line per threshold; empty cells where the data cannot tell."""
+    columns = {
+        "log_nfa_threshold": sweep.thresholds, "miou_all_images": sweep.miou_all,
+        "miou_defective_images": sweep.miou_defective, "good_images_flagged": sweep.flagged_good,
+        "false_detections_per_good_image": sweep.false_regions,
+    }  # fmt: skip
+    return csv_text(
+        [list(columns), *([_number(value) for value in row] for row in zip(*columns.values(), strict=True))]
+    )
 
 
 def csv_text(rows: Iterable[Sequence[object]]) -> str:

@@ -1,0 +1,101 @@
+"""Charts of the report: how far apart good and defective images are, and the thresholds. NFA in log10."""
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+from uflow_cli.charts import WIDTH, Axes, svg_element
+from uflow_cli.evaluation import NfaSweep
+from uflow_cli.report.contents import Card
+from uflow_cli.text import brief, clean, readable
+
+_FARTHEST: Final = 1e7  # log NFA, either way; dots beyond it stand at the border
+_ROW_HEIGHT: Final = 34.0
+_GOLDEN: Final = 0.618034  # multiples of it, modulo 1, spread points evenly
+_SWEEP_LINES: Final = (
+    ("miou-all", "mIoU, all images"), ("miou-defective", "mIoU, defective"), ("flagged", "good images flagged"),
+)  # fmt: skip
+
+
+def separation_chart(cards: Sequence[Card], *, threshold: float) -> str:
+    """One dot per image at its lowest log NFA, a row per kind; left of the threshold line is called a defect."""
+    rows = _rows(cards)
+    values = [card.log_nfa for card in cards if math.isfinite(card.log_nfa)]
+    squeezed = [squeeze(value) for value in (*values, threshold, 1.0, -1.0)]  # 0 is always in sight
+    margin = 0.04 * (max(squeezed) - min(squeezed))
+    low, high = min(squeezed) - margin, max(squeezed) + margin
+    axes = Axes(128, WIDTH - 16, 30, 30 + _ROW_HEIGHT * len(rows), (low, high), (0, 1), x_scale=squeeze)
+    line = axes.x(threshold)
+    zone = f'width="{line - axes.left:.1f}" height="{axes.bottom - axes.top}"'
+    parts = [f'<rect class="zone" x="{axes.left}" y="{axes.top}" {zone}/>']
+    parts += axes.columns({tick: readable(tick, 0) for tick in squeezed_ticks(low, high)}, lines=True)
+    for number, (label, members) in enumerate(rows):
+        middle = axes.top + _ROW_HEIGHT * (number + 0.5)
+        parts.append(f'<path class="grid" d="M{axes.left},{middle + _ROW_HEIGHT / 2}H{axes.right}"/>')
+        parts.append(axes.note(_short(label), x=axes.left - 10, y=middle + 4, style="label", anchor="end"))
+        for card in members:
+            y = middle + 0.62 * _ROW_HEIGHT * ((card.number * _GOLDEN) % 1 - 0.5)
+            parts.append(
+                f'<a href="#image-{card.number}"><circle class="dot {card.outcome}" cx="{axes.x(card.log_nfa):.1f}" '
+                f'cy="{y:.1f}" r="4.2"><title>{clean(card.name)}: {readable(card.log_nfa)}</title></circle></a>'
+            )
+    parts += axes.mark(threshold, f"threshold {brief(threshold)}", "threshold", height=axes.top - 12)
+    parts.append(axes.note("← more anomalous", below=38))
+    parts.append(axes.note("lowest log₁₀ NFA of each image", below=38, anchor="end"))
+    return svg_element(parts, height=axes.bottom + 48, title="Lowest log10 NFA of each image, by kind")
+
+
+def sweep_chart(sweep: NfaSweep, *, threshold: float, oracle: float) -> str:
+    """Mean IoU and share of flagged good images over the thresholds; the one in use and the oracle are marked."""
+    limits = (squeeze(float(sweep.thresholds[0])), squeeze(float(sweep.thresholds[-1])))
+    axes = Axes(48, WIDTH - 16, 30, 246, limits, (0, 1), x_scale=squeeze)
+    parts = axes.rows({tick: f"{tick:g}" for tick in (0.0, 0.25, 0.5, 0.75, 1.0)})
+    parts += axes.columns({tick: readable(tick, 0) for tick in squeezed_ticks(*limits)})
+    lines = zip(_SWEEP_LINES, (sweep.miou_all, sweep.miou_defective, sweep.flagged_good), strict=True)
+    for number, ((name, label), values) in enumerate(lines):
+        points = [(t, v) for t, v in zip(sweep.thresholds, values, strict=True) if math.isfinite(v)]
+        if points:
+            parts.append(axes.line(_thinned(points), name))
+        parts.append(axes.note(f"■ {label}", x=axes.left + number * 150, below=64, style=name))
+    parts += axes.mark(threshold, f"used: {brief(threshold)}", "threshold", height=axes.top - 6)
+    parts += axes.mark(oracle, f"best: {brief(oracle)}", "best", height=axes.top - 18)
+    parts.append(axes.note("threshold on log₁₀ NFA", below=40, anchor="end"))
+    return svg_element(parts, height=axes.bottom + 74, title="Overlap and false alarms over the threshold on log10 NFA")
+
+
+def _rows(cards: Sequence[Card]) -> list[tuple[str, list[Card]]]:
+    """Cards by kind, good ones first; one row of all where no kind is known."""
+    kinds = sorted({card.kind for card in cards if card.kind is not None}, key=lambda kind: (kind != "good", kind))
+    rows = [(kind, [card for card in cards if card.kind == kind]) for kind in kinds]
+    unknown = [card for card in cards if card.kind is None]
+    return [*rows, ("unlabelled" if kinds else "images", unknown)] if unknown or not rows else rows
+
+
+def squeeze(value: float) -> float:
+    """Linear around 0, logarithmic far away: log NFA goes from 500 to minus many thousands."""
+    return math.asinh(min(max(value, -_FARTHEST), _FARTHEST) / 2)
+
+
+def squeezed_ticks(low: float, high: float) -> list[float]:
+    """0 and decades, with 3, 30, ... where there is room for them, without the odd decades where there is little."""
+    decades = [0.0, *(sign * 10.0**power for sign in (-1, 1) for power in range(8))]
+    choices = ([*decades, *(3 * tick for tick in decades)], decades, [t for t in decades if _is_even_decade(t)])
+    inside = [sorted({tick for tick in choice if low <= squeeze(tick) <= high}) for choice in choices]
+    return next((ticks for ticks in inside if len(ticks) <= 9), inside[-1])
+
+
+def _is_even_decade(tick: float) -> bool:
+    return tick == 0 or round(math.log10(abs(tick))) % 2 == 0
+
+
+def _short(label: str) -> str:
+    return clean(label if len(label) <= 15 else label[:14] + "…")
+
+
+def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Without the points whose neighbours on both sides have the same value: most of a step curve."""
+    return [
+        point
+        for before, point, after in zip([None, *points[:-1]], points, [*points[1:], None], strict=True)
+        if before is None or after is None or not before[1] == point[1] == after[1]
+    ]
