@@ -15,6 +15,7 @@ from uflow_cli.detect import RESULT_NAME, find_images, inspect, output_names
 from uflow_cli.errors import UflowError
 from uflow_cli.images import read_image, read_mask, write_png
 from uflow_cli.run.record import load_run
+from uflow_cli.schema import VERSION
 
 CPU = torch.device("cpu")
 
@@ -30,7 +31,7 @@ def test_outputs_have_the_size_of_their_image_and_agree_with_the_json(small_run,
     out = tmp_path / "out"
     inspection = inspect(load_run(small_run), find_images([folder]), out=out, device=CPU)
     values = json.loads((out / RESULT_NAME).read_text())
-    assert values["version"] == 1
+    assert values["version"] == VERSION
     assert values["n_images"] == 2
     assert values["errors"] == []
     for entry in values["images"]:

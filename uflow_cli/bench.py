@@ -28,10 +28,10 @@ from uflow_cli.detection.prediction import predict
 from uflow_cli.features import stack_images
 from uflow_cli.flow import negative_log_likelihood
 from uflow_cli.model import Model, build_model
+from uflow_cli.schema import VERSION
 
 Part = Literal["nfa", "pipeline"]
 
-JSON_VERSION = 1
 PAPER_EMBEDDINGS = ((816, 28), (192, 14))  # channels and side per scale of the paper's extractor
 LITE_GRIDS = ((59, 56), (76, 28), (160, 14))
 NO_CHANGE = 0.02
@@ -244,4 +244,4 @@ def machine_facts(device: torch.device) -> dict[str, str]:
 
 def bench_to_dict(bench: Bench) -> dict[str, Any]:
     """JSON-ready mapping of `bench`."""
-    return {"version": JSON_VERSION, **asdict(bench)}
+    return {"version": VERSION, **asdict(bench)}

@@ -18,8 +18,8 @@ from uflow_cli.files import write_text
 from uflow_cli.images import list_images, read_image, write_png
 from uflow_cli.render import overlay
 from uflow_cli.run.record import Run, load_model
+from uflow_cli.schema import VERSION
 
-JSON_VERSION = 1
 RESULT_NAME = "detections.json"
 
 
@@ -136,7 +136,7 @@ def output_names(paths: Sequence[Path]) -> dict[Path, str]:
 def inspection_to_dict(inspection: Inspection) -> dict[str, Any]:
     """JSON-ready mapping of `inspection`; `version` changes when a reader would have to."""
     return {
-        "version": JSON_VERSION,
+        "version": VERSION,
         "model": str(inspection.run.folder),
         "nfa_threshold": inspection.threshold,
         "promise": inspection.promise,

@@ -23,8 +23,7 @@ from uflow_cli.files import write_text
 from uflow_cli.model import choose_device
 from uflow_cli.report import EVALUATION_NAME, TableRow, table_csv, table_markdown, write_evaluation
 from uflow_cli.run.record import CONFIG_NAME, Run, load_run
-
-JSON_VERSION = 1
+from uflow_cli.schema import VERSION
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ def survey(
 def survey_to_dict(rows: Sequence[TableRow], outcomes: Sequence[SurveyOutcome], *, dataset: str) -> dict[str, Any]:
     """JSON-ready mapping of a survey: each category's evaluation, the means, and what failed."""
     return {
-        "version": JSON_VERSION,
+        "version": VERSION,
         "dataset": dataset,
         "categories": {o.category: evaluation_to_dict(o.evaluation) for o in outcomes if o.evaluation},
         "means": {

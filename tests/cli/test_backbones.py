@@ -10,6 +10,7 @@ from weights_files import random_state, write_weights
 
 from uflow_cli.features import EXTRACTORS
 from uflow_cli.run.record import load_run
+from uflow_cli.schema import VERSION
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +37,7 @@ def test_json_tells_whether_weights_are_here(uflow, tmp_path):
     outcome = uflow("backbones", "ms-cait", "timm:test_resnet", "--json")
     assert outcome.code == 0, outcome.err
     values = json.loads(outcome.out)
-    assert values["version"] == 1
+    assert values["version"] == VERSION
     paper, other = values["extractors"]
     assert (paper["name"], paper["channels"], paper["strides"]) == ("ms-cait", [768, 384], [16, 32])
     assert (paper["input_size"], paper["fixed_input"], paper["normalisation"]) == (448, True, "none")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+from uflow_cli.schema import VERSION
+
 
 def test_part_is_timed_into_table_and_file(uflow, tmp_path):
     outcome = uflow("bench", "nfa", "--quick", "--json", tmp_path / "bench.json")
@@ -12,7 +14,7 @@ def test_part_is_timed_into_table_and_file(uflow, tmp_path):
         assert word in outcome.out
     assert "features" not in outcome.out
     values = json.loads((tmp_path / "bench.json").read_text())
-    assert values["version"] == 1
+    assert values["version"] == VERSION
     assert {"cores", "torch", "python"} <= values["machine"].keys()
 
 

@@ -7,6 +7,8 @@ import re
 
 import pytest
 
+from uflow_cli.schema import VERSION
+
 QUICK = ["--epochs", "1", "--batch-size", "4", "--input-size", "64", "--device", "cpu"]
 
 
@@ -46,7 +48,7 @@ def test_cache_is_shown_and_cleared(uflow, train, tmp_path):
     assert re.search(r"cache: 0\.\d MiB of at most 50\.00 GiB", shown.out)
     assert re.search(r"efficientnet-lite0 +64 +20 +0\.\d MiB", shown.out)
     values = json.loads(uflow("cache", *folder, "--json").out)
-    assert values["version"] == 1
+    assert values["version"] == VERSION
     assert [(held["extractor"], held["n_images"]) for held in values["held"]] == [("efficientnet-lite0", 20)]
     assert values["bytes"] == values["held"][0]["n_bytes"] > 0
     cleared = uflow("cache", *folder, "--clear")

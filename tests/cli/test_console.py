@@ -12,9 +12,8 @@ from rich.console import Console  # noqa: TID251
 
 from uflow_cli.calibration import Calibration
 from uflow_cli.cli.console import note, print_runs, print_series, warn
-from uflow_cli.cli.console.bars import progress_bars
-from uflow_cli.cli.console.columns import Column, columns_that_fit, table_of
-from uflow_cli.cli.console.runs import runs_columns
+from uflow_cli.cli.console.tables import Column, columns_that_fit, runs_columns, table_of
+from uflow_cli.cli.console.terminal import progress_bars
 from uflow_cli.cli.console.training import epoch_table
 from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.detection.nfa import Background

@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 
+from uflow_cli.schema import VERSION
+
 
 def test_runs_are_found_below_the_working_folder(uflow, small_run, tmp_path, monkeypatch):
     shutil.copytree(small_run, tmp_path / "runs" / "mvtec" / "stripes")
@@ -34,7 +36,7 @@ def test_damaged_runs_are_told_and_do_no_harm(uflow, small_run, tmp_path):
 def test_json_is_all_there_is_on_stdout(uflow, small_run, tmp_path):
     outcome = uflow("runs", small_run, "--json")
     values = json.loads(outcome.out)
-    assert values["version"] == 1
+    assert values["version"] == VERSION
     assert [run["folder"] for run in values["runs"]] == [str(small_run)]
 
 
@@ -43,7 +45,7 @@ def test_no_run_yet_is_no_error(uflow, tmp_path, monkeypatch):
     outcome = uflow("runs")
     assert outcome.code == 0
     assert "no run below runs; train one" in outcome.out
-    assert json.loads(uflow("runs", "--json").out) == {"version": 1, "runs": []}
+    assert json.loads(uflow("runs", "--json").out) == {"version": VERSION, "runs": []}
 
 
 def test_a_folder_that_is_not_there_is_one_line(uflow, tmp_path):

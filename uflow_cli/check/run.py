@@ -21,8 +21,8 @@ from uflow_cli.flow.likelihood import squared_norms
 from uflow_cli.images import read_image
 from uflow_cli.model import Model
 from uflow_cli.run.record import Run, load_model
+from uflow_cli.schema import VERSION
 
-JSON_VERSION = 1
 BATCH = 8
 USUAL_RATE = 0.05  # judged where nothing else is asked for, or the smallest that the calibration can promise
 
@@ -148,7 +148,7 @@ def _judge(
 def audit_to_dict(audit: Audit) -> dict[str, Any]:
     """JSON-ready mapping of `audit`; `version` changes when a reader would have to."""
     return {
-        "version": JSON_VERSION,
+        "version": VERSION,
         "model": str(audit.run.folder),
         "n_images": audit.n_images,
         "verdict": str(audit.verdict),

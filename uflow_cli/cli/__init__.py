@@ -24,6 +24,7 @@ app = typer.Typer(
     name="uflow",
     help="Find defects in images after seeing only good ones, and say how sure it is.",
     no_args_is_help=True,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,  # a bug keeps its plain traceback
     context_settings={"help_option_names": ["-h", "--help"]},
 )

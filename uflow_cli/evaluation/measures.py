@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from uflow_cli.errors import UflowError
 from uflow_cli.evaluation.published import published_figures
 from uflow_cli.metrics import MeanIou, OracleIou, Rate
+from uflow_cli.schema import VERSION
 
-JSON_VERSION = 2
 ABSENT = "-"
 
 Floats = NDArray[np.float64]
@@ -150,7 +150,7 @@ def share(value: float, *, absent: str = ABSENT) -> str:
 def evaluation_to_dict(evaluation: Evaluation) -> dict[str, Any]:
     """JSON-ready mapping of `evaluation` without its sweep; what the data cannot tell is null."""
     values: dict[str, Any] = {
-        "version": JSON_VERSION,
+        "version": VERSION,
         **{f.name: _plain_value(getattr(evaluation, f.name)) for f in fields(evaluation) if f.name != "sweep"},
         "published": published_figures(evaluation.dataset, evaluation.category) or None,
     }
@@ -161,8 +161,8 @@ def evaluation_to_dict(evaluation: Evaluation) -> dict[str, Any]:
 def evaluation_from_dict(values: Mapping[str, Any]) -> Evaluation:
     """The inverse of `evaluation_to_dict`, without sweep; UflowError for another version or missing values."""
     try:
-        if values["version"] != JSON_VERSION:
-            raise UflowError(f"an evaluation of version {values['version']}; this uflow reads {JSON_VERSION}")
+        if values["version"] != VERSION:
+            raise UflowError(f"an evaluation of version {values['version']}; this uflow reads {VERSION}")
         known = {f.name: _nan(values[f.name]) for f in fields(Evaluation) if f.name != "sweep"}
         fair = known["score_fair"]
         return Evaluation(**{

@@ -1,0 +1,202 @@
+"""What models found in images: detections, evaluations, and checks of a promise."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.table import Table
+
+from uflow_cli.cli.console.terminal import err, out, print_json
+
+if TYPE_CHECKING:
+    from uflow_cli.check import Audit
+    from uflow_cli.detect import Inspection
+    from uflow_cli.evaluation import Evaluation
+    from uflow_cli.report import TableRow
+    from uflow_cli.survey import SurveyOutcome
+
+REGIONS_SHOWN = 5
+
+
+def print_inspection(inspection: Inspection, *, as_json: bool) -> None:
+    """Verdict and regions of every image as a table, or all of it as JSON; unreadable images on stderr."""
+    if as_json:
+        from uflow_cli.detect import inspection_to_dict
+
+        print_json(inspection_to_dict(inspection))
+    elif inspection.images:
+        _print_inspection_table(inspection)
+    for _, message in inspection.errors:
+        err().print(f"uflow: {escape(message)}")
+
+
+def _print_inspection_table(inspection: Inspection) -> None:
+    console = out()
+    table = Table(box=None, pad_edge=False)
+    table.add_column("image", overflow="ellipsis", no_wrap=True)
+    table.add_column("verdict", no_wrap=True, min_width=7)
+    widths = {"log NFA": 8, "area px": 7, "bounding box": 15, "centroid": 9, "scale": 5}
+    for name, width in widths.items():
+        table.add_column(name, justify="right", no_wrap=True, min_width=width)
+    names = _short_names([image.path for image in inspection.images])
+    for name, image in zip(names, inspection.images, strict=True):
+        if not image.is_defect:
+            table.add_row(escape(name), "[green]good[/]", _log_nfa(image.log_nfa), "", "", "", "")
+        for i, region in enumerate(image.detections[:REGIONS_SHOWN]):
+            left, top, right, bottom = region.bounding_box
+            table.add_row(
+                "" if i else escape(name), "" if i else "[bold red]defect[/]", _log_nfa(region.log_nfa),
+                f"{region.area:.0f}", f"{left},{top}-{right},{bottom}",
+                f"{region.centroid[0]:.0f},{region.centroid[1]:.0f}", str(region.scale),
+            )  # fmt: skip
+        if len(image.detections) > REGIONS_SHOWN:
+            table.add_row(f"  and {len(image.detections) - REGIONS_SHOWN} more", "", "", "", "", "", "")
+    console.print(table)
+    console.print(
+        f"{inspection.n_defects} of {len(inspection.images)} images have a defect at log NFA < {inspection.threshold:g}"
+    )
+    console.print(f"the threshold allows {inspection.promise}", soft_wrap=True)
+    console.print(f"masks, overlays and detections.json in {escape(str(inspection.out))}", soft_wrap=True)
+
+
+def _short_names(paths: list[Path]) -> list[str]:
+    """Paths without the folders that they all share."""
+    folders = [str(path.parent) for path in paths]
+    shared = os.path.commonpath(folders) if folders and len({path.is_absolute() for path in paths}) == 1 else ""
+    return [os.path.relpath(path, shared) if shared else str(path) for path in paths]
+
+
+def _log_nfa(value: float) -> str:
+    return f"{value:.1f}" if abs(value) < 1e5 else f"{value:.1e}"
+
+
+def print_evaluation(evaluation: Evaluation, *, out_folder: Path, report: Path | None, as_json: bool) -> None:
+    """The measures as a table, or as JSON; and where the files are."""
+    from uflow_cli.evaluation import evaluation_to_dict, published_source
+
+    if as_json:
+        places = {"out": str(out_folder), "report": None if report is None else str(report)}
+        print_json({**evaluation_to_dict(evaluation), **places})
+        return
+    console = out()
+    rows = evaluation.rows()
+    has_published = any(published for _, _, published, _ in rows)
+    table = Table(title=evaluation.title, title_justify="left", box=None, pad_edge=False, show_header=has_published)
+    for name in ("measure", "ours", "published", "difference")[: 4 if has_published else 2]:
+        table.add_column(name, justify="left" if name == "measure" else "right")
+    for row in rows:
+        table.add_row(*row[: 4 if has_published else 2])
+    console.print(table)
+    if has_published:
+        console.print(f"published: U-Flow, {published_source()}", style="dim", soft_wrap=True)
+    console.print(f"selection: {evaluation.selection}", soft_wrap=True)
+    console.print(f"the threshold allows {evaluation.promise}", soft_wrap=True)
+    console.print(f"JSON, CSV, Markdown and the sweep over thresholds in {escape(str(out_folder))}", soft_wrap=True)
+    if report is not None:
+        console.print(f"report to look at: {escape(str(report))}", soft_wrap=True)
+
+
+def print_survey(
+    rows: Sequence[TableRow], outcomes: Sequence[SurveyOutcome], *, dataset: str, out_folder: Path, as_json: bool
+) -> None:
+    """The table over categories: ours, and below each value the published one with our difference to it."""
+    from uflow_cli.evaluation import published_source
+    from uflow_cli.report import FIGURES, OWN_FIGURES
+    from uflow_cli.survey import survey_to_dict
+
+    if as_json:
+        print_json({**survey_to_dict(rows, outcomes, dataset=dataset), "out": str(out_folder)})
+    elif rows:
+        table = Table(title=f"{dataset}, {sum(row.n_categories == 1 for row in rows)} categories", title_justify="left",
+                      box=None, pad_edge=False)  # fmt: skip
+        table.add_column("category")
+        for name in (*FIGURES.values(), *OWN_FIGURES.values()):
+            table.add_column(name, justify="right")
+        for row in rows:
+            ours = [row.cell(name)[0] for name in (*FIGURES, *OWN_FIGURES)]
+            name = row.name if row.n_categories == 1 else f"{row.name}, mean of {row.n_categories}"
+            table.add_row(escape(name), *ours, style="" if row.n_categories == 1 else "bold")
+            if any(row.cell(name)[1] for name in FIGURES):
+                gaps = [row.cell(name)[2] for name in FIGURES]
+                table.add_row("  difference to published", *gaps, *[""] * len(OWN_FIGURES), style="dim")
+        console = out()
+        console.print(table)
+        console.print(f"published: U-Flow, {published_source()}", style="dim", soft_wrap=True)
+        for sentence in sorted({outcome.evaluation.selection for outcome in outcomes if outcome.evaluation}):
+            console.print(f"selection: {sentence}", soft_wrap=True)
+        reused = [outcome.category for outcome in outcomes if outcome.reused]
+        if reused:
+            console.print(f"unchanged since an earlier evaluation: {escape(', '.join(reused))}", soft_wrap=True)
+        console.print(f"table as JSON, CSV and Markdown in {escape(str(out_folder))}", soft_wrap=True)
+    for outcome in outcomes:
+        if outcome.evaluation is None:
+            err().print(f"uflow: {escape(outcome.category)}: {escape(outcome.error)}")
+
+
+FLAGGED_SHOWN = 5
+COLOURS = {"holds": "bold green", "cannot tell yet": "bold yellow", "broken": "bold red"}
+
+
+def print_audit(audit: Audit, *, as_json: bool) -> None:
+    """Promises beside what was seen, the drift per scale, and a plain verdict; or all of it as JSON."""
+    if as_json:
+        from uflow_cli.check import audit_to_dict
+
+        print_json(audit_to_dict(audit))
+    else:
+        _print_tables(audit)
+    for _, message in audit.errors:
+        err().print(f"uflow: {escape(message)}")
+
+
+def _print_tables(audit: Audit) -> None:
+    console = out()
+    promises = Table(box=None, pad_edge=False)
+    promises.add_column("promise", no_wrap=True)
+    for name in ("at most", "seen", "95 % interval", "verdict"):
+        promises.add_column(name, justify="right", no_wrap=True)
+    for j in audit.judgements:
+        verdict = f"[{COLOURS[j.verdict]}]{j.verdict}[/]"
+        promises.add_row(j.what, f"{j.promised:.3g}", f"{j.seen:.3g}", f"{j.low:.3f}-{j.high:.3f}", verdict)
+    console.print(promises)
+    console.print()
+    drift = Table(box=None, pad_edge=False)
+    for name in ("scale", "v then", "v now", "k then", "k now", "moved"):
+        drift.add_column(name, justify="right", no_wrap=True)
+    for scale, d in enumerate(audit.drifts, start=1):
+        drift.add_row(
+            str(scale), f"{d.v_then:.3f}", f"{d.v_now:.3f}", f"{d.k_then:.1f}", f"{d.k_now:.1f}",
+            f"yes, by {d.z:+.1f} standard errors" if d.moved else "no",
+        )  # fmt: skip
+    console.print(drift)
+    console.print()
+    console.print(_sentence(audit), soft_wrap=True)
+    if audit.cause:
+        console.print(f"likely cause: {audit.cause}", soft_wrap=True)
+    if audit.flagged:
+        shown = ", ".join(path.name for path in audit.flagged[:FLAGGED_SHOWN])
+        more = f" and {len(audit.flagged) - FLAGGED_SHOWN} more" if len(audit.flagged) > FLAGGED_SHOWN else ""
+        console.print(escape(f"flagged: {shown}{more}"), soft_wrap=True)
+    if audit.recalibrated is not None:
+        kept = audit.recalibrated
+        console.print(
+            f"recalibrated on {kept.n_images} images: the smallest false-alarm rate that can be promised is "
+            f"{kept.smallest_rate:.3f}; the calibration before is kept in the run folder", soft_wrap=True,
+        )  # fmt: skip
+
+
+def _sentence(audit: Audit) -> str:
+    n = audit.n_images
+    images = f"{n} good image{'s' if n != 1 else ''}"
+    if audit.verdict == "broken":
+        return f"[{COLOURS['broken']}]broken[/]: on {images} there are more false alarms than promised"
+    if audit.verdict == "holds":
+        return f"[{COLOURS['holds']}]holds[/]: {images} say nothing against it, and twice the promise would have shown"
+    return (
+        f"[{COLOURS['cannot tell yet']}]cannot tell yet[/]: {images} do not suffice; about {audit.n_more} more like "
+        "these would settle it"
+    )
