@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uflow_cli.render import fit_mask, heat, nfa_strength, outlined, overlay, panel, score_strength, shrunk
+from uflow_cli.render import fit_mask, heat, outlined, overlay, score_strength, shrunk
 
 NORMAL_SCORE = 1 - np.exp(-0.5)
 COLOURS = st.tuples(*[st.integers(0, 255)] * 3)
@@ -51,8 +51,6 @@ def test_scales_are_fixed_and_bounded() -> None:
     assert score_strength(np.array([[-1, 0.4, 0.7, 1.0, 9.0, np.nan]])) == pytest.approx(
         np.array([[0, 0, 0.5, 1, 1, 0]]), abs=1e-6
     )
-    values = np.array([[500, 0, -10, -100, -np.inf, np.inf, np.nan]])
-    assert nfa_strength(values) == pytest.approx(np.array([[0, 0, 0.5, 100 / 110, 1, 0, 0]]), abs=1e-6)
 
 
 @given(COLOURS, st.sampled_from([64, 200, 333]), st.booleans())
@@ -105,14 +103,3 @@ def test_shrunk_keeps_the_shape_and_never_enlarges() -> None:
     assert shrunk(flat((1, 2, 3), (2, 1000)), 10).shape == (1, 10, 3)
     small = flat((1, 2, 3), (30, 10))
     assert shrunk(small, 60) is small
-
-
-def test_panel_grows_by_a_tile_for_what_is_known() -> None:
-    image, score, mask = flat((90, 90, 90), (50, 100)), np.full((25, 50), 0.5), spot((50, 100))
-    plain = panel(image, score, mask, side=200)
-    with_truth = panel(image, score, mask, true_mask=mask, side=200)
-    with_all = panel(image, score, mask, true_mask=mask, log_nfa_map=np.zeros((50, 100)), side=200)
-    assert plain.shape[0] == with_truth.shape[0] == with_all.shape[0] > 100
-    assert 3 * 200 < plain.shape[1] < with_truth.shape[1] - 200 < with_all.shape[1] - 400
-    assert plain.dtype == np.uint8
-    assert (plain[:, :4] == plain[0, 0]).all()  # framed

@@ -34,7 +34,7 @@ from torch import Tensor
 from uflow_cli.errors import UflowError
 from uflow_cli.features.records import RecordLayout, Records, pack, unpack
 from uflow_cli.files import remove_litter, replacing, write_text
-from uflow_cli.images import OPENCV_VERSION, Source, done_ahead, survey_images
+from uflow_cli.images import OPENCV_VERSION, Source, decoder_versions, done_ahead, survey_images
 from uflow_cli.model import PREPROCESSING_VERSION, Model
 
 GIB = 2**30
@@ -325,6 +325,7 @@ def feature_settings(model: Model) -> dict[str, Any]:
             "torch": torch.__version__,
             "timm": importlib.metadata.version("timm"),
             "opencv": OPENCV_VERSION,
+            **decoder_versions(),
         },
     }
 

@@ -3,14 +3,12 @@
 Colours mean the same in every picture. NFA in log10: low is anomalous; anomaly score in [0, 1): high is anomalous.
 """
 
-import struct
-import zlib
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from uflow_cli.images import colour_map, draw_outlines, outline, put_text, resize_image, resize_map
+from uflow_cli.images import colour_map, draw_outlines, encode_png, outline, resize_image, resize_map
 
 Picture: TypeAlias = NDArray[np.uint8]
 Map: TypeAlias = NDArray[np.floating[Any]]
@@ -20,26 +18,17 @@ Colour: TypeAlias = tuple[int, int, int]
 # The likelihood of a perfectly normal pixel is exp(-1/2) on average (METHOD 3), its score 1 - exp(-1/2) = 0.39: what
 # lies below 0.4 is no sign of anything. 1 is never reached but approached by every serious defect.
 SCORE_RANGE: Final = (0.4, 1.0)
-NFA_HALF: Final = 10.0  # log NFA of -10, once in 10^10 images, is the middle of its colour scale
 
 FOUND_COLOUR: Final[Colour] = (0, 225, 255)  # cyan: the heat scale has black, purple, orange and yellow
 TRUE_COLOUR: Final[Colour] = (255, 255, 255)
 _RIM_COLOUR: Final[Colour] = (12, 14, 20)  # around each line, so that it shows on anything
 _HEAT_OPACITY: Final = 0.58  # at the highest score; what is below must still be seen
-_BACKGROUND: Final[Colour] = (24, 26, 31)
-_INK: Final[Colour] = (226, 230, 236)
 
 
 def score_strength(score_map: Map) -> NDArray[np.float32]:
     """Place of an anomaly score on the one colour scale of all pictures: (H, W) in 0..1; NaN is 0."""
     low, high = SCORE_RANGE
     return np.asarray(np.clip((np.nan_to_num(score_map, nan=0.0) - low) / (high - low), 0.0, 1.0), dtype=np.float32)
-
-
-def nfa_strength(log_nfa_map: Map) -> NDArray[np.float32]:
-    """Place of a log NFA on its colour scale, (H, W): 0 where NFA >= 1, 0.5 at 10^-10, 0.91 at 10^-100; NaN is 0."""
-    significance = np.clip(-np.nan_to_num(log_nfa_map, nan=0.0, neginf=-1e30), 0.0, 1e30)
-    return np.asarray(significance / (significance + NFA_HALF), dtype=np.float32)
 
 
 def heat(score_map: Map) -> tuple[Picture, NDArray[np.float32]]:
@@ -94,76 +83,11 @@ def shrunk(picture: Picture, side: int) -> Picture:
     return resize_image(picture, (max(1, round(picture.shape[0] * factor)), max(1, round(picture.shape[1] * factor))))
 
 
-def panel(
-    image: Picture,
-    score_map: Map,
-    mask: Mask,
-    *,
-    log_nfa_map: Map | None = None,
-    true_mask: Mask | None = None,
-    side: int = 384,
-) -> Picture:
-    """Image, anomaly score, log NFA if given, detection, and ground truth if known, side by side with their scales.
-
-    Every tile has the image's shape and its longer side is `side` pixels. The maps may have other sizes than the image.
-    """
-    factor = side / max(image.shape[:2])
-    size = (max(1, round(image.shape[0] * factor)), max(1, round(image.shape[1] * factor)))
-    base = resize_image(image, size)
-    low, high = SCORE_RANGE
-    ticks = {0.0: f"{low:.1f}", 0.5: f"{(low + high) / 2:.1f}", 1.0: f"{high:.1f}"}
-    score = colour_map(score_strength(resize_map(score_map, size)))
-    tiles = [_tile(base, "image"), _tile(_with_bar(score, ticks), "anomaly score")]
-    if log_nfa_map is not None:
-        nfa = colour_map(nfa_strength(resize_map(log_nfa_map, size)))
-        tiles.append(_tile(_with_bar(nfa, {0.0: "0", 0.5: "-10", 10 / 11: "-100"}), "log10 NFA"))
-    tiles.append(_tile(overlay(base, score_map, mask), "found" if mask.any() else "nothing found"))
-    if true_mask is not None:
-        truth = outlined(base, true_mask, colour=TRUE_COLOUR)
-        tiles.append(_tile(truth, "ground truth" if true_mask.any() else "ground truth: good"))
-    row = np.hstack(tiles)
-    framed = np.full((row.shape[0] + 20, row.shape[1] + 12, 3), _BACKGROUND, dtype=np.uint8)
-    framed[8:-12, 6:-6] = row
-    return framed
-
-
-def _tile(picture: Picture, caption: str) -> Picture:
-    """The picture on the background with its caption above."""
-    height, width = picture.shape[:2]
-    tile = np.full((height + 26, width + 12, 3), _BACKGROUND, dtype=np.uint8)
-    tile[26:, 6:-6] = picture
-    return put_text(tile, caption, at=(6, 16), colour=_INK, height=9)
-
-
-def _with_bar(picture: Picture, ticks: dict[float, str]) -> Picture:
-    """The picture with a colour bar at its right; `ticks` are labels by their place on the bar in 0..1."""
-    height = picture.shape[0]
-    shades = np.linspace(1, 0, height, dtype=np.float32)[:, None]
-    margin = np.full((height, 62, 3), _BACKGROUND, dtype=np.uint8)
-    margin[:, 8:20] = colour_map(np.repeat(shades, 12, axis=1))
-    for place, label in ticks.items():
-        row = round((1 - place) * (height - 1))
-        margin[row, 20:24] = _INK
-        margin = put_text(margin, label, at=(27, min(max(row + 4, 9), height - 2)), colour=_INK, height=8)
-    return np.hstack([picture, margin])
-
-
 def heat_png(score_map: Map) -> bytes:
     """The heat alone as a PNG with transparency, to be laid over the image by whoever shows it."""
     colour, opacity = heat(score_map)
     alpha = np.rint(opacity * 255).astype(np.uint8)[..., None]
-    pixels = np.concatenate([np.where(alpha > 0, colour, 0), alpha], axis=2, dtype=np.uint8)
-    height, width = pixels.shape[:2]
-    above = np.concatenate([np.zeros_like(pixels[:1]), pixels[:-1]])
-    rows = (pixels - above).reshape(height, 4 * width)  # filter 2, "up": smooth maps become small numbers
-    lines = np.concatenate([np.full((height, 1), 2, dtype=np.uint8), rows], axis=1)
-    header = struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(lines.tobytes(), 6)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(_png_chunk(kind, data) for kind, data in chunks)
-
-
-def _png_chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
+    return encode_png(np.concatenate([np.where(alpha > 0, colour, 0), alpha], axis=2, dtype=np.uint8))
 
 
 def outline_path(mask: Mask) -> str:

@@ -1,21 +1,28 @@
-"""Read, write, resize, turn and draw on images; the only room that knows OpenCV.
+"""Read, list, resize, turn, draw on and write images; the only room that knows Pillow, OpenCV and the image codecs.
 
 Images are (H, W, 3) uint8 RGB, masks (H, W) bool (True = defect), sizes (height, width) in pixels, points (x, y).
 """
 
-from uflow_cli.images.drawing import colour_map, draw_outlines, outline, put_text
-from uflow_cli.images.reading import (
-    IMAGE_SUFFIXES,
+from uflow_cli.images.drawing import (
     OPENCV_VERSION,
+    colour_map,
+    draw_outlines,
+    encode_png,
+    outline,
+    resize_image,
+    resize_map,
+    resize_mask,
+    tilt_image,
+    write_png,
+)
+from uflow_cli.images.listing import IMAGE_SUFFIXES, list_images, natural_order
+from uflow_cli.images.reading import (
     decode_image,
-    list_images,
-    natural_order,
+    decoder_versions,
     read_encoded,
     read_image,
     read_mask,
 )
-from uflow_cli.images.resizing import resize_image, resize_map, resize_mask
-from uflow_cli.images.turning import tilt_image
 from uflow_cli.images.views import (
     ORIGINAL,
     Augmentation,
@@ -25,7 +32,6 @@ from uflow_cli.images.views import (
     survey_images,
     with_views,
 )
-from uflow_cli.images.writing import encode_png, write_png
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -36,13 +42,13 @@ __all__ = [
     "View",
     "colour_map",
     "decode_image",
+    "decoder_versions",
     "done_ahead",
     "draw_outlines",
     "encode_png",
     "list_images",
     "natural_order",
     "outline",
-    "put_text",
     "read_encoded",
     "read_image",
     "read_mask",

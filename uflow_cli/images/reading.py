@@ -1,41 +1,45 @@
-"""Read images and masks from files, and list the images of a folder.
+"""Read images and masks from files: as a person sees them, or an error that says what is wrong with the file.
 
-OpenCV may fill a truncated file with grey and is vague about what is wrong, so `containers` looks at the bytes first.
+What a decoder returns (`Pixels`, any depth, perhaps with alpha) becomes 8-bit RGB or a mask here.
 """
 
-import re
+import importlib.metadata
+import stat
 from pathlib import Path
 from typing import Any
 
-import cv2  # noqa: TID251
 import numpy as np
 from numpy.typing import NDArray
 
-from uflow_cli.errors import DatasetError, ImageError
-from uflow_cli.images.containers import damage, kind_of, orientation
+from uflow_cli.errors import ImageError
+from uflow_cli.images.formats import DamagedError, Pixels, UnsupportedError, decode, kind_of
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-OPENCV_VERSION: str = cv2.__version__  # pixels may change with it
-_KINDS = "a JPEG, PNG, BMP, TIFF or WebP file"
-_PIXEL_SCALE = {
-    np.dtype(np.uint8): 255.0,
-    np.dtype(np.uint16): 65535.0,
-    np.dtype(np.float32): 1.0,
-    np.dtype(np.float64): 1.0,
-}
+_KINDS = "a JPEG, PNG, BMP, TIFF, WebP, GIF, JPEG 2000, AVIF, TGA or PGM file"
 _LOSSY_MASK_LEVEL = 127  # JPEG rings around every edge: "not zero" would grow the mask
+_STRIP_PIXELS = 1 << 20  # rows are converted some at a time, so that large images need no large temporaries
+
+
+def decoder_versions() -> dict[str, str]:
+    """The versions of what decodes: pixels may change with each."""
+    return {name: importlib.metadata.version(name) for name in ("imagecodecs", "pillow", "simplejpeg", "tifffile")}
 
 
 def read_encoded(path: Path) -> bytes:
-    """The content of an image file, not yet decoded. Raises ImageError."""
+    """The content of an image file, not yet decoded. Raises ImageError, also for devices and pipes."""
     try:
+        kind = Path(path).stat().st_mode
+        if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
+            raise ImageError(f"{path}: is a device, pipe or socket; expected {_KINDS}")
         return Path(path).read_bytes()
     except FileNotFoundError as error:
-        raise ImageError(f"{path}: no such file; expected {_KINDS}") from error
+        broken = Path(path).is_symlink()
+        found = f"is a link to {Path(path).readlink()}, which is not there" if broken else "no such file"
+        raise ImageError(f"{path}: {found}; expected {_KINDS}") from error
     except IsADirectoryError as error:
         raise ImageError(f"{path}: is a folder; expected {_KINDS}") from error
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be read ({error.strerror or error}); expected {_KINDS}") from error
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"{path}: cannot be read ({reason}); expected {_KINDS}") from error
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
@@ -47,18 +51,19 @@ def decode_image(data: bytes, *, path: Path) -> NDArray[np.uint8]:
     """Decode the content of an image file, `path` being its name in errors, into (H, W, 3) uint8 RGB.
 
     EXIF rotation is applied, palettes are looked up, grey is repeated, 16 bit is scaled (65535 -> 255), float must lie
-    in 0..1 (1 -> 255), alpha is composited on black (as TIFF stores it). Of several pages or frames the first is read.
-    The content decides the format, not the suffix. Raises ImageError.
+    in 0..1 (1 -> 255), alpha is composited on black. Of several pages or frames the first is read. The content decides
+    the format, not the suffix. Raises ImageError.
     """
-    pixels, _ = _decode_pixels(data, path)
-    colour = pixels[..., :3].astype(np.float64) if pixels.shape[2] == 4 else pixels[..., :3]
-    scale = _PIXEL_SCALE[pixels.dtype]
-    if pixels.shape[2] == 4:
-        colour = colour * (pixels[..., 3:] / scale)
-    if colour.dtype != np.uint8:
-        colour = np.rint(colour * (255.0 / scale)).astype(np.uint8)
-    to_rgb = cv2.COLOR_GRAY2RGB if colour.shape[2] == 1 else cv2.COLOR_BGR2RGB
-    return np.asarray(cv2.cvtColor(np.ascontiguousarray(colour), to_rgb), dtype=np.uint8)
+    pixels = _decode_pixels(data, path)
+    values = pixels.values
+    if values.dtype == np.uint8 and values.shape[2] == 3 and pixels.peak == 255:
+        return np.ascontiguousarray(values)
+    height, width = values.shape[:2]
+    image = np.empty((height, width, 3), dtype=np.uint8)
+    rows = max(1, _STRIP_PIXELS // width)
+    for start in range(0, height, rows):
+        image[start : start + rows] = _eight_bit(values[start : start + rows], pixels.peak)
+    return image
 
 
 def read_mask(path: Path, *, above: int | None = None) -> NDArray[np.bool_]:
@@ -68,83 +73,48 @@ def read_mask(path: Path, *, above: int | None = None) -> NDArray[np.bool_]:
     JPEG, where compression leaves noise around each edge and 127 is used. A transparent pixel is no defect.
     Raises ImageError.
     """
-    pixels, kind = _decode_pixels(read_encoded(path), path)
+    pixels = _decode_pixels(read_encoded(path), path)
     if above is None:
-        above = _LOSSY_MASK_LEVEL if kind == "JPEG" else 0
-    marked = np.any(pixels[..., :3] > above * (_PIXEL_SCALE[pixels.dtype] / 255.0), axis=2)
-    return np.logical_and(marked, pixels[..., 3] > 0) if pixels.shape[2] == 4 else np.asarray(marked)
+        above = _LOSSY_MASK_LEVEL if pixels.lossy else 0
+    n_colours = 3 if pixels.values.shape[2] >= 3 else 1
+    marked = np.any(pixels.values[..., :n_colours] > above * (pixels.peak / 255.0), axis=2)
+    has_alpha = pixels.values.shape[2] > n_colours
+    return np.logical_and(marked, pixels.values[..., -1] > 0) if has_alpha else np.asarray(marked)
 
 
-def list_images(folder: Path, *, recursive: bool = False) -> list[Path]:
-    """List the image files of `folder` (by suffix, hidden ones left out) in natural order: part2 before part10.
-
-    Raises DatasetError for a folder that is missing, is not a folder, cannot be read or holds no image.
-    """
-    folder = Path(folder)
-    if not folder.exists():
-        raise DatasetError(f"{folder}: no such folder; expected a folder of images ({_suffix_list()})")
-    if not folder.is_dir():
-        raise DatasetError(f"{folder}: not a folder; expected a folder of images ({_suffix_list()})")
-    try:
-        inside = [path.relative_to(folder) for path in (folder.rglob("*") if recursive else folder.iterdir())]
-    except OSError as error:
-        raise DatasetError(f"{folder}: cannot be listed ({error.strerror}); check its permissions") from error
-    shown = [path for path in inside if not any(part.startswith(".") for part in path.parts)]
-    images = [path for path in shown if path.suffix.lower() in IMAGE_SUFFIXES and (folder / path).is_file()]
-    if not images:
-        raise DatasetError(f"{folder}: holds no images; expected files ending in {_suffix_list()}")
-    return [folder / path for path in sorted(images, key=natural_order)]
-
-
-def natural_order(path: Path) -> tuple[object, ...]:
-    """Sort key under which numbers inside names count as numbers; equal names fall back to their spelling."""
-    parts = [re.split(r"([0-9]+)", part.casefold()) for part in path.parts]
-    return ([[int(text) if index % 2 else text for index, text in enumerate(part)] for part in parts], str(path))
-
-
-def _suffix_list() -> str:
-    return ", ".join(IMAGE_SUFFIXES)
-
-
-def _decode_pixels(data: bytes, path: Path) -> tuple[NDArray[Any], str]:
-    """Decode a file into upright (H, W, 1 or 3 or 4) uint8, uint16 or float (B, G, R, alpha), and name its format."""
+def _decode_pixels(data: bytes, path: Path) -> Pixels:
+    """Decode a file into upright pixels. Raises ImageError with the file's name for whatever is wrong with it."""
     if not data:
         raise ImageError(f"{path}: the file is empty (0 bytes); expected {_KINDS}")
-    kind = kind_of(data)
+    kind = kind_of(data, suffix=Path(path).suffix.lower())
     if kind is None:
         raise ImageError(f"{path}: not an image (it starts with {data[:4]!r}); expected {_KINDS}")
-    fault = damage(data, kind)
-    if fault:
-        raise ImageError(f"{path}: the {kind} file is damaged ({fault}); copy or export it again")
-    pixels = _decode(data)
-    if pixels is None:
-        fault = "it is cut short or damaged"
-        raise ImageError(f"{path}: the {kind} file cannot be decoded ({fault}); copy or export it again")
-    if pixels.dtype not in _PIXEL_SCALE:
-        raise ImageError(f"{path}: its pixels are {pixels.dtype}; expected 8 or 16 bit unsigned, or float in 0..1")
-    if pixels.dtype.kind == "f" and not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
-        found = f"{pixels.min():g} to {pixels.max():g}"
-        raise ImageError(f"{path}: its float pixels go from {found}; expected floats in 0..1, or an 8 or 16 bit image")
-    pixels = pixels.reshape(*pixels.shape[:2], -1)
-    if kind == "TIFF":  # libtiff turns the picture and multiplies by a declared alpha itself
-        return pixels[..., : 3 if pixels.shape[2] >= 3 else 1], kind
-    return _upright(pixels, orientation(data, kind)), kind
-
-
-def _decode(data: bytes) -> NDArray[Any] | None:
-    set_log_level = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel  # OpenCV 4, 5
-    set_log_level(0)  # silent: what is wrong is said in our own error
     try:
-        decoded: NDArray[Any] | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:  # a picture of more than 2^30 pixels, or damage that OpenCV did not expect
-        return None
-    return decoded
+        pixels = decode(data, kind)
+    except UnsupportedError as error:
+        raise ImageError(f"{path}: {error}") from error
+    except DamagedError as error:
+        raise ImageError(f"{path}: the {kind} file is damaged ({error}); copy or export it again") from error
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ImageError(f"{path}: the {kind} file cannot be decoded ({reason}); copy or export it again") from error
+    values = pixels.values
+    if values.dtype.kind == "f" and not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
+        found = f"{values.min():g} to {values.max():g}"
+        raise ImageError(f"{path}: its float pixels go from {found}; expected floats in 0..1, or an 8 or 16 bit image")
+    return pixels
 
 
-def _upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """Undo an EXIF orientation: 5..8 are stored transposed, then rows and columns may run backwards."""
-    if orientation >= 5:
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    return pixels[:, ::-1] if orientation in (2, 3, 6, 7) else pixels
+def _eight_bit(values: NDArray[Any], peak: float) -> NDArray[np.uint8]:
+    """Some rows (h, W, 1 to 4) of grey or RGB, perhaps with alpha, as (h, W, 1 or 3) uint8 on black."""
+    n_colours = 3 if values.shape[2] >= 3 else 1
+    colour = values[..., :n_colours]
+    if values.shape[2] > n_colours and values[..., -1].min() < peak:
+        colour = colour.astype(np.float64) * (values[..., n_colours:] / np.float64(peak))
+        return np.asarray(np.rint(colour * (255.0 / peak)).astype(np.uint8))
+    if peak == 255:
+        return np.asarray(colour, dtype=np.uint8)
+    if values.dtype.kind == "f":
+        return np.asarray(np.rint(colour.astype(np.float64) * 255.0).astype(np.uint8))
+    table = np.rint(np.arange(peak + 1) * (255.0 / peak)).astype(np.uint8)
+    return np.asarray(table[colour])

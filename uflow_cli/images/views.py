@@ -20,9 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uflow_cli.errors import ImageError, UflowError
+from uflow_cli.images.drawing import resize_image, tilt_image
 from uflow_cli.images.reading import decode_image, read_encoded
-from uflow_cli.images.resizing import resize_image
-from uflow_cli.images.turning import tilt_image
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

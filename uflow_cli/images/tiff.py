@@ -1,0 +1,155 @@
+"""Decode a TIFF file: tifffile takes it apart, its tags say how the numbers become grey or colour."""
+
+import functools
+import io
+import logging
+import math
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import TiffImagePlugin  # noqa: TID251
+
+from uflow_cli.images.formats import (
+    DamagedError,
+    Pixels,
+    UnsupportedError,
+    check_size,
+    decode_jpeg,
+    open_with_pillow,
+    upright,
+)
+
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _MASK, _INK, _YCBCR = range(7)
+_CAMERA_RAW = (32803, 34892)
+_OLD_JPEG, _JPEG = 6, 7
+_LOSSY = (_OLD_JPEG, _JPEG, 34892, 50001)
+_EXPORT = "expected grey, RGB, palette or CMYK of up to 16 bit unsigned, or float in 0..1"
+
+_ENDIAN: dict[str, Literal["little", "big"]] = {"<": "little", ">": "big"}
+_VALUE_SIZES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+
+
+@functools.cache
+def _tifffile() -> Any:
+    import tifffile  # noqa: TID251
+
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong is said in our own error
+    return tifffile
+
+
+def decode_tiff(data: bytes) -> Pixels:
+    """Decode the first page. Raises DamagedError, UnsupportedError, and what the decoders raise."""
+    with _tifffile().TiffFile(io.BytesIO(data)) as file:
+        page = file.pages.first
+        check_size(page.imagewidth, page.imagelength)
+        _check_tags(page, len(data))
+        _check_kind(page)
+        if page.compression == _OLD_JPEG or (
+            page.photometric == _YCBCR and page.compression in (1, 5, 8, 32773, 32946)
+        ):
+            return open_with_pillow(TiffImagePlugin.TiffImageFile, data)  # it knows their subsampled colours
+        _check_segments(page, data)
+        values = np.asarray(page.asarray(maxworkers=1)).reshape(page.shaped)[:, 0]  # (planes, H, W, channels)
+        values = np.moveaxis(values[..., 0], 0, -1) if page.planarconfig == 2 else values[0]
+        values = values.view(np.uint8) if values.dtype == np.bool_ else values
+        peak = 1.0 if values.dtype.kind == "f" else 2.0 ** int(page.bitspersample) - 1
+        values, peak = _colours(page, values, peak)
+        orientation = page.tags.valueof(274, 1)
+        return Pixels(upright(values, orientation), peak=peak, lossy=page.compression in _LOSSY)
+
+
+def _check_tags(page: Any, size: int) -> None:
+    """Raise DamagedError where a tag that describes the picture lies beyond the file; tifffile would leave it out."""
+    file, layout = page.parent.filehandle, page.parent.tiff
+    file.seek(page.offset)
+    count = int.from_bytes(file.read(layout.tagnosize), _ENDIAN[layout.byteorder])
+    for _ in range(count):
+        entry = file.read(layout.tagsize)
+        number, kind = (int.from_bytes(entry[at : at + 2], _ENDIAN[layout.byteorder]) for at in (0, 2))
+        n_values, value = (
+            int.from_bytes(entry[at : at + layout.offsetsize], _ENDIAN[layout.byteorder])
+            for at in (4, 4 + layout.offsetsize)
+        )
+        length = n_values * _VALUE_SIZES.get(kind, 1)
+        if 254 <= number <= 532 and length > layout.offsetsize and value + length > size:
+            raise DamagedError(f"its tag {number} lies beyond the file: it is cut short at {size} bytes")
+
+
+def _check_kind(page: Any) -> None:
+    """Raise UnsupportedError for what the numbers of this page could not be turned into a picture from."""
+    known = (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _MASK, _INK, _YCBCR)
+    if page.photometric in _CAMERA_RAW or 50706 in page.tags:
+        raise UnsupportedError("a camera's raw file cannot be read; develop it to TIFF, PNG or JPEG")
+    if page.photometric not in known or (page.photometric == _INK and page.tags.valueof(332, 1) != 1):
+        raise UnsupportedError(f"its colours are {_name(page.photometric)}; {_EXPORT}")
+    if page.imagedepth != 1 or isinstance(page.bitspersample, tuple):
+        found = f"{page.bitspersample} bits" if page.imagedepth == 1 else f"{page.imagedepth} layers"
+        raise UnsupportedError(f"its pixels have {found}; {_EXPORT}")
+    if page.dtype is None or page.dtype.kind not in "buf" or (page.dtype.kind == "u" and page.bitspersample > 16):
+        found = page.dtype if page.dtype is not None else f"{page.bitspersample} bit of kind {page.sampleformat}"
+        raise UnsupportedError(f"its pixels are {found}; {_EXPORT}")
+    try:
+        if page.compression != 1:
+            _tifffile().TIFF.DECOMPRESSORS[page.compression]
+    except KeyError as error:
+        raise UnsupportedError(
+            f"its compression {_name(page.compression)} cannot be read; save it with LZW, Deflate or none"
+        ) from error
+
+
+def _name(value: Any) -> str:
+    return f"{getattr(value, 'name', '').replace('_', ' ')} ({int(value)})".strip()
+
+
+def _check_segments(page: Any, data: bytes) -> None:
+    """Raise DamagedError for strips or tiles that are missing, cut, or JPEG that libjpeg remarks on."""
+    segments = list(zip(page.dataoffsets, page.databytecounts, strict=False))
+    expected = math.prod(page.chunked)
+    if len(segments) < expected:
+        raise DamagedError(f"it lists {len(segments)} of the {expected} strips or tiles of its picture")
+    for number, (offset, count) in enumerate(segments[:expected], start=1):
+        if offset + count > len(data):
+            raise DamagedError(
+                f"part {number} of {expected} ends beyond the file: it is cut short at {len(data)} bytes"
+            )
+        if count == 0:
+            raise DamagedError(f"part {number} of {expected} of its picture was never written")
+        if page.compression == _JPEG and page.bitspersample == 8:
+            stream, tables = data[offset : offset + count], page.jpegtables
+            decode_jpeg(tables[:-2] + stream[2:] if tables else stream)
+
+
+def _colours(page: Any, values: NDArray[Any], peak: float) -> tuple[NDArray[Any], float]:
+    """Turn samples (H, W, S) into grey or RGB and, where it is not multiplied in already, alpha; with their peak."""
+    photometric = page.photometric
+    if 262 not in page.tags:
+        photometric = _RGB if page.samplesperpixel >= 3 else _BLACK_IS_ZERO
+    n_colours = {_RGB: 3, _YCBCR: 3, _INK: 4}.get(photometric, 1)
+    if values.shape[2] < n_colours:
+        raise DamagedError(f"it has {values.shape[2]} channels and needs {n_colours}")
+    colour = values[..., :n_colours]
+    straight = [index for index, kind in enumerate(page.extrasamples) if kind == 2]
+    alpha = values[..., n_colours + straight[0], None] if straight else None
+    if photometric == _WHITE_IS_ZERO:
+        colour = colour.dtype.type(peak) - colour
+    elif photometric in (_PALETTE, _INK):
+        colour = _looked_up(page.colormap, colour[..., 0]) if photometric == _PALETTE else _printed(colour, peak)
+        if alpha is not None:
+            alpha = np.rint(alpha * (255.0 / peak)).astype(np.uint8)
+        peak = 255
+    return colour if alpha is None else np.concatenate([colour, alpha], axis=2), peak
+
+
+def _looked_up(colormap: NDArray[np.uint16] | None, indices: NDArray[Any]) -> NDArray[np.uint8]:
+    if colormap is None or int(indices.max()) >= colormap.shape[1]:
+        raise DamagedError("its palette has too few colours")
+    old_style = not (colormap & 0xFF).any()  # 8 bit shifted up rather than scaled
+    palette = colormap >> 8 if old_style else np.rint(colormap / 257.0)
+    return np.asarray(palette.T.astype(np.uint8)[indices])
+
+
+def _printed(ink: NDArray[Any], peak: float) -> NDArray[np.uint8]:
+    """Cyan, magenta, yellow and black (H, W, 4) on white paper, as (H, W, 3) uint8 RGB."""
+    light = 1 - ink.astype(np.float32) / np.float32(peak)
+    return np.asarray(np.rint(255 * light[..., :3] * light[..., 3:]).astype(np.uint8))
