@@ -12,10 +12,9 @@ from timm.models.cait import TalkingHeadAttn
 from torch import Tensor, nn
 
 from uflow_cli.features import find_backbone
-from uflow_cli.features.cait import CaitBackbone
+from uflow_cli.features.cait import CaitBackbone, TalkingHeads
 from uflow_cli.features.extractor import round_matrices
-from uflow_cli.features.intermediates import Intermediates, SideBySide
-from uflow_cli.features.talking_heads import TalkingHeads
+from uflow_cli.features.networks import Intermediates, SideBySide
 
 SIDE = 448
 Maps = Callable[[Tensor], list[Tensor]]

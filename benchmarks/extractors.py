@@ -32,7 +32,7 @@ from uflow_cli.detection.detector import Detector
 from uflow_cli.detection.nfa import Background
 from uflow_cli.detection.prediction import predict
 from uflow_cli.features import find_backbone
-from uflow_cli.features.precision import choose_precision
+from uflow_cli.features.extractor import choose_precision
 from uflow_cli.images import list_images, read_image
 from uflow_cli.model import Model, build_model
 from uflow_cli.run.record import load_model, load_run

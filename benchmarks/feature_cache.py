@@ -1,4 +1,4 @@
-"""What keeping features saves: an epoch that computes them anew, as published, beside one that reads them.
+"""Time that keeping features saves: an epoch that computes them anew, as published, beside one that reads them.
 
     python benchmarks/feature_cache.py [--extractor NAME ...] [--device cuda] [--images 64] [--random] [--json FILE]
 

@@ -6,8 +6,8 @@ Everything is the real road (listing, hashing, checking, extraction, cache, spli
 of 32 x 32 pixels, but for a tiny frozen extractor, which stands in so that the images are many and not the hours. Each
 size trains in a process of its own, first with an empty cache, then with a full one. Start-up ends with the features,
 epoch with the run. Memory is sampled every 20 ms: "anonymous" is what the system cannot take back (RssAnon), "beyond
-model" the growth of that since libraries and model were loaded; "resident" counts mapped files too (VmHWM), cache and
-libraries, which it can take back. `--channels` sets the size of the features and so of the cache.
+model" the growth of that since libraries and model were loaded; "resident" counts mapped files too (VmHWM), libraries,
+which it can take back. `--channels` sets the size of the features and so of the cache.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Clock:
             self.mark("surveyed")
 
     def on_features(self, done: int, total: int) -> None:  # noqa: ARG002
-        """What was at hand is found; features are there."""
+        """Note when kept features are found, and when all are there."""
         if self.at_hand is None:
             self.at_hand = done
             self.mark("found")
@@ -148,7 +148,7 @@ def write_images(folder: Path, n_images: int) -> None:
 
 
 def in_a_process(*arguments: object) -> dict[str, Any]:
-    """What `train_once` gives in a new process."""
+    """The result of `train_once` in a new process."""
     command = [sys.executable, __file__, "--one", *map(str, arguments)]
     answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return dict(json.loads(answer.splitlines()[-1]))

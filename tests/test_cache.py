@@ -296,15 +296,15 @@ def test_a_file_that_vanishes_during_training_is_computed_and_kept_again(model, 
     assert_same(read(store), truth(model, paths))
 
 
-def test_a_folder_that_cannot_be_written_can_be_read(model, paths, cache, monkeypatch):
+@pytest.mark.parametrize("also", ["filelock.FileLock.acquire", "os.utime"])
+def test_a_folder_that_cannot_be_written_can_be_read(model, paths, cache, monkeypatch, also):
     load(model, paths[:9], cache)
 
     def read_only(*_, **__):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr("filelock.FileLock.acquire", read_only)
     monkeypatch.setattr("tempfile.mkstemp", read_only)
-    monkeypatch.setattr(os, "utime", read_only)
+    monkeypatch.setattr(also, read_only)
     store, found = load(model, paths[:9], cache)
     assert found == 9
     assert_same(read(store), truth(model, paths[:9]))

@@ -23,11 +23,11 @@ from uflow_cli.features import (
     weights_digest,
 )
 from uflow_cli.features.catalogue import check_maps
+from uflow_cli.features.extractor import choose_strides, coarsest_strides
 from uflow_cli.features.lite import timm_key_of_lite0
-from uflow_cli.features.spec import choose_strides, coarsest_strides
 
 CPU = torch.device("cpu")
-PAPERS = {  # METHOD 1: channels, strides and normalisation
+PAPERS = {  # docs/method.md, section 1: channels, strides and normalisation
     "ms-cait": ((768, 384), (16, 32), "none"),
     "cait-m48": ((768,), (16,), "none"),
     "resnet18": ((64, 128, 256), (4, 8, 16), "layer"),

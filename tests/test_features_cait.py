@@ -13,9 +13,8 @@ from weights_files import CAIT, random_state, write_weights
 from uflow_cli.config import ModelConfig
 from uflow_cli.errors import WeightsError
 from uflow_cli.features import EXTRACTORS, FeatureExtractor, describe_extractor, extractor_spec
-from uflow_cli.features.blank import blank
-from uflow_cli.features.cait import CAIT_M48, CAIT_S24, CaitBackbone, CaitScale
-from uflow_cli.features.talking_heads import QUERIES, TalkingHeads
+from uflow_cli.features.cait import CAIT_M48, CAIT_S24, QUERIES, CaitBackbone, CaitScale, TalkingHeads
+from uflow_cli.features.networks import blank
 
 # Two scales of a small CaiT, laid out like the paper's: the second sees the image at half its side.
 SMALL = CaitBackbone("small", (CaitScale(CAIT, 2, 64, 16, 192), CaitScale(CAIT, 1, 32, 32, 192)))

@@ -12,8 +12,7 @@ from weights_files import random_state, write_weights
 from uflow_cli.config import ModelConfig
 from uflow_cli.errors import CheckpointError, UflowError, WeightsError
 from uflow_cli.features import FeatureExtractor, build_extractor
-from uflow_cli.features.extractor import round_matrices
-from uflow_cli.features.precision import choose_precision, cpu_has_bf16
+from uflow_cli.features.extractor import choose_precision, cpu_has_bf16, round_matrices
 from uflow_cli.model import build_model
 from uflow_cli.run.record import load_model, load_run
 from uflow_cli.training import train
@@ -40,7 +39,7 @@ def test_processor_that_tells_nothing_has_none(tmp_path):
 
 def test_asked_for_precision_wins_and_auto_follows_the_device(monkeypatch):
     for gains, expected in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr("uflow_cli.features.precision.cpu_has_bf16", lambda gains=gains: gains)
+        monkeypatch.setattr("uflow_cli.features.extractor.cpu_has_bf16", lambda gains=gains: gains)
         assert choose_precision("auto", device=CPU) == expected
         assert choose_precision("auto", device=CPU, embedded=True) == "fp32"
         assert choose_precision("bf16", device=CPU, embedded=True) == "bf16"
@@ -87,11 +86,11 @@ def trained(product, out, **model):
 @pytest.mark.parametrize("gains", [True, False])
 def test_run_keeps_what_auto_became(product, tmp_path, monkeypatch, gains):
     """A run trained where bf16 gains must see the same features where it does not, and the other way round."""
-    monkeypatch.setattr("uflow_cli.features.precision.cpu_has_bf16", lambda: gains)
+    monkeypatch.setattr("uflow_cli.features.extractor.cpu_has_bf16", lambda: gains)
     file = write_weights(tmp_path / "w.pth", random_state("test_resnet"))
     run = load_run(trained(product, tmp_path / "run", extractor="timm:test_resnet", weights=(str(file),)))
     assert run.model.precision == ("bf16" if gains else "fp32")
-    monkeypatch.setattr("uflow_cli.features.precision.cpu_has_bf16", lambda: not gains)
+    monkeypatch.setattr("uflow_cli.features.extractor.cpu_has_bf16", lambda: not gains)
     assert load_model(run, device=CPU).extractor.precision == run.model.precision
 
 

@@ -19,9 +19,8 @@ from safetensors.torch import save_file
 from weights_files import write_weights
 
 from uflow_cli.errors import WeightsError
-from uflow_cli.features import sources
-from uflow_cli.features.sources import HubWeights, LitePackage, find_weights
-from uflow_cli.features.weights import read_weights
+from uflow_cli.features import weights
+from uflow_cli.features.weights import HubWeights, LitePackage, find_weights, read_weights
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2)}
 SOURCE = HubWeights("net_a.tag", "timm/net_a.tag", url="https://example.org/net_a-1234.pth")
@@ -205,7 +204,7 @@ def test_what_the_line_asks_for_is_what_is_found(tmp_path):
 
 
 def test_hub_that_never_answers_costs_seconds(monkeypatch):
-    monkeypatch.setattr(sources, "CONNECT_TIMEOUT", 0.3)
+    monkeypatch.setattr(weights, "CONNECT_TIMEOUT", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         point_hub_at(monkeypatch, f"http://127.0.0.1:{silent.getsockname()[1]}")
         start = time.monotonic()

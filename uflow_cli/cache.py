@@ -117,7 +117,7 @@ class CacheFolder:
         return sorted(found, key=lambda file: file.last_used)
 
     def summarise(self) -> list[Summary]:
-        """What is kept, least recently used first; files of an older format, which are no longer read, are left out."""
+        """Kept features per extractor and input size, least recently used first; not those of an older format."""
         groups: dict[str, list[KeptFile]] = {}
         for file in self.files():
             if file.name.endswith(SUFFIX):
@@ -155,7 +155,7 @@ class CacheFolder:
                 with self._alone():
                     self._make_room(set(names), record_bytes)
                     return Lease(self.path / "in-use", names, record_bytes)
-            except OSError:
+            except (OSError, UflowError):
                 if all((self.path / name).exists() for name in names):
                     return None
                 raise

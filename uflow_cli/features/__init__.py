@@ -1,4 +1,4 @@
-"""Frozen multi-scale features (METHOD 1: the first quarter of the road). The only importer of timm."""
+"""Frozen multi-scale features (docs/method.md, section 1). The only importer of timm."""
 
 from uflow_cli.features.catalogue import (
     EXTRACTORS,
@@ -8,10 +8,15 @@ from uflow_cli.features.catalogue import (
     extractor_spec,
     find_backbone,
 )
-from uflow_cli.features.extractor import FeatureExtractor, stack_images, weights_digest
+from uflow_cli.features.extractor import (
+    ExtractorSpec,
+    FeatureExtractor,
+    check_input_size,
+    choose_precision,
+    stack_images,
+    weights_digest,
+)
 from uflow_cli.features.normalisation import FeatureNormalisation
-from uflow_cli.features.precision import choose_precision
-from uflow_cli.features.spec import ExtractorSpec, check_input_size
 
 __all__ = [
     "EXTRACTORS",

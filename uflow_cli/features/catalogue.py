@@ -1,4 +1,4 @@
-"""All extractors by name."""
+"""Which extractors there are, found by name, and how one is built."""
 
 from __future__ import annotations
 
@@ -11,15 +11,11 @@ import torch
 
 from uflow_cli.config import ModelConfig
 from uflow_cli.errors import UflowError
-from uflow_cli.features.backbone import Backbone
-from uflow_cli.features.blank import blank
 from uflow_cli.features.cait import CAIT_M48, CAIT_S24, CaitBackbone
-from uflow_cli.features.extractor import FeatureExtractor
+from uflow_cli.features.extractor import Backbone, ExtractorSpec, FeatureExtractor, choose_precision
 from uflow_cli.features.lite import LiteBackbone
-from uflow_cli.features.precision import choose_precision
-from uflow_cli.features.pyramid import PyramidBackbone
-from uflow_cli.features.sources import find_weights
-from uflow_cli.features.spec import ExtractorSpec
+from uflow_cli.features.networks import PyramidBackbone, blank
+from uflow_cli.features.weights import find_weights
 
 TIMM_PREFIX = "timm:"
 
@@ -108,7 +104,7 @@ def check_maps(backbone: Backbone, spec: ExtractorSpec, *, input_size: int) -> N
 
 @dataclass(frozen=True)
 class ExtractorFacts:
-    """What `uflow backbones` tells of an extractor."""
+    """Specification, size and files of an extractor, as `uflow backbones` shows them."""
 
     spec: ExtractorSpec
     n_parameters: int  # of what is used, not of the whole networks

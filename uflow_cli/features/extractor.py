@@ -1,15 +1,101 @@
-"""The frozen extractor: from 8-bit images to feature maps."""
+"""An extractor: what is known of it before it is built, and the frozen network that turns images into feature maps."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from uflow_cli.features.spec import ExtractorSpec
+from uflow_cli.config import Precision
+from uflow_cli.errors import UflowError
+from uflow_cli.features.weights import WeightsSource
+
+Normalisation = Literal["layer", "channel", "none"]  # see `FeatureNormalisation`
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+CPU_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})  # instructions that multiply bfloat16 matrices
+CPU_INFO = Path("/proc/cpuinfo")
+
+
+@dataclass(frozen=True)
+class ExtractorSpec:
+    """A set of feature maps (C_s, H_s, W_s), finest first, each stride twice the one before."""
+
+    name: str
+    channels: tuple[int, ...]  # per scale, finest first
+    strides: tuple[int, ...]  # input pixels per cell, each twice the one before
+    offered: tuple[int, ...]  # all strides that can be chosen from
+    normalisation: Normalisation
+    sources: tuple[WeightsSource, ...]  # one per network
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    input_size: int = 448  # default side of the square input, in pixels
+    fixed_input: bool = False  # whether no other side will do
+    embedded: bool = False  # whether it is meant for any machine, see `choose_precision`
+
+    def grids(self, input_size: int) -> tuple[tuple[int, int], ...]:
+        """Feature grids (H_s, W_s) for a square input of `input_size` pixels, finest first."""
+        return tuple((input_size // stride, input_size // stride) for stride in self.strides)
+
+
+def choose_strides(name: str, asked: Sequence[int], *, offered: Sequence[int]) -> tuple[int, ...]:
+    """`asked` strides, finest first; UflowError with the `offered` ones unless they are there and double."""
+    has = f"{name} has {', '.join(map(str, offered))}"
+    missing = [stride for stride in asked if stride not in offered]
+    if missing or not asked:
+        raise UflowError(f"stride {missing[0] if missing else 'list is empty'}: not to be had; {has}")
+    if any(coarse != 2 * fine for fine, coarse in pairwise(asked)):
+        raise UflowError(f"strides {','.join(map(str, asked))}: each must be twice the one before; {has}")
+    return tuple(asked)
+
+
+def coarsest_strides(offered: Sequence[int], *, n_scales: int = 3, coarsest: int = 32) -> tuple[int, ...]:
+    """The last `n_scales` of the `offered` strides up to `coarsest` that double: what a backbone gives unasked."""
+    chain: list[int] = []
+    for stride in sorted(set(offered), reverse=True):
+        if (not chain and stride <= coarsest) or (chain and 2 * stride == chain[0] and len(chain) < n_scales):
+            chain.insert(0, stride)
+    return tuple(chain or [min(offered)])
+
+
+def check_input_size(spec: ExtractorSpec, input_size: int) -> None:
+    """Raise UflowError unless `input_size` is the extractor's own, or a positive multiple of the coarsest stride."""
+    if spec.fixed_input:
+        if input_size != spec.input_size:
+            raise UflowError(
+                f"input size {input_size} does not fit {spec.name}: "
+                f"its position embeddings are made for {spec.input_size} alone"
+            )
+        return
+    coarsest = max(spec.strides)
+    if input_size < 2 * coarsest or input_size % coarsest:
+        raise UflowError(
+            f"input size {input_size} does not fit {spec.name}: use a multiple of {coarsest}, at least {2 * coarsest}"
+        )
+
+
+class Backbone(Protocol):
+    """One or more pretrained networks whose inner maps are an extractor's scales."""
+
+    @property
+    def name(self) -> str:
+        """The name that users give."""
+
+    def spec(self, strides: Sequence[int] | None) -> ExtractorSpec:
+        """Its specification with the chosen `strides`, or its own; UflowError for strides that it cannot give."""
+
+    def skeleton(self, spec: ExtractorSpec, *, input_size: int) -> nn.Module:
+        """The networks with random weights, cut down to what `spec` needs: images (B, 3, S, S) to a list of maps."""
+
+    def load(self, spec: ExtractorSpec, files: Sequence[Path], *, input_size: int) -> nn.Module:
+        """The same with the weights in `files`, one per source of `spec`; WeightsError if they do not fit."""
 
 
 class FeatureExtractor(nn.Module):
@@ -68,3 +154,25 @@ def weights_digest(network: nn.Module) -> str:
 def stack_images(images: Sequence[Tensor]) -> Tensor:
     """(H, W, 3) uint8 tensors of one size as one (B, 3, H, W) batch."""
     return torch.stack(list(images)).permute(0, 3, 1, 2).contiguous()
+
+
+def choose_precision(precision: Precision, *, device: torch.device, embedded: bool = False) -> Literal["fp32", "bf16"]:
+    """`precision`; for "auto" bf16 where `device` has instructions for it and so gains, else fp32.
+
+    An `embedded` extractor stays in fp32: a run keeps its precision, its machine may be any, and bf16 is slow on most.
+    """
+    if precision != "auto":
+        return precision
+    if embedded:
+        return "fp32"
+    gains = torch.cuda.get_device_capability(device) >= (8, 0) if device.type == "cuda" else cpu_has_bf16()
+    return "bf16" if gains else "fp32"
+
+
+def cpu_has_bf16(info: Path = CPU_INFO) -> bool:
+    """Whether this machine's processor multiplies bfloat16 matrices; False where that cannot be told."""
+    try:
+        lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    return any(line.startswith("flags") and not CPU_FLAGS.isdisjoint(line.split()) for line in lines)

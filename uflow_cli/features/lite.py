@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0, the embedded default: its weights come as a package and no hub is needed (METHOD 1)."""
+"""EfficientNet-Lite0, the embedded default: its weights come as a package, so no hub is needed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from pathlib import Path
 import timm  # noqa: TID251
 from torch import Tensor, nn
 
-from uflow_cli.features.sources import LitePackage
-from uflow_cli.features.spec import ExtractorSpec, choose_strides
-from uflow_cli.features.weights import load_strictly, read_weights
+from uflow_cli.features.extractor import ExtractorSpec, choose_strides
+from uflow_cli.features.weights import LitePackage, load_strictly, read_weights
 
 NETWORK = "tf_efficientnet_lite0"
 SCALES = ((2, 16), (4, 24), (8, 40), (16, 112), (32, 320))  # stride and channels of timm's maps, in its order
@@ -67,7 +66,7 @@ def timm_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def timm_key_of_lite0(key: str, *, expanded_blocks: frozenset[str]) -> str | None:
     """timm's name for a key of the package's file; None for the classifier, which is not used.
 
-    `expanded_blocks` are the block numbers that have an `_expand_conv` (METHOD 1).
+    `expanded_blocks` are the block numbers that have an `_expand_conv` (docs/method.md, section 1).
     """
     stem = {"_conv_stem": "conv_stem", "_bn0": "bn1"}
     expanded = {

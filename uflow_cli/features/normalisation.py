@@ -1,4 +1,4 @@
-"""What stands between the extractor and the flow. Nothing here is trained."""
+"""Normalisation of features between the extractor and the flow. Nothing here is trained."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uflow_cli.features.spec import Normalisation
+from uflow_cli.features.extractor import Normalisation
 
 
 class FeatureNormalisation(nn.Module):
@@ -17,7 +17,7 @@ class FeatureNormalisation(nn.Module):
     "layer" normalises each map over (C, H, W), as the paper does for ResNets; "channel" brings each channel to mean 0
     and variance 1 on the training images; "none" is for features that the extractor's own final LayerNorm has
     normalised. No trained weights: in front of the flow and without a log-determinant they would let the loss fall by
-    shrinking the features, and the chi-square law of the embeddings would be void (METHOD 1).
+    shrinking the features, and the chi-square law of the embeddings would be void (docs/method.md, section 1).
     """
 
     def __init__(self, kind: Normalisation, channels: Sequence[int]) -> None:

