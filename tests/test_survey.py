@@ -10,6 +10,7 @@ import signal
 import pytest
 
 from uflow_cli import survey as survey_module
+from uflow_cli import workers
 from uflow_cli.errors import UflowError
 from uflow_cli.evaluation import evaluate_run
 from uflow_cli.report import table_csv, table_markdown, table_rows
@@ -44,7 +45,7 @@ def test_a_failure_is_told_and_the_rest_is_done_and_kept(jobs):
 
 
 def test_a_worker_that_is_killed_is_told(jobs, monkeypatch):
-    monkeypatch.setattr(survey_module, "_work", _die)
+    monkeypatch.setattr(workers, "_work", _die)
     outcomes = survey(jobs[:1], SETTINGS, device="cpu")
     assert "signal 9" in outcomes[0].error
     assert "memory" in outcomes[0].error

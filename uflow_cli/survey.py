@@ -5,16 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import multiprocessing
-import os
-import signal
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from uflow_cli import workers
 from uflow_cli.config import DeviceChoice
 from uflow_cli.datasets import Dataset, load_dataset
 from uflow_cli.errors import UflowError
@@ -61,6 +59,7 @@ class SurveyOutcome:
 def survey(
     jobs: Sequence[Job], settings: EvaluationSettings, *, device: DeviceChoice, n_workers: int = 1,
     on_done: Callable[[SurveyOutcome], None] = lambda _outcome: None,
+    on_bug: Callable[[str], None] = lambda _traceback: None,
 ) -> list[SurveyOutcome]:  # fmt: skip
     """Evaluate each of `jobs`, `n_workers` at a time, in the order of `jobs`.
 
@@ -72,27 +71,18 @@ def survey(
         outcomes[outcome.category] = outcome
         on_done(outcome)
 
-    waiting: list[Job] = []
+    waiting: dict[str, Job] = {}
     for job in jobs:
         finished = finished_evaluation(job, settings)
         if finished is None:
-            waiting.append(job)
+            waiting[job.category] = job
         else:
             done(SurveyOutcome(job.category, finished, reused=True))
-    running: dict[Connection, tuple[Job, SpawnProcess]] = {}
-    try:
-        while waiting or running:
-            while waiting and len(running) < n_workers:
-                job = waiting.pop(0)
-                connection, process = _start(job, settings, device=device, n_workers=n_workers)
-                running[connection] = (job, process)
-            ready = wait(list(running))
-            for connection in [connection for connection in running if connection in ready]:
-                job, process = running.pop(connection)
-                done(_outcome(job, connection, process))
-    finally:
-        for _, process in running.values():
-            process.terminate()
+    works = [workers.Job(name, partial(_evaluate, job, settings, device)) for name, job in waiting.items()]
+    for ended in workers.run_jobs(works, n_workers=n_workers):
+        if ended.traceback:
+            on_bug(ended.traceback)
+        done(_outcome(waiting[ended.category], ended.message))
     return [outcomes[job.category] for job in jobs]
 
 
@@ -152,48 +142,15 @@ def result_key(run: Run, data: Dataset, settings: EvaluationSettings) -> str:
     return digest.hexdigest()
 
 
-def _start(
-    job: Job, settings: EvaluationSettings, *, device: DeviceChoice, n_workers: int
-) -> tuple[Connection, SpawnProcess]:
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    n_threads = max(1, (os.cpu_count() or 1) // n_workers)
-    process = context.Process(target=_work, args=(job, settings, device, n_threads, sender), daemon=True)
-    process.start()
-    sender.close()  # so that the receiver sees the end when the worker dies
-    return receiver, process
+def _evaluate(job: Job, settings: EvaluationSettings, device: DeviceChoice, _stop: threading.Event) -> None:
+    """In a process of its own: evaluate, and write the result."""
+    run = load_run(job.run, weights=job.weights)
+    data = load_dataset(job.dataset, root=job.data_root, category=job.category)
+    evaluation = evaluate_run(run, data, device=choose_device(device), **asdict(settings))
+    write_evaluation(job.out, evaluation, key=result_key(run, data, settings))
 
 
-def _work(job: Job, settings: EvaluationSettings, device: DeviceChoice, n_threads: int, sender: Connection) -> None:
-    """In the worker: evaluate, write the result, and send "" or what went wrong."""
-    import torch
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and ends its workers
-    torch.set_num_threads(n_threads)
-    try:
-        run, data = (
-            load_run(job.run, weights=job.weights),
-            load_dataset(job.dataset, root=job.data_root, category=job.category),
-        )
-        evaluation = evaluate_run(run, data, device=choose_device(device), **asdict(settings))
-        write_evaluation(job.out, evaluation, key=result_key(run, data, settings))
-    except UflowError as error:
-        sender.send(str(error))
-    else:
-        sender.send("")
-
-
-def _outcome(job: Job, connection: Connection, process: SpawnProcess) -> SurveyOutcome:
-    try:
-        message = str(connection.recv())
-    except EOFError:
-        message = None
-    process.join()
-    if message is None:
-        code = process.exitcode or 0
-        how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        hint = "; too little memory is a common cause" if code == -signal.SIGKILL else ""
-        return SurveyOutcome(job.category, None, f"its worker process {how}{hint}")
+def _outcome(job: Job, message: str) -> SurveyOutcome:
     if message:
         return SurveyOutcome(job.category, None, message)
     values = json.loads((job.out / EVALUATION_NAME).read_text(encoding="utf-8"))

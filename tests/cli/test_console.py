@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console  # noqa: TID251
 
 from uflow_cli.calibration import Calibration
+from uflow_cli.categories import Outcome
 from uflow_cli.cli.console import note, print_runs, print_series, warn
 from uflow_cli.cli.console.tables import Column, columns_that_fit, runs_columns, table_of
 from uflow_cli.cli.console.terminal import progress_bars
@@ -20,7 +21,6 @@ from uflow_cli.detection.nfa import Background
 from uflow_cli.run.listing import ListedRun
 from uflow_cli.run.log import Epoch
 from uflow_cli.run.record import Origin, Progress, Run
-from uflow_cli.series import Outcome
 
 NOON = datetime(2026, 11, 22, 12).astimezone()
 

@@ -233,6 +233,13 @@ def test_settings_that_do_not_fit_are_one_line(uflow, good_folder, tmp_path, arg
     assert not (tmp_path / "run").exists()
 
 
+def test_a_category_of_a_folder_is_wrong_usage(uflow, good_folder, tmp_path):
+    outcome = uflow("train", "--images", good_folder, "--category", "all", "--out", tmp_path / "run", *QUICK)
+    assert outcome.code == 2
+    assert "--category" in outcome.err
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("arguments", [["--epochs", "many"], ["--learning-rate", "0"], ["--tests", "few"]])
 def test_option_values_that_do_not_fit_are_wrong_usage(uflow, good_folder, arguments):
     outcome = uflow("train", "--images", good_folder, *arguments)

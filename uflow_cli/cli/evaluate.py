@@ -145,7 +145,10 @@ def _evaluate_many(
     out = out or runs / "evaluation"
     jobs = [Job(dataset, name, data_root, runs / name, out / name, weights) for name in names]
     with console.progress("evaluating categories", total=len(jobs)) as advance:
-        outcomes = survey(jobs, settings, device=device.value, n_workers=n_workers, on_done=lambda _outcome: advance(1))
+        outcomes = survey(
+            jobs, settings, device=device.value, n_workers=n_workers, on_done=lambda _outcome: advance(1),
+            on_bug=console.print_traceback,
+        )  # fmt: skip
     rows = table_rows([outcome.evaluation for outcome in outcomes if outcome.evaluation])
     write_table(out, rows, outcomes, dataset=dataset)
     console.print_survey(rows, outcomes, dataset=dataset, out_folder=out, as_json=as_json)

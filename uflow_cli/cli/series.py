@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,8 @@ from uflow_cli.cli.options import DeviceName
 
 if TYPE_CHECKING:
     from uflow_cli.cache import CacheFolder
+    from uflow_cli.categories import Task
     from uflow_cli.config import ModelConfig, TrainingConfig
-    from uflow_cli.series import Task
     from uflow_cli.training import Observer
 
 
@@ -25,36 +26,39 @@ def train_many(
     cache: CacheFolder | None, overwrite: bool, tensorboard: bool,
 ) -> None:  # fmt: skip
     """Train the categories that `category` names; exit code 1 if one of them failed."""
+    from uflow_cli.categories import train_categories
     from uflow_cli.cli import console
     from uflow_cli.datasets import choose_categories
     from uflow_cli.model import choose_device
-    from uflow_cli.series import train_series
     from uflow_cli.training import require_tensorboard
 
     if tensorboard:
         require_tensorboard()
     names = choose_categories(dataset, category, root=data_root)
     folder = out or Path("runs") / dataset
-
-    @contextlib.contextmanager
-    def observe(task: Task) -> Iterator[Observer]:
-        console.print_task(task)
-        with observed(task.folder, tensorboard=tensorboard) as observer:
-            yield observer
-
+    observe = partial(_observed, tensorboard=tensorboard)
     outcomes = []
-    with stop_on_interrupt(console.warn, also=" and starting no other category") as interrupt:
-        series = train_series(
+    with stop_on_interrupt(lambda _message: None) as interrupt:  # the process of the category in hand says so
+        trainings = train_categories(
             dataset, names, root=data_root, out=folder, settings=settings, device=choose_device(device.value),
             cache=cache, observe=observe, on_bug=console.print_traceback, should_stop=interrupt.is_set,
             overwrite=overwrite,
         )  # fmt: skip
-        for outcome in series:
+        for outcome in trainings:
             console.print_outcome(outcome)
             outcomes.append(outcome)
     console.print_series(outcomes, folder=folder)
     if any(outcome.state == "failed" for outcome in outcomes):
         raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def _observed(task: Task, *, tensorboard: bool) -> Iterator[Observer]:
+    from uflow_cli.cli import console
+
+    console.print_task(task)
+    with observed(task.folder, tensorboard=tensorboard) as observer:
+        yield observer
 
 
 @contextlib.contextmanager

@@ -106,6 +106,9 @@ def train(
             "give either --dataset NAME --category NAME or --images DIR", param_hint="'--dataset' / '--images'"
         )
 
+    if images is not None and category is not None:
+        raise typer.BadParameter("a category is of a --dataset, not of --images", param_hint="'--category'")
+
     def resolved(dataset: str, category: str) -> tuple[ModelConfig, TrainingConfig]:
         return resolve(given, config_file=config, dataset=dataset, category=category)
 

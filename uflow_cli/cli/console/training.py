@@ -20,9 +20,9 @@ from uflow_cli.cli.console.terminal import PlainLines, Rate, duration, err, note
 
 if TYPE_CHECKING:
     from uflow_cli.calibration import Calibration
+    from uflow_cli.categories import Outcome, Task
     from uflow_cli.run.log import Epoch
     from uflow_cli.run.record import Run
-    from uflow_cli.series import Outcome, Task
 
 EPOCHS_SHOWN = 8
 UNITS = "losses in bits per dimension; mean z² of held-out images, 1 where the flow fits"

@@ -1,13 +1,14 @@
-"""One training after another over the categories of a data set; a failure of one does not end the series."""
+"""Training of many categories of a data set, each in a process of its own; what is finished is not done again."""
 
 from __future__ import annotations
 
 import os
+import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -21,10 +22,15 @@ from uflow_cli.errors import TrainingError, UflowError
 from uflow_cli.run.record import CONFIG_NAME, Origin, Run, load_run
 from uflow_cli.run.state import has_state, read_state
 from uflow_cli.training import Observer, criterion_of, resume, train
+from uflow_cli.workers import Job, run_jobs
 
 DIFFERENCES_SHOWN = 3
+STOPPING = (
+    "stopping after this epoch, keeping the best one and starting no other category; press Ctrl-C again to stop at once"
+)
 
 Settings = tuple[ModelConfig, TrainingConfig]
+Observe = Callable[["Task"], AbstractContextManager[Observer]]
 State = Literal["finished", "done before", "stopped", "failed", "not started"]
 
 
@@ -52,17 +58,17 @@ class Task:
     resumed: bool  # goes on where it was stopped or killed
 
 
-def train_series(
+def train_categories(
     dataset: str, categories: Sequence[str], *, root: Path, out: Path, settings: Callable[[str, str], Settings],
-    device: torch.device, observe: Callable[[Task], AbstractContextManager[Observer]],
-    on_bug: Callable[[str], None], should_stop: Callable[[], bool] = lambda: False, overwrite: bool = False,
-    cache: CacheFolder | None = None,
+    device: torch.device, observe: Observe, on_bug: Callable[[str], None],
+    should_stop: Callable[[], bool] = lambda: False, overwrite: bool = False, cache: CacheFolder | None = None,
 ) -> Iterator[Outcome]:  # fmt: skip
     """Train `categories` into folders of their name below `out`, and yield what became of each.
 
     A finished run of the same settings and version of uflow is left as it is, an unfinished one goes on, one of others
     fails unless `overwrite`. Once `should_stop` says so, the category in hand ends after its epoch and the others are
-    not started. `on_bug` gets the traceback of an error that is not the user's; the series goes on.
+    not started. `observe` gives the observer of a category in its process, and so can be pickled. `on_bug` gets the
+    traceback of an error that is not the user's; the others go on.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise TrainingError("several processes train one category together; start torchrun once per category")
@@ -80,36 +86,47 @@ def train_series(
                 yield Outcome(category, "done before", run=load_run(folder))
                 continue
             task = Task(data, folder, model_config, config, number, len(categories), standing == "unfinished")
-            _train(task, root=root, device=device, observe=observe, should_stop=should_stop, cache=cache)
+            work = partial(_train, task, root=root, device=device, observe=observe, cache=cache)
+            ended = next(run_jobs([Job(category, work)], should_stop=should_stop), None)
+            if ended is None:
+                yield Outcome(category, "not started")
+                continue
+            if ended.traceback:
+                on_bug(ended.traceback)
+            if ended.message:
+                yield Outcome(category, "failed", ended.seconds, message=ended.message)
+                continue
             run = load_run(folder)
             state: State = "stopped" if run.progress.state == "stopped" else "finished"
-            yield Outcome(category, state, time.monotonic() - start, run)
+            yield Outcome(category, state, ended.seconds, run)
         except UflowError as error:
             yield Outcome(category, "failed", time.monotonic() - start, message=str(error))
-        except Exception as error:  # an overnight series shall not end for one category's sake; nothing is hidden
-            on_bug(traceback.format_exc())
-            message = f"{type(error).__name__}: {error}"
-            yield Outcome(category, "failed", time.monotonic() - start, message=message)
 
 
 def _train(
-    task: Task, *, root: Path, device: torch.device, observe: Callable[[Task], AbstractContextManager[Observer]],
-    should_stop: Callable[[], bool], cache: CacheFolder | None,
-) -> None:  # fmt: skip
+    task: Task, stop: threading.Event, *, root: Path, device: torch.device, observe: Observe, cache: CacheFolder | None
+) -> None:
+    """Train the category of `task`, in its own process."""
     data, paths = task.data, [image.path for image in task.data.train]
     with observe(task) as observer:
+        threading.Thread(target=_tell_of_stop, args=(stop, observer), daemon=True).start()
         criterion = criterion_of(task.model_config, data, cache=cache, on_progress=observer.on_features)
         if task.resumed:
             resume(
-                task.folder, paths, device=device, observer=observer, should_stop=should_stop, criterion=criterion,
+                task.folder, paths, device=device, observer=observer, should_stop=stop.is_set, criterion=criterion,
                 cache=cache,
             )  # fmt: skip
             return
         train(
             paths, out=task.folder, dataset=data.name, category=data.category, root=root, cache=cache,
             model_config=task.model_config, config=task.config, device=device, observer=observer,
-            should_stop=should_stop, criterion=criterion, overwrite=True,
+            should_stop=stop.is_set, criterion=criterion, overwrite=True,
         )  # fmt: skip
+
+
+def _tell_of_stop(stop: threading.Event, observer: Observer) -> None:
+    stop.wait()
+    observer.on_warning(STOPPING)
 
 
 def find_standing(
