@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from uflow_cli.detection.nfa import AContrario
 
 Cells = frozenset[tuple[int, int]]
 
@@ -132,6 +136,15 @@ def paint(
             log_pfa[cell] = node.area * log_tail(node.level)
             labels[cell] = label
     return log_pfa, labels
+
+
+def log_pfa_map(found: AContrario, scale: int = 0) -> np.ndarray:
+    """log_pfa of the region of each cell, (B, H_s, W_s), 0 outside: what the table and the label maps come to."""
+    painted = np.zeros(found.labels[scale].shape)
+    for i in np.flatnonzero(found.regions.scale == scale):
+        image = found.regions.image[i]
+        painted[image][found.labels[scale][image] == found.regions.label[i]] = found.regions.log_pfa[i]
+    return painted
 
 
 def bottom_up_regions(

@@ -33,7 +33,7 @@ def calibration_of(values: list[float], *, shared: bool = False) -> Calibration:
 def regions_of(image: np.ndarray, scale: np.ndarray, log_nfa: np.ndarray) -> Regions:
     """A table of regions in which only these columns mean anything."""
     zeros = np.zeros(len(image))
-    return Regions(image, scale, zeros, zeros, zeros, log_nfa, *[zeros] * 7)
+    return Regions(image, scale, zeros, zeros, zeros, log_nfa, *[zeros] * 9)
 
 
 def good_regions(rng: np.random.Generator, n_images: int, *, mean_depth: tuple[float, float] = (2.0, 0.7)) -> Regions:

@@ -18,7 +18,7 @@ GOOD = np.ones((1, 3, 4), np.float32)
 
 
 def core(u: object, **changes: object) -> object:
-    return _core.a_contrario([u], **{**OPTIONS, "keep_below": 0.0, **changes})  # type: ignore[arg-type, list-item]
+    return _core.find_regions([u], **{**OPTIONS, **changes})  # type: ignore[arg-type, list-item]
 
 
 @pytest.mark.parametrize(
@@ -40,34 +40,39 @@ def test_the_core_copies_nothing_so_other_arrays_are_type_errors(u: object) -> N
     if isinstance(u, np.ndarray):
         with pytest.raises(TypeError, match="incompatible function arguments"):
             _core.max_tree(u[0])
-        with pytest.raises(TypeError, match="incompatible function arguments"):
-            _core.squared_norm(u[None], 1)
 
 
 @pytest.mark.parametrize(
-    ("u", "changes"),
+    ("u", "changes", "message"),
     [
-        (GOOD[0], {}),
-        (GOOD[None], {}),
-        (np.ones((1, 0, 4), np.float32), {}),
-        (np.full((1, 2, 2), np.nan, np.float32), {}),
-        (np.full((1, 2, 2), np.inf, np.float32), {}),
-        (np.full((1, 2, 2), -1, np.float32), {}),
-        (GOOD, {"tests": "Paper"}),
-        (GOOD, {"tail": "chi2"}),
-        (GOOD, {"scales": []}),
-        (GOOD, {"scales": [0.0]}),
-        (GOOD, {"degrees_of_freedom": [np.inf]}),
+        (GOOD[0], {}, r"a map of squared norms is \(images, height, width\)"),
+        (GOOD[None], {}, r"a map of squared norms is \(images, height, width\)"),
+        (np.ones((1, 0, 4), np.float32), {}, "a map needs at least one pixel"),
+        (np.full((1, 2, 2), np.nan, np.float32), {}, "values must be finite and not negative"),
+        (np.full((1, 2, 2), np.inf, np.float32), {}, "values must be finite and not negative"),
+        (np.full((1, 2, 2), -1, np.float32), {}, "values must be finite and not negative"),
+        (GOOD, {"tests": "Paper"}, "tests must be paper or by-size, not Paper"),
+        (GOOD, {"tail": "chi2"}, "tail must be chernoff or published, not chi2"),
+        (GOOD, {"scales": []}, "every scale needs its degrees of freedom and its scale"),
+        (GOOD, {"scales": [0.0]}, "degrees of freedom and scale must be positive and finite"),
+        (GOOD, {"degrees_of_freedom": [np.inf]}, "degrees of freedom and scale must be positive and finite"),
+        (GOOD, {"degrees_of_freedom": [1e-320]}, "degrees of freedom or scale are too extreme"),
     ],
 )
-def test_the_core_checks_what_it_needs(u: np.ndarray, changes: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"\w"):
+def test_the_core_checks_what_it_needs(u: np.ndarray, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}$"):
         core(u, **changes)
 
 
 def test_the_core_takes_no_scales_for_an_error() -> None:
-    with pytest.raises(ValueError, match="at least one"):
-        _core.a_contrario([], [], [], tests="paper", tail="exact", keep_below=0.0, n_threads=1)
+    with pytest.raises(ValueError, match=r"^the number of tests needs at least one grid$"):
+        _core.find_regions([], [], [], tests="paper", tail="chernoff", n_threads=1)
+
+
+def test_the_core_refuses_images_that_not_all_scales_have() -> None:
+    laws = {"degrees_of_freedom": [4.0, 4.0], "scales": [1.0, 1.0], "tests": "paper", "tail": "chernoff"}
+    with pytest.raises(ValueError, match=r"^all scales need the same images$"):
+        _core.find_regions([GOOD, np.ones((2, 3, 4), np.float32)], **laws, n_threads=1)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -92,9 +97,8 @@ def test_wrong_maps_are_told_apart(maps: list[np.ndarray], background: list[Back
     ("options", "message"),
     [
         ({"tests": "eq9"}, "tests must be one of paper, by-size, not 'eq9'"),
-        ({"tail": "normal"}, "tail must be one of chernoff, published, exact, not 'normal'"),
+        ({"tail": "normal"}, "tail must be one of chernoff, published, not 'normal'"),
         ({"n_threads": -1}, "n_threads must be 0"),
-        ({"keep_below": np.nan}, "keep_below is NaN"),
     ],
 )
 def test_wrong_options_are_told_apart(options: dict[str, object], message: str) -> None:
@@ -114,12 +118,12 @@ def test_other_wrong_arguments_are_told_apart() -> None:
     for x in (-1.0, np.nan, np.inf):
         with pytest.raises(ValueError, match="x must be finite and not negative"):
             nfa.chi2_log_tail(x, degrees_of_freedom=3)
-    with pytest.raises(ValueError, match="NaN"):
+    with pytest.raises(ValueError, match=r"^max_tree: the score has a NaN$"):
         nfa.max_tree(np.array([[1.0, np.nan]]))
     with pytest.raises(ValueError, match=r"score must be \(height, width\)"):
         nfa.max_tree(np.ones(4))
-    with pytest.raises(ValueError, match="embeddings must be"):
-        nfa.squared_norm(np.ones((3, 4, 5)))
+    with pytest.raises(ValueError, match="x must be finite and not negative"):
+        nfa.max_tree(np.array([[-1.0, 2.0]])).log_pfa(Background(4))
 
 
 @pytest.mark.parametrize(
@@ -144,14 +148,13 @@ def test_inputs_are_left_alone_and_may_be_read_only() -> None:
     u.flags.writeable = False
     nfa.a_contrario([u], background=[Background(4)])
     nfa.max_tree(u[0])
-    nfa.squared_norm(u[None])
     np.testing.assert_array_equal(u, before)
 
 
 def test_results_have_the_documented_types_and_own_their_memory() -> None:
     found = nfa.a_contrario([GOOD * 9, GOOD * 8], background=[Background(4), Background(4)])
-    assert [m.dtype for m in found.log_pfa + found.labels] == [np.float32, np.float32, np.int32, np.int32]
-    assert [m.shape for m in found.log_pfa + found.labels] == [(1, 3, 4)] * 4
+    assert [m.dtype for m in found.labels] == [np.int32, np.int32]
+    assert [m.shape for m in found.labels] == [(1, 3, 4)] * 2
     kinds = {name: getattr(found.regions, name).dtype for name in nfa.Regions.__dataclass_fields__}
     assert {name for name, kind in kinds.items() if kind == np.float64} == {
         "level",
@@ -159,6 +162,8 @@ def test_results_have_the_documented_types_and_own_their_memory() -> None:
         "log_nfa",
         "row",
         "column",
+        "peak",
+        "total",
     }
     assert {name for name, kind in kinds.items() if kind == np.int64} == {"area"}
     column = found.regions.area
@@ -182,7 +187,7 @@ def test_another_thread_keeps_running_during_a_long_call() -> None:
     with ThreadPoolExecutor(1) as pool:
         ticking = pool.submit(tick)
         start = time.perf_counter()
-        _core.a_contrario([LONG], **OPTIONS, keep_below=-1e9)  # type: ignore[arg-type]
+        _core.find_regions([LONG], **OPTIONS)  # type: ignore[arg-type]
         end = time.perf_counter()
         stop.set()
         ticking.result()
@@ -196,7 +201,7 @@ def test_threads_calling_at_once_agree() -> None:
 
     def run(_: int) -> tuple[bytes, bytes]:
         found = nfa.a_contrario(maps, background=[Background(4), Background(3)])
-        return found.log_pfa[0].tobytes(), found.regions.log_nfa.tobytes()
+        return found.labels[0].tobytes(), found.regions.log_nfa.tobytes()
 
     with ThreadPoolExecutor(4) as pool:
         results = set(pool.map(run, range(16)))

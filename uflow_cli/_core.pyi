@@ -1,5 +1,5 @@
 """
-Native core of uflow; call it through uflow_cli.nfa.
+Native core of uflow; call it through uflow_cli.detection.nfa.
 """
 
 from __future__ import annotations
@@ -8,38 +8,7 @@ import numpy
 import numpy.typing
 import typing
 
-__all__: list[str] = ["a_contrario", "chi2_log_tail", "log_n_tests", "log_n_tests_by_size", "max_tree", "squared_norm"]
-
-def a_contrario(
-    squared_norms: list[numpy.typing.NDArray[numpy.float32]],
-    degrees_of_freedom: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],
-    scales: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],
-    tests: str,
-    tail: str,
-    keep_below: typing.SupportsFloat | typing.SupportsIndex,
-    n_threads: typing.SupportsInt | typing.SupportsIndex,
-) -> tuple[
-    list[numpy.typing.NDArray[numpy.float32]],
-    list[numpy.typing.NDArray[numpy.int32]],
-    tuple[
-        numpy.typing.NDArray[numpy.int32],
-        numpy.typing.NDArray[numpy.int32],
-        numpy.typing.NDArray[numpy.int32],
-        numpy.typing.NDArray[numpy.float64],
-        numpy.typing.NDArray[numpy.float64],
-        numpy.typing.NDArray[numpy.float64],
-        numpy.typing.NDArray[numpy.int64],
-        numpy.typing.NDArray[numpy.int32],
-        numpy.typing.NDArray[numpy.int32],
-        numpy.typing.NDArray[numpy.int32],
-        numpy.typing.NDArray[numpy.int32],
-        numpy.typing.NDArray[numpy.float64],
-        numpy.typing.NDArray[numpy.float64],
-    ],
-]:
-    """
-    log PFA maps, label maps and the columns of the region table, of squared norms (B, H_s, W_s) per scale.
-    """
+__all__: list[str] = ["chi2_log_tail", "find_regions", "log_n_tests", "log_n_tests_by_size", "max_tree"]
 
 def chi2_log_tail(
     x: numpy.typing.NDArray[numpy.float64],
@@ -48,7 +17,19 @@ def chi2_log_tail(
     tail: str,
 ) -> numpy.typing.NDArray[numpy.float64]:
     """
-    log10 of the tail of scale * chi2 at each x (n,).
+    log10 of the bound of the tail of scale * chi2 at each x (n,).
+    """
+
+def find_regions(
+    squared_norms: list[numpy.typing.NDArray[numpy.float32]],
+    degrees_of_freedom: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],
+    scales: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],
+    tests: str,
+    tail: str,
+    n_threads: typing.SupportsInt | typing.SupportsIndex,
+) -> tuple[list[numpy.typing.NDArray[numpy.int32]], tuple[numpy.ndarray, ...]]:
+    """
+    Label maps and the columns of the region table, of squared norms (B, H_s, W_s) per scale.
     """
 
 def log_n_tests(cells: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> float:
@@ -69,11 +50,4 @@ def max_tree(
 ) -> tuple[numpy.typing.NDArray[numpy.int32], numpy.typing.NDArray[numpy.int32], numpy.typing.NDArray[numpy.int32]]:
     """
     Max-tree of `score` (H, W): parent, order and area, each (H*W,).
-    """
-
-def squared_norm(
-    embeddings: numpy.typing.NDArray[numpy.float32], n_threads: typing.SupportsInt | typing.SupportsIndex
-) -> numpy.typing.NDArray[numpy.float32]:
-    """
-    Sum of squares over channels of `embeddings` (B, C, H, W): (B, H, W).
     """

@@ -23,10 +23,11 @@ from numpy.typing import NDArray
 
 from uflow_cli.config import ModelConfig
 from uflow_cli.detection.detector import Detector
-from uflow_cli.detection.nfa import Background, a_contrario, squared_norm
+from uflow_cli.detection.nfa import Background, a_contrario
 from uflow_cli.detection.prediction import predict
 from uflow_cli.features import stack_images
 from uflow_cli.flow import negative_log_likelihood
+from uflow_cli.flow.likelihood import squared_norms
 from uflow_cli.model import Model, build_model
 from uflow_cli.schema import VERSION
 
@@ -123,7 +124,7 @@ def _nfa_comparisons(rng: np.random.Generator, *, quick: bool) -> Iterator[Compa
         )
     z = [rng.standard_normal((4, 816, 28, 28), np.float32) for _ in range(3)]
     contenders: dict[str, Callable[[int], object]] = {
-        "uflow": lambda turn: squared_norm(z[turn % 3], n_threads=1),
+        "uflow": lambda turn: squared_norms([torch.from_numpy(z[turn % 3])]),
         "numpy": lambda turn: np.square(z[turn % 3]).sum(axis=1),
     }
     yield Comparison("sum of squares, 816 x 28 x 28", "image", 4, contenders)

@@ -15,9 +15,9 @@
 #include <limits>
 #include <span>
 
-#include "uflow/buffer.hpp"
 #include "uflow/chi2.hpp"
 #include "uflow/grid.hpp"
+#include "uflow/memory.hpp"
 
 namespace uflow {
 
@@ -35,7 +35,6 @@ struct Branch {
     float level;      // of the node in progress
     Pixel area;       // of the node in progress, so far
     BranchId parent;  // the branch it grew into, always of a higher number; kOutside if none
-    float painted_log_pfa;
 };
 
 constexpr Pixel kNone = 0;
@@ -59,7 +58,7 @@ struct BranchBuffers {
 
 inline void start_branch(Branches const& branches, BranchId id, float level) {
     branches.link_of(id) = id;
-    branches[id] = {std::numeric_limits<double>::infinity(), level, kNone, level, 1, kOutside, 0.0F};
+    branches[id] = {std::numeric_limits<double>::infinity(), level, kNone, level, 1, kOutside};
 }
 
 // Every merge leaves one root less, so there are fewer than twice as many branches as summits.
@@ -124,13 +123,11 @@ inline void extend(Branches const& branches, BranchId id, float level) {
 
 // After the flood: every branch takes over the best of the branch that absorbed it, if one did. `parent` becomes the
 // branch that speaks for it, `level` the level from which on its pixels belong to the region: infinite if there is
-// none.
-// Returns the number of regions.
+// none. Returns the number of regions.
 [[nodiscard]] inline std::size_t settle(Branches const& branches) {
     std::size_t n_regions = 0;
     constexpr auto nowhere = std::numeric_limits<float>::infinity();
-    constexpr double lowest = std::numeric_limits<float>::lowest();
-    for (auto const id : {kOutside, kOpen}) branches[id] = {0.0, nowhere, kMerging, nowhere, 0, kOutside, 0.0F};
+    for (auto const id : {kOutside, kOpen}) branches[id] = {0.0, nowhere, kMerging, nowhere, 0, kOutside};
     for (auto id = branches.size; id-- > kFirstBranch;) {
         auto& b = branches[id];
         auto const& parent = branches[b.parent];
@@ -141,7 +138,6 @@ inline void extend(Branches const& branches, BranchId id, float level) {
         bool const region = b.best_area > 0 && b.best_log_pfa < 0.0;
         b.parent = id;
         b.level = region ? b.best_level : nowhere;
-        b.painted_log_pfa = static_cast<float>(std::max(b.best_log_pfa, lowest));
         n_regions += region;
     }
     return n_regions;

@@ -2,11 +2,14 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <numeric>
 #include <span>
 #include <stdexcept>
+
+#include "uflow/grid.hpp"
 
 namespace uflow {
 
@@ -60,5 +63,26 @@ inline void check_cells(std::span<std::size_t const> cells) {
     for (auto const n : cells) positions += static_cast<double>(n);
     return std::log10(positions) + std::log10(static_cast<double>(*std::max_element(cells.begin(), cells.end())));
 }
+
+// log10 N_T of a region, ready to be asked for many areas; most regions are small.
+struct NumberOfTests {
+    Tests tests;
+    double constant;
+    std::array<double, 16> of_small{};
+
+    NumberOfTests(std::span<std::size_t const> cells, Tests chosen)
+        : tests(chosen), constant(tests == Tests::paper ? log_n_tests(cells) : log_n_positions_and_sizes(cells)) {
+        for (std::size_t area = 0; area < of_small.size(); ++area) of_small[area] = of(static_cast<double>(area));
+    }
+
+    [[nodiscard]] double of(double area) const {
+        return tests == Tests::paper ? constant : log_n_tests_by_size(constant, area);
+    }
+
+    [[nodiscard]] double operator()(Pixel area) const {
+        auto const index = static_cast<std::size_t>(area);
+        return index < of_small.size() ? of_small[index] : of(area);
+    }
+};
 
 }  // namespace uflow

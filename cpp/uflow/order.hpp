@@ -6,8 +6,9 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <numeric>
 #include <span>
-#include <vector>
+#include <utility>
 
 #include "uflow/grid.hpp"
 
@@ -28,25 +29,6 @@ struct KeyedPixel {
     Pixel pixel;
 };
 
-namespace detail {
-
-constexpr int kMaxDigitBits = 11;  // 2048 counters: what the first-level cache still likes
-constexpr int kMaxPasses = 4;
-
-struct RadixPlan {
-    int passes;
-    int digit_bits;
-};
-
-// As few passes as the spread of the keys needs; narrower digits for few keys, where clearing counters would dominate.
-[[nodiscard]] inline RadixPlan plan_radix(int key_bits, std::size_t size) {
-    auto const widest = size < 1024 ? 8 : kMaxDigitBits;
-    auto const passes = std::max(1, (key_bits + widest - 1) / widest);
-    return {passes, std::max(1, (key_bits + passes - 1) / passes)};
-}
-
-}  // namespace detail
-
 // Sorts `items` by decreasing key, keeping the order of equal keys. `scratch` is at least as long.
 // Returns the span that holds the result: one of the two.
 [[nodiscard]] inline std::span<KeyedPixel> sort_decreasing(std::span<KeyedPixel> items, std::span<KeyedPixel> scratch) {
@@ -57,31 +39,29 @@ struct RadixPlan {
         lowest = std::min(lowest, item.key);
         highest = std::max(highest, item.key);
     }
-    auto const plan = detail::plan_radix(static_cast<int>(std::bit_width(highest - lowest)), items.size());
-    auto const mask = (1U << plan.digit_bits) - 1U;
-    auto const buckets = static_cast<std::size_t>(mask) + 1;
+    auto const key_bits = static_cast<int>(std::bit_width(highest - lowest));
+    // As few passes as the spread of the keys needs, with at most 2048 counters each, which is what the first-level
+    // cache still likes; narrower digits for few keys, where clearing counters would dominate.
+    constexpr int most_digit_bits = 11;
+    auto const widest = items.size() < 1024 ? 8 : most_digit_bits;
+    auto const n_passes = static_cast<std::size_t>(std::max(1, (key_bits + widest - 1) / widest));
+    auto const digit_bits = std::max(1, (key_bits + static_cast<int>(n_passes) - 1) / static_cast<int>(n_passes));
+    auto const mask = (1U << digit_bits) - 1U;
 
-    std::array<std::array<std::uint32_t, std::size_t{1} << detail::kMaxDigitBits>, detail::kMaxPasses> counts;
-    for (int pass = 0; pass < plan.passes; ++pass)
-        std::fill_n(counts[static_cast<std::size_t>(pass)].begin(), buckets, 0U);
+    std::array<std::array<std::uint32_t, std::size_t{1} << most_digit_bits>, 4> counts;
+    for (std::size_t pass = 0; pass < n_passes; ++pass) std::fill_n(counts[pass].begin(), mask + 1, 0U);
     for (auto const& item : items) {
         auto rest = highest - item.key;
-        for (int pass = 0; pass < plan.passes; ++pass, rest >>= plan.digit_bits)
-            ++counts[static_cast<std::size_t>(pass)][rest & mask];
+        for (std::size_t pass = 0; pass < n_passes; ++pass, rest >>= digit_bits) ++counts[pass][rest & mask];
     }
 
     auto from = items;
     auto to = scratch.first(items.size());
-    for (int pass = 0; pass < plan.passes; ++pass) {
-        auto& count = counts[static_cast<std::size_t>(pass)];
-        auto const shift = pass * plan.digit_bits;
-        std::uint32_t start = 0;
-        for (std::size_t bucket = 0; bucket < buckets; ++bucket) {
-            auto const size = count[bucket];
-            count[bucket] = start;
-            start += size;
-        }
-        for (auto const& item : from) to[count[((highest - item.key) >> shift) & mask]++] = item;
+    for (std::size_t pass = 0; pass < n_passes; ++pass) {
+        auto& place = counts[pass];  // of the next item of each digit
+        std::exclusive_scan(place.begin(), place.begin() + mask + 1, place.begin(), 0U);
+        auto const shift = static_cast<int>(pass) * digit_bits;
+        for (auto const& item : from) to[place[((highest - item.key) >> shift) & mask]++] = item;
         std::swap(from, to);
     }
     return from;

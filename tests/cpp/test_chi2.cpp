@@ -10,28 +10,23 @@ using uflow::log_tail;
 using uflow::make_tail_law;
 using uflow::Tail;
 
-TEST_CASE("two degrees of freedom have the tail exp(-x/2), however far out") {
-    auto const law = make_tail_law({2.0}, Tail::exact);
+TEST_CASE("Chernoff's bound is above the tail exp(-x/2) of two degrees of freedom, and close far out") {
+    auto const law = make_tail_law({2.0}, Tail::chernoff);
     for (double const x : {1e-9, 0.5, 2.0, 3.9, 4.1, 100.0, 1e5, 1e30})
-        CHECK(log_tail(law, x) == doctest::Approx(-0.5 * x / std::log(10.0)).epsilon(1e-14));
+        CHECK(log_tail(law, x) >= -0.5 * x / std::log(10.0));
+    for (double const x : {1e5, 1e30})
+        CHECK(log_tail(law, x) == doctest::Approx(-0.5 * x / std::log(10.0)).epsilon(3e-4));
 }
 
-TEST_CASE("one degree of freedom has the tail erfc(sqrt(x/2))") {
-    auto const law = make_tail_law({1.0}, Tail::exact);
+TEST_CASE("Chernoff's bound is above the tail erfc(sqrt(x/2)) of one degree of freedom") {
+    auto const law = make_tail_law({1.0}, Tail::chernoff);
     for (double const x : {1e-9, 0.5, 2.0, 3.9, 4.1, 100.0, 1000.0})
-        CHECK(log_tail(law, x) == doctest::Approx(std::log10(std::erfc(std::sqrt(0.5 * x)))).epsilon(1e-13));
+        CHECK(log_tail(law, x) >= std::log10(std::erfc(std::sqrt(0.5 * x))));
 }
 
 TEST_CASE("the law of scale * chi2 is the law of chi2 at U / scale") {
-    for (auto const tail : {Tail::chernoff, Tail::published, Tail::exact})
+    for (auto const tail : {Tail::chernoff, Tail::published})
         CHECK(log_tail(make_tail_law({5.0, 0.25}, tail), 3.0) == log_tail(make_tail_law({5.0, 1.0}, tail), 12.0));
-}
-
-TEST_CASE("Stirling's remainder is that of ln Gamma") {
-    for (double const a : {0.05, 0.5, 1.0, 3.7, 15.9, 16.1, 408.0}) {
-        auto const leading = (a - 0.5) * std::log(a) - a + 0.5 * std::log(2.0 * std::numbers::pi);
-        CHECK(uflow::detail::stirling_remainder(a) == doctest::Approx(std::lgamma(a) - leading).epsilon(1e-9));
-    }
 }
 
 TEST_CASE("a level is certain exactly up to the one that is announced") {
@@ -49,9 +44,9 @@ TEST_CASE("a level is certain exactly up to the one that is announced") {
 TEST_CASE("a law needs positive and finite numbers") {
     constexpr auto infinity = std::numeric_limits<double>::infinity();
     for (double const bad : {0.0, -1.0, infinity, std::numeric_limits<double>::quiet_NaN()}) {
-        CHECK_THROWS_AS((void)make_tail_law({bad, 1.0}, Tail::exact), std::invalid_argument);
-        CHECK_THROWS_AS((void)make_tail_law({1.0, bad}, Tail::exact), std::invalid_argument);
+        CHECK_THROWS_AS((void)make_tail_law({bad, 1.0}, Tail::chernoff), std::invalid_argument);
+        CHECK_THROWS_AS((void)make_tail_law({1.0, bad}, Tail::chernoff), std::invalid_argument);
     }
     for (double const extreme : {1e-300, 1e300})
-        CHECK_THROWS_AS((void)make_tail_law({extreme, extreme}, Tail::exact), std::invalid_argument);
+        CHECK_THROWS_AS((void)make_tail_law({extreme, extreme}, Tail::chernoff), std::invalid_argument);
 }

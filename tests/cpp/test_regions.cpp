@@ -1,5 +1,6 @@
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <bit>
 #include <limits>
 #include <random>
@@ -12,13 +13,12 @@ namespace {
 
 struct Painted {
     std::vector<uflow::Region> regions;
-    std::vector<float> log_pfa;
     std::vector<std::int32_t> labels;
 };
 
 Painted find(uflow::Grid const& grid, uflow::TailLaw const& law, uflow::Workspace& workspace) {
-    Painted painted{{}, std::vector<float>(grid.values.size()), std::vector<std::int32_t>(grid.values.size())};
-    painted.regions = uflow::find_regions(grid, law, painted.log_pfa, painted.labels, workspace);
+    Painted painted{{}, std::vector<std::int32_t>(grid.values.size())};
+    painted.regions = uflow::find_regions(grid, law, painted.labels, workspace);
     return painted;
 }
 
@@ -31,7 +31,7 @@ TEST_CASE("regions are the bests of the maximal closed nodes") {
         auto const height = 1 + random() % 8;
         auto const width = 1 + random() % 8;
         auto const k = 0.5 * static_cast<double>(1 + random() % 20);
-        auto const law = uflow::make_tail_law({k, 0.9}, static_cast<uflow::Tail>(round % 3));
+        auto const law = uflow::make_tail_law({k, 0.9}, static_cast<uflow::Tail>(round % 2));
         auto const levels = 2 + random() % 40;
         std::vector<float> values(height * width);
         for (auto& value : values)
@@ -41,30 +41,35 @@ TEST_CASE("regions are the bests of the maximal closed nodes") {
         auto const painted = find(grid, law, workspace);
         auto const expected = oracle::regions(grid, law);
         REQUIRE(painted.regions.size() == expected.size());
-        std::vector<float> log_pfa(values.size(), 0.0F);
         std::vector<std::int32_t> labels(values.size(), -1);
         for (std::size_t i = 0; i < expected.size(); ++i) {
             REQUIRE(painted.regions[i].log_pfa == expected[i].log_pfa);
             REQUIRE(painted.regions[i].level == expected[i].level);
             REQUIRE(painted.regions[i].area == std::popcount(expected[i].cells));
+            float peak = 0.0F;
+            double total = 0.0;
             for (std::size_t p = 0; p < values.size(); ++p)
                 if (expected[i].cells >> p & 1) {
                     labels[p] = static_cast<std::int32_t>(i);
-                    log_pfa[p] = static_cast<float>(expected[i].log_pfa);
+                    peak = std::max(peak, values[p]);
+                    total += double{values[p]};
                 }
+            REQUIRE(painted.regions[i].peak == peak);
+            REQUIRE(painted.regions[i].total == total);
         }
         REQUIRE(painted.labels == labels);
-        REQUIRE(painted.log_pfa == log_pfa);
     }
 }
 
 TEST_CASE("ties go to the leaf of a chain and to the fork of a merge") {
-    auto const law = uflow::make_tail_law({2.0}, uflow::Tail::exact);  // log P(U >= u) = -u/2
-    REQUIRE(2 * uflow::log_tail(law, 6.5) == uflow::log_tail(law, 13.0));
-    REQUIRE(3 * uflow::log_tail(law, 6.5) == uflow::log_tail(law, 19.5));
+    // So far out the logarithm is lost in the level: the bound is a multiple of it.
+    auto const law = uflow::make_tail_law({2.0}, uflow::Tail::chernoff);
+    constexpr float once = 0x6.8p80F, twice = 2 * once, thrice = 3 * once;
+    REQUIRE(2 * uflow::log_tail(law, double{once}) == uflow::log_tail(law, double{twice}));
+    REQUIRE(3 * uflow::log_tail(law, double{once}) == uflow::log_tail(law, double{thrice}));
     uflow::Workspace workspace;
-    std::vector<float> const chain{13.0F, 6.5F};
-    std::vector<float> const fork{19.5F, 6.5F, 19.5F};
+    std::vector<float> const chain{twice, once};
+    std::vector<float> const fork{thrice, once, thrice};
     CHECK(find(uflow::make_grid(chain.data(), 1, 2), law, workspace).regions.at(0).area == 1);
     CHECK(find(uflow::make_grid(fork.data(), 1, 3), law, workspace).regions.at(0).area == 3);
 }

@@ -31,11 +31,10 @@ __all__ = [
     "log_n_tests",
     "log_n_tests_by_size",
     "max_tree",
-    "squared_norm",
 ]
 
-Tail = Literal["chernoff", "published", "exact"]
-"""Chernoff's bound above the mean and 1 below; the paper's formula on both sides of the mean; the chi-square tail."""
+Tail = Literal["chernoff", "published"]
+"""Chernoff's bound above the mean and 1 below; or the paper's formula on both sides of the mean."""
 
 Tests = Literal["paper", "by-size"]
 """Number of tests: paper eq. 9, the same for every region; or the same budget split evenly over the regions' sizes."""
@@ -63,8 +62,8 @@ class Regions:
     """One row per region, as columns of equal length, ordered by (image, scale, label).
 
     `scale` 0 is the finest; `label` is the region's number in the label map of its image and scale, in the order of the
-    regions' first cells; `level` is the lowest U of the region. Areas count cells, boxes are half-open in cells,
-    centroids are in cells with cell (0, 0) centred at (0.0, 0.0).
+    regions' first cells; `level`, `peak` and `total` are the lowest and the highest U of the region and the sum of all.
+    Areas count cells, boxes are half-open in cells, centroids are in cells with cell (0, 0) centred at (0.0, 0.0).
     """
 
     image: NDArray[np.int32]
@@ -80,6 +79,8 @@ class Regions:
     right: NDArray[np.int32]
     row: NDArray[np.float64]
     column: NDArray[np.float64]
+    peak: NDArray[np.float64]
+    total: NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.image)
@@ -97,14 +98,12 @@ def _row_index(rows: ArrayLike) -> NDArray[np.generic]:
 
 @dataclass(frozen=True, eq=False)
 class AContrario:
-    """Maps per scale, (B, H_s, W_s), and the table of regions.
+    """Label maps per scale, (B, H_s, W_s), -1 outside regions, and the table of regions.
 
-    A region is what survives pruning and merging with log_pfa < 0; `log_pfa` is 0 and `labels` -1 outside regions. A
-    component that the background law finds nothing in (probability 1, under "chernoff" all that lies below the mean) is
-    no region.
+    A region is what survives pruning and merging with log_pfa < 0. A component that the background law finds nothing in
+    (probability 1, under "chernoff" all that lies below the mean) is no region.
     """
 
-    log_pfa: tuple[NDArray[np.float32], ...]
     labels: tuple[NDArray[np.int32], ...]
     regions: Regions
 
@@ -115,14 +114,24 @@ class MaxTree:
 
     A node is known by its canonical pixel, the first of those at the node's level. `parent` is, for a canonical pixel,
     the canonical pixel of the parent node (for the root: itself); for any other pixel, its own node's canonical pixel.
-    `order` holds all pixels, each after its parent: by increasing score, ties by number. `area` is the number of pixels
-    of the component of each pixel's node. `canonical` marks the canonical pixels; there are as many as nodes.
+    `order` holds all pixels, each after its parent: by increasing score, ties by number. `level` is the score of each
+    pixel's node, `area` the number of pixels of its component. `canonical` marks the canonical pixels; there are as
+    many as nodes.
     """
 
     parent: NDArray[np.int32]
     order: NDArray[np.int32]
+    level: NDArray[np.float32]
     area: NDArray[np.int32]
     canonical: NDArray[np.bool_]
+
+    def log_pfa(self, background: Background, *, tail: Tail = "chernoff") -> NDArray[np.float64]:
+        """log10 PFA of each pixel's node if the score is a map of U whose law on good images is `background`, (H*W,).
+
+        Raises ValueError for negative or infinite levels.
+        """
+        k, scale = background.degrees_of_freedom, background.scale
+        return self.area * chi2_log_tail(self.level, degrees_of_freedom=k, scale=scale, tail=tail)
 
 
 def a_contrario(
@@ -132,13 +141,12 @@ def a_contrario(
     tests: Tests = "by-size",
     tail: Tail = "chernoff",
     n_threads: int = 0,
-    keep_below: float = math.inf,
 ) -> AContrario:
     """Regions of every image at every scale, with their log10 PFA and log10 NFA.
 
     `squared_norms[s]` is (B, H_s, W_s), finest scale first, finite and not negative; `background[s]` its law on good
-    images. The table holds the regions of log_nfa < `keep_below`, the maps hold all. `n_threads` 0 uses all cores; any
-    number gives the same bits. Under "published" U = 0 counts as 1e-38 of the mean: its log stays finite.
+    images. `n_threads` 0 uses all cores; any number gives the same bits. Under "published" U = 0 counts as 1e-38 of the
+    mean: its log stays finite.
 
     Raises ValueError for missing scales, wrong shapes, empty maps, NaN, infinite or negative values.
     """
@@ -151,24 +159,22 @@ def a_contrario(
         raise ValueError(f"all scales need the same images, but there are {[len(u) for u in maps]}")
     _check_choice(tests, _TESTS, "tests")
     _check_choice(tail, _TAILS, "tail")
-    _check_n_threads(n_threads)
-    if math.isnan(keep_below):
-        raise ValueError("keep_below is NaN")
+    if n_threads < 0:
+        raise ValueError(f"n_threads must be 0 (all cores) or more, not {n_threads}")
     try:
-        log_pfa, labels, columns = _core.a_contrario(
+        labels, columns = _core.find_regions(
             maps,
             degrees_of_freedom=[law.degrees_of_freedom for law in background],
             scales=[law.scale for law in background],
             tests=tests,
             tail=tail,
-            keep_below=keep_below,
             n_threads=n_threads,
         )
     except ValueError:  # the core looks at every value anyway; which map was it?
         for s, u in enumerate(maps):
             _check_squared_norm(u, f"squared_norms[{s}]")
         raise
-    return AContrario(log_pfa=tuple(log_pfa), labels=tuple(labels), regions=Regions(*columns))
+    return AContrario(labels=tuple(labels), regions=Regions(*columns))
 
 
 def log_n_tests(grids: Sequence[tuple[int, int]]) -> float:
@@ -185,9 +191,9 @@ def log_n_tests_by_size(grids: Sequence[tuple[int, int]], area: ArrayLike) -> ND
 
 
 def chi2_log_tail(
-    x: ArrayLike, *, degrees_of_freedom: float, scale: float = 1.0, tail: Tail = "exact"
+    x: ArrayLike, *, degrees_of_freedom: float, scale: float = 1.0, tail: Tail = "chernoff"
 ) -> NDArray[np.float64]:
-    """log10 of P(scale * chi2(degrees_of_freedom) >= x), or of its bound, for one cell.
+    """log10 of the bound of P(scale * chi2(degrees_of_freedom) >= x) for one cell.
 
     Same shape as `x`; never underflows. A region's log_pfa is its area times this at its level.
 
@@ -206,20 +212,10 @@ def max_tree(score: ArrayLike) -> MaxTree:
     """Max-tree of `score` (H, W), infinities allowed. Raises ValueError for NaN or an empty map."""
     values = _as_float32(score, "score", ("height", "width"))
     parent, order, area = _core.max_tree(values)
-    flat = values.reshape(-1)
-    canonical = flat[parent] != flat
+    level = values.flatten()
+    canonical = level[parent] != level
     canonical[order[0]] = True
-    return MaxTree(parent=parent, order=order, area=area, canonical=canonical)
-
-
-def squared_norm(embeddings: ArrayLike, *, n_threads: int = 0) -> NDArray[np.float32]:
-    """U = sum over channels of z^2 of CPU `embeddings` (B, C, H, W): (B, H, W).
-
-    Sum on the device where the embeddings are, if that is not the CPU; n_threads 0 uses all cores.
-    """
-    _check_n_threads(n_threads)
-    axes = ("images", "channels", "height", "width")
-    return _core.squared_norm(_as_float32(embeddings, "embeddings", axes), n_threads)
+    return MaxTree(parent=parent, order=order, level=level, area=area, canonical=canonical)
 
 
 def _as_float32(array: ArrayLike, name: str, axes: tuple[str, ...]) -> NDArray[np.float32]:
@@ -247,8 +243,3 @@ def _cells(grids: Sequence[tuple[int, int]]) -> list[int]:
 def _check_choice(value: str, choices: tuple[str, ...], name: str) -> None:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
-
-
-def _check_n_threads(n_threads: int) -> None:
-    if n_threads < 0:
-        raise ValueError(f"n_threads must be 0 (all cores) or more, not {n_threads}")

@@ -1,10 +1,17 @@
-// Memory that is kept from one map to the next and never cleared: what is written is what is read.
+// Memory that is kept from one map to the next and never cleared, and a hint that an address will be read soon.
 #pragma once
 
 #include <cstddef>
 #include <memory>
 #include <span>
 #include <type_traits>
+
+// A macro, because gcc takes a function that only prefetches for one without effect and drops the call.
+#if defined(__GNUC__)
+#define UFLOW_PREFETCH(address) __builtin_prefetch(address)
+#else
+#define UFLOW_PREFETCH(address) static_cast<void>(address)
+#endif
 
 namespace uflow {
 
