@@ -8,7 +8,7 @@ import io
 import re
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ from PIL import (  # noqa: TID251
     WebPImagePlugin,
 )
 
+EXPECTED = "expected grey, RGB, palette or CMYK of up to 16 bit unsigned, or float in 0..1"
 LARGEST = 1 << 30  # pixels; a small file can claim any size
 _SIGNATURES = (
     (rb"\xff\xd8\xff", "JPEG"),
@@ -35,7 +36,7 @@ _SIGNATURES = (
     (rb"BM", "BMP"),
     (rb"(II|MM)(\*\0|\0\*|\+\0|\0\+)", "TIFF"),
     (rb"RIFF....WEBP", "WebP"),
-    (rb"GIF8[79]a.{7}[,!]", "GIF"),
+    (rb"GIF8[79]a(?!\0{4})", "GIF"),
     (rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51", "JPEG 2000"),
     (rb"....ftyp(avif|avis)", "AVIF"),
     (rb"P[1-6][\s#]", "PGM"),
@@ -92,7 +93,14 @@ def decode(data: bytes, kind: str) -> Pixels:
         from uflow_cli.images.tiff import decode_tiff
 
         return decode_tiff(data)
-    return {"JPEG": decode_jpeg, "PNG": _decode_png, "WebP": _decode_webp}.get(kind, _opened(kind))(data)
+    own = {
+        "JPEG": decode_jpeg,
+        "PNG": _decode_png,
+        "WebP": _decode_webp,
+        "BMP": _decode_bmp,
+        "JPEG 2000": decode_jpeg_2000,
+    }
+    return own[kind](data) if kind in own else open_with_pillow(_PLUGINS[kind], data)
 
 
 def check_size(width: int, height: int) -> None:
@@ -157,17 +165,21 @@ def _jpeg_values(data: bytes, n_channels: int) -> NDArray[Any]:
     try:
         values: NDArray[Any] = simplejpeg.decode_jpeg(data, colours)
     except ValueError as error:
-        if "before marker 0xd9" in str(error):  # some encoders fill up with zeros before the end
-            end = max(end for marker, _, end in _jpeg_segments(data) if marker == 0xD9) - 2
-            filled = data[:end].rstrip(b"\0")
-            if len(filled) < end:
-                return _jpeg_values(filled + b"\xff\xd9", n_channels)
+        if (unfilled := _without_filling(data)) is not None and "before marker 0xd9" in str(error):
+            return _jpeg_values(unfilled, n_channels)
         if not str(error).startswith(_HARMLESS):
             raise DamagedError(str(error)) from error
         n_channels = 4
     if n_channels == 4:  # Pillow knows how to show ink
         return open_with_pillow(JpegImagePlugin.JpegImageFile, data).values
     return values
+
+
+def _without_filling(data: bytes) -> bytes | None:
+    """The JPEG with one zero byte less before its end, where some encoders fill up; None where there are few."""
+    end = max(end for marker, _, end in _jpeg_segments(data) if marker == 0xD9) - 2
+    n_zeros = end - len(data[:end].rstrip(b"\0"))
+    return data[: end - max(1, n_zeros - 4)] + b"\xff\xd9" if n_zeros > 1 else None
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
@@ -244,18 +256,45 @@ def _decode_webp(data: bytes) -> Pixels:
     return open_with_pillow(WebPImagePlugin.WebPImageFile, data)
 
 
+def decode_jpeg_2000(data: bytes) -> Pixels:
+    """Decode JPEG 2000: Pillow, which is strict, says whether it is whole, and knows 8 bit only."""
+    pixels = open_with_pillow(Jpeg2KImagePlugin.Jpeg2KImageFile, data)
+    bits = data[data.index(b"\xff\x51") + 40] + 1
+    if bits <= 8:
+        return pixels
+    if bits > 16:
+        raise UnsupportedError(f"its pixels are signed or have more than 16 bits; {EXPECTED}")
+    import imagecodecs  # noqa: TID251
+
+    return Pixels(_with_channels(imagecodecs.jpeg2k_decode(data)), peak=2**bits - 1)
+
+
+def _decode_bmp(data: bytes) -> Pixels:
+    """Decode a BMP; Pillow knows only the usual places of colours in 16 and 32 bits, so the others are taken apart."""
+    header, width, height, _, bits, compression = struct.unpack_from("<IiiHHI", data.ljust(34, b"\0"), 14)
+    if header < 40 or compression not in (3, 6) or bits not in (16, 32):
+        return open_with_pillow(BmpImagePlugin.BmpImageFile, data)
+    check_size(width, abs(height))
+    stride, start = (width * bits // 8 + 3) // 4 * 4, int.from_bytes(data[10:14], "little")
+    if len(data) < start + stride * abs(height):
+        raise DamagedError(f"its pixels end beyond the file: it is cut short at {len(data)} bytes")
+    rows = np.frombuffer(data, np.uint8, stride * abs(height), start).reshape(abs(height), stride)
+    packed = rows[:, : width * bits // 8].copy().view(f"<u{bits // 8}")
+    masks = struct.unpack_from("<4I" if header > 52 or compression == 6 else "<3I", data, 54)
+    channels = [(packed & mask).astype(np.float64) * (255 / mask) for mask in masks if mask]
+    if len(channels) < 3 or not all(masks[:3]):
+        raise DamagedError("it does not say where its colours are")
+    values = np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
+    values = values if values[..., 3:].any() else values[..., :3]  # writers forget to fill in alpha
+    return Pixels(values if height < 0 else values[::-1])
+
+
 _PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
-    "BMP": BmpImagePlugin.BmpImageFile,
     "GIF": GifImagePlugin.GifImageFile,
-    "JPEG 2000": Jpeg2KImagePlugin.Jpeg2KImageFile,
     "AVIF": AvifImagePlugin.AvifImageFile,
     "PGM": PpmImagePlugin.PpmImageFile,
     "TGA": TgaImagePlugin.TgaImageFile,
 }
-
-
-def _opened(kind: str) -> Callable[[bytes], Pixels]:
-    return lambda data: open_with_pillow(_PLUGINS[kind], data)
 
 
 def open_with_pillow(plugin: type[ImageFile.ImageFile], data: bytes) -> Pixels:

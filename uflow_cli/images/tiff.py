@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from PIL import TiffImagePlugin  # noqa: TID251
 
 from uflow_cli.images.formats import (
+    EXPECTED,
     DamagedError,
     Pixels,
     UnsupportedError,
     check_size,
     decode_jpeg,
+    decode_jpeg_2000,
     open_with_pillow,
     upright,
 )
@@ -23,8 +25,9 @@ from uflow_cli.images.formats import (
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _MASK, _INK, _YCBCR = range(7)
 _CAMERA_RAW = (32803, 34892)
 _OLD_JPEG, _JPEG = 6, 7
+_JPEG_2000 = (33003, 33005, 34712)
+_UNCHECKED = (22610, 34934)  # JPEG XR, whose decoder does not notice damage
 _LOSSY = (_OLD_JPEG, _JPEG, 34892, 50001)
-_EXPORT = "expected grey, RGB, palette or CMYK of up to 16 bit unsigned, or float in 0..1"
 
 _ENDIAN: dict[str, Literal["little", "big"]] = {"<": "little", ">": "big"}
 _VALUE_SIZES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
@@ -52,7 +55,8 @@ def decode_tiff(data: bytes) -> Pixels:
         _check_segments(page, data)
         values = np.asarray(page.asarray(maxworkers=1)).reshape(page.shaped)[:, 0]  # (planes, H, W, channels)
         values = np.moveaxis(values[..., 0], 0, -1) if page.planarconfig == 2 else values[0]
-        values = values.view(np.uint8) if values.dtype == np.bool_ else values
+        if values.dtype in (np.bool_, np.float16):  # too short to calculate with
+            values = values.astype(np.uint8 if values.dtype == np.bool_ else np.float32)
         peak = 1.0 if values.dtype.kind == "f" else 2.0 ** int(page.bitspersample) - 1
         values, peak = _colours(page, values, peak)
         orientation = page.tags.valueof(274, 1)
@@ -82,14 +86,16 @@ def _check_kind(page: Any) -> None:
     if page.photometric in _CAMERA_RAW or 50706 in page.tags:
         raise UnsupportedError("a camera's raw file cannot be read; develop it to TIFF, PNG or JPEG")
     if page.photometric not in known or (page.photometric == _INK and page.tags.valueof(332, 1) != 1):
-        raise UnsupportedError(f"its colours are {_name(page.photometric)}; {_EXPORT}")
+        raise UnsupportedError(f"its colours are {_name(page.photometric)}; {EXPECTED}")
     if page.imagedepth != 1 or isinstance(page.bitspersample, tuple):
         found = f"{page.bitspersample} bits" if page.imagedepth == 1 else f"{page.imagedepth} layers"
-        raise UnsupportedError(f"its pixels have {found}; {_EXPORT}")
+        raise UnsupportedError(f"its pixels have {found}; {EXPECTED}")
     if page.dtype is None or page.dtype.kind not in "buf" or (page.dtype.kind == "u" and page.bitspersample > 16):
         found = page.dtype if page.dtype is not None else f"{page.bitspersample} bit of kind {page.sampleformat}"
-        raise UnsupportedError(f"its pixels are {found}; {_EXPORT}")
+        raise UnsupportedError(f"its pixels are {found}; {EXPECTED}")
     try:
+        if page.compression in _UNCHECKED:
+            raise KeyError(page.compression)
         if page.compression != 1:
             _tifffile().TIFF.DECOMPRESSORS[page.compression]
     except KeyError as error:
@@ -118,6 +124,8 @@ def _check_segments(page: Any, data: bytes) -> None:
         if page.compression == _JPEG and page.bitspersample == 8:
             stream, tables = data[offset : offset + count], page.jpegtables
             decode_jpeg(tables[:-2] + stream[2:] if tables else stream)
+        elif page.compression in _JPEG_2000:
+            decode_jpeg_2000(data[offset : offset + count])
 
 
 def _colours(page: Any, values: NDArray[Any], peak: float) -> tuple[NDArray[Any], float]:
