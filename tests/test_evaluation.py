@@ -47,7 +47,7 @@ def test_an_obvious_defect_is_ranked_and_counted(small_run, data):
     assert evaluation.false_regions == sum(on_good) / 4
     assert evaluation.oracle.miou.all_images >= evaluation.miou.all_images - 1e-9
     assert [e.labelled for e in seen] == list(data.test)
-    assert all(e.true_mask.shape == e.image.shape[:2] for e in seen)
+    assert all(e.true_mask.shape == read_image(e.labelled.path).shape[:2] for e in seen)
 
 
 def test_false_regions_are_counted_on_good_images_alone(small_run, data):

@@ -1,4 +1,4 @@
-"""How well a model does on labelled images, by the paper's measures (METHOD 5), all at 256 x 256 pixels."""
+"""Evaluation of a model on labelled images, by the paper's measures, all at 256 x 256 pixels."""
 
 from uflow_cli.evaluation.measures import (
     Evaluation,

@@ -1,19 +1,19 @@
 """The measures of one model on one category, and how people and programs read them. Shares are in 0..1."""
 
-from __future__ import annotations
-
+import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, InstanceOf
 
 from uflow_cli.errors import UflowError
 from uflow_cli.evaluation.published import published_figures
 from uflow_cli.metrics import MeanIou, OracleIou, Rate
-from uflow_cli.schema import VERSION
+from uflow_cli.schema import VERSION, NumberOrNan, from_dict, record, to_dict
 
 ABSENT = "-"
 
@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class NfaSweep:
-    """What every threshold on log10 NFA would give (the paper's Figure 7), arrays (T,) by rising threshold."""
+    """Measures at every threshold on log10 NFA (the paper's Figure 7), arrays (T,) by rising threshold."""
 
     thresholds: Floats
     miou_all: Floats
@@ -31,33 +31,36 @@ class NfaSweep:
     false_regions: Floats  # detections per good image
 
 
-@dataclass(frozen=True)
+@record
 class Evaluation:
     """The measures of one model on one category; nan where the data cannot tell."""
 
     dataset: str
     category: str
     model: str
-    selection: str  # what the choice of epoch and threshold rests on, for people
+    selection: str  # how the epoch and the threshold were chosen, for people
     threshold: float  # log10 NFA below which a region is detected
-    promise: str  # what the threshold means, for people
-    image_auroc: float  # by the highest anomaly score
-    image_auroc_nfa: float  # by the lowest log NFA
-    pixel_auroc: float
-    pixel_ap: float  # average precision
-    pixel_f1_max: float  # at the best score, chosen on these very images
-    aupro: float
+    promise: str  # the meaning of the threshold, for people
+    image_auroc: NumberOrNan  # by the highest anomaly score
+    image_auroc_nfa: NumberOrNan  # by the lowest log NFA
+    pixel_auroc: NumberOrNan
+    pixel_ap: NumberOrNan  # average precision
+    pixel_f1_max: NumberOrNan  # at the best score, chosen on these very images
+    aupro: NumberOrNan
     miou: MeanIou  # at `threshold`
     miou_automatic: MeanIou  # at log10 NFA < 0
     oracle: OracleIou  # at the best threshold over log10 NFA in -1000..400, chosen on these very images
     score_oracle: OracleIou  # the same for the anomaly score
     score_fair: OracleIou | None  # at the fair threshold of the anomaly score, if it was asked for
     false_alarms: Rate  # good images flagged
-    false_regions: float  # detections per good image
+    false_regions: NumberOrNan  # detections per good image
     detected: dict[str, Rate]  # per kind of defect
     seconds_per_image: float  # reading, prediction, mask and measures
-    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)  # 95 % bootstrap, by measure
-    sweep: NfaSweep | None = field(default=None, compare=False, repr=False)
+    # 95 % bootstrap, by measure
+    intervals: dict[str, tuple[NumberOrNan, NumberOrNan]] = dataclasses.field(default_factory=dict)
+    sweep: Annotated[InstanceOf[NfaSweep] | None, Field(exclude=True)] = dataclasses.field(
+        default=None, compare=False, repr=False
+    )  # not in JSON
 
     @property
     def n_defective(self) -> int:
@@ -71,7 +74,7 @@ class Evaluation:
 
     @property
     def title(self) -> str:
-        """What was measured on what."""
+        """The category and its numbers of images."""
         return f"{self.dataset}/{self.category}: {self.false_alarms.total} good and {self.n_defective} defective images"
 
     def paper_figures(self) -> dict[str, float]:
@@ -148,65 +151,24 @@ def share(value: float, *, absent: str = ABSENT) -> str:
 
 
 def evaluation_to_dict(evaluation: Evaluation) -> dict[str, Any]:
-    """JSON-ready mapping of `evaluation` without its sweep; what the data cannot tell is null."""
-    values: dict[str, Any] = {
-        "version": VERSION,
-        **{f.name: _plain_value(getattr(evaluation, f.name)) for f in fields(evaluation) if f.name != "sweep"},
-        "published": published_figures(evaluation.dataset, evaluation.category) or None,
-    }
-    result: dict[str, Any] = _without_nan(values)
-    return result
+    """JSON-ready mapping of `evaluation` without its sweep, with the published values; nan becomes null."""
+    published = published_figures(evaluation.dataset, evaluation.category) or None
+    return {"version": VERSION, **to_dict(evaluation), "published": published}
 
 
 def evaluation_from_dict(values: Mapping[str, Any]) -> Evaluation:
-    """The inverse of `evaluation_to_dict`, without sweep; UflowError for another version or missing values."""
+    """Undo `evaluation_to_dict`, without sweep; UflowError for another version, and for missing or wrong values."""
+    if values.get("version") != VERSION:
+        raise UflowError(f"an evaluation of version {values.get('version')}; this uflow reads {VERSION}")
+    names = {field.name for field in dataclasses.fields(Evaluation)}
     try:
-        if values["version"] != VERSION:
-            raise UflowError(f"an evaluation of version {values['version']}; this uflow reads {VERSION}")
-        known = {f.name: _nan(values[f.name]) for f in fields(Evaluation) if f.name != "sweep"}
-        fair = known["score_fair"]
-        return Evaluation(**{
-            **known,
-            "miou": MeanIou(**_nan(known["miou"])),
-            "miou_automatic": MeanIou(**_nan(known["miou_automatic"])),
-            "oracle": _oracle(known["oracle"]),
-            "score_oracle": _oracle(known["score_oracle"]),
-            "score_fair": None if not isinstance(fair, dict) else _oracle(fair),
-            "false_alarms": Rate(**known["false_alarms"]),
-            "detected": {kind: Rate(**value) for kind, value in known["detected"].items()},
-            "intervals": {name: (_nan(low), _nan(high)) for name, (low, high) in known["intervals"].items()},
-        })  # fmt: skip
-    except (KeyError, TypeError, AttributeError) as error:
+        return from_dict(Evaluation, {name: value for name, value in values.items() if name in names})
+    except ValueError as error:
         raise UflowError(f"not an evaluation ({error})") from error
-
-
-def _oracle(values: Mapping[str, Any]) -> OracleIou:
-    return OracleIou(_nan(values["threshold"]), MeanIou(**_nan(values["miou"])))
 
 
 def _plain(label: str, value: str) -> tuple[str, str, str, str]:
     return label, value, "", ""
-
-
-def _plain_value(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain_value(item) for key, item in value.items()}
-    return asdict(value) if hasattr(value, "__dataclass_fields__") else value
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _nan(value: Any) -> Any:
-    """JSON's null back to nan, one level deep."""
-    if isinstance(value, dict):
-        return {key: math.nan if item is None else item for key, item in value.items()}
-    return math.nan if value is None else value
 
 
 def _rate(value: Rate) -> str:

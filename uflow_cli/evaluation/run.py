@@ -1,4 +1,4 @@
-"""How well a model does on labelled images, by the paper's measures (METHOD 5), all at 256 x 256 pixels."""
+"""Evaluation of a run on labelled images, by the paper's measures, all at 256 x 256 pixels."""
 
 from __future__ import annotations
 
@@ -10,30 +10,26 @@ import torch
 
 from uflow_cli.calibration import choose_threshold
 from uflow_cli.datasets import Dataset, LabelledImage, read_label_mask, require_mask
-from uflow_cli.detection.prediction import SCORE_SIZE, predict
-from uflow_cli.errors import DatasetError
+from uflow_cli.detection.prediction import SCORE_SIZE
+from uflow_cli.detection.stream import predictions
+from uflow_cli.errors import DatasetError, ImageError
 from uflow_cli.evaluation.measures import Evaluation
 from uflow_cli.evaluation.tally import EvaluatedImage, Tally
-from uflow_cli.images import read_image
 from uflow_cli.metrics import PixelScores
 from uflow_cli.model import Model
 from uflow_cli.run.record import Run, load_model
-
-PREDICTION_BATCH = 8
 
 
 def evaluate_images(
     model: Model, run: Run, labelled: Sequence[LabelledImage], *, threshold: float = 0.0
 ) -> Iterator[EvaluatedImage]:
     """Predictions for `labelled` images, one after the other; DatasetError or ImageError for what cannot be read."""
-    detector = run.calibration.detector(model)
-    for start in range(0, len(labelled), PREDICTION_BATCH):
-        batch = labelled[start : start + PREDICTION_BATCH]
-        images = [read_image(item.path) for item in batch]
-        predictions = predict(model, detector, images, threshold=threshold)
-        for item, image, prediction in zip(batch, images, predictions, strict=True):
-            size = (image.shape[0], image.shape[1])
-            yield EvaluatedImage(item, image, read_label_mask(item, size, image_size=size), prediction)
+    stream = predictions(model, run.calibration.detector(model), [item.path for item in labelled], threshold=threshold)
+    for item, (_, prediction) in zip(labelled, stream, strict=True):
+        if isinstance(prediction, ImageError):
+            raise prediction
+        size = (prediction.mask.shape[0], prediction.mask.shape[1])
+        yield EvaluatedImage(item, read_label_mask(item, size, image_size=size), prediction)
 
 
 def evaluate_run(
@@ -73,20 +69,20 @@ def evaluate_run(
 def fair_threshold(
     model: Model, run: Run, good: Sequence[LabelledImage], *, on_image: Callable[[], None] = lambda: None
 ) -> float:
-    """The anomaly score that one pixel per `good` image exceeds on average (METHOD 5). DatasetError without images."""
+    """The anomaly score that one pixel per `good` image exceeds on average. DatasetError without images."""
     if not good:
         raise DatasetError("the fair threshold needs the training images, and there are none")
-    pixels, detector = PixelScores(), run.calibration.detector(model)
-    for start in range(0, len(good), PREDICTION_BATCH):
-        images = [read_image(item.path) for item in good[start : start + PREDICTION_BATCH]]
-        for prediction in predict(model, detector, images):
-            pixels.add(prediction.score_map, np.zeros(SCORE_SIZE, dtype=np.bool_))
-            on_image()
+    pixels = PixelScores()
+    for _, prediction in predictions(model, run.calibration.detector(model), [item.path for item in good]):
+        if isinstance(prediction, ImageError):
+            raise prediction
+        pixels.add(prediction.score_map, np.zeros(SCORE_SIZE, dtype=np.bool_))
+        on_image()
     return pixels.threshold(len(good))
 
 
 def selection_note(run: Run) -> str:
-    """What chose the epoch and the threshold of `run`, for people."""
+    """Say how the epoch and the threshold of `run` were chosen, for people."""
     origin = run.origin
     if run.caveat:
         return run.caveat

@@ -1,9 +1,8 @@
-"""Sums over evaluated images from which all measures follow."""
+"""The measures of all images of an evaluation, made of those of each."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,12 +31,27 @@ SCORE_STEPS = 1000  # thresholds of the anomaly score, which lies in 0..1, among
 
 @dataclass(frozen=True)
 class EvaluatedImage:
-    """A labelled image as the model sees it; `true_mask` is (H, W) at the image's own size."""
+    """A labelled image and its prediction; `true_mask` is (H, W) at the image's own size."""
 
     labelled: LabelledImage
-    image: NDArray[np.uint8]
     true_mask: NDArray[np.bool_]
     prediction: Prediction
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """The measures of one image, of which those of all images are made; nan where no fair threshold is asked for."""
+
+    kind: str
+    has_mask: bool  # with at least one pixel at 256 x 256
+    score: float
+    log_nfa: float
+    is_flagged: bool
+    n_detections: int
+    region_log_nfas: NDArray[np.float64]  # of all regions, detections or not
+    iou: float  # at the threshold in use
+    iou_automatic: float  # at log10 NFA < 0
+    iou_fair: float  # at the fair threshold of the anomaly score
 
 
 class Tally:
@@ -48,14 +62,7 @@ class Tally:
         self._sweep = IouSweep(oracle_thresholds())
         self._score_sweep = IouSweep(np.linspace(-1.0, 0.0, SCORE_STEPS + 1))
         self._fair = fair_threshold
-        self._scores: list[float] = []
-        self._log_nfas: list[float] = []
-        self._false_log_nfas: list[NDArray[np.float64]] = []  # of all regions of good images
-        self._kinds: list[str] = []
-        self._flagged: list[bool] = []
-        self._ious: list[tuple[float, float, float]] = []  # at the threshold, at 0, at the fair score
-        self._is_empty: list[bool] = []
-        self._false_regions = 0
+        self._images: list[_Measured] = []
 
     def add(self, evaluated: EvaluatedImage) -> None:
         """Count one image."""
@@ -65,37 +72,42 @@ class Tally:
         self._pixels.add(score_map, mask)
         self._sweep.add(log_nfa_map, mask)
         self._score_sweep.add(-score_map, mask)
-        self._scores.append(prediction.score)
-        self._log_nfas.append(prediction.log_nfa)
-        self._kinds.append(evaluated.labelled.defect)
-        self._flagged.append(prediction.is_defect)
-        at_fair = math.nan if self._fair is None else iou(score_map > self._fair, mask)
-        self._ious.append((iou(log_nfa_map < prediction.threshold, mask), iou(log_nfa_map < 0, mask), at_fair))
-        self._is_empty.append(not mask.any())
-        if evaluated.labelled.is_good:
-            self._false_regions += len(prediction.detections)
-            self._false_log_nfas.append(prediction.region_log_nfas)
+        self._images.append(
+            _Measured(
+                kind=evaluated.labelled.defect,
+                has_mask=bool(mask.any()),
+                score=prediction.score,
+                log_nfa=prediction.log_nfa,
+                is_flagged=prediction.is_defect,
+                n_detections=len(prediction.detections),
+                region_log_nfas=prediction.region_log_nfas,
+                iou=iou(log_nfa_map < prediction.threshold, mask),
+                iou_automatic=iou(log_nfa_map < 0, mask),
+                iou_fair=math.nan if self._fair is None else iou(score_map > self._fair, mask),
+            )
+        )
 
     def measures(self) -> dict[str, Any]:
         """The fields of `Evaluation` that follow from the images."""
-        rates = rates_by_kind(self._flagged, self._kinds)
+        rates = rates_by_kind([image.is_flagged for image in self._images], [image.kind for image in self._images])
         false_alarms = rates.pop(GOOD, None) or rate([])
+        n_false = sum(image.n_detections for image in self._good)
         curve = self._pixels.curve()
         at_score = self._score_sweep.oracle()
         return {
-            "image_auroc": auroc(self._scores, self._is_defective),
-            "image_auroc_nfa": auroc([-value for value in self._log_nfas], self._is_defective),
+            "image_auroc": auroc(self._column("score"), self._column("kind") != GOOD),
+            "image_auroc_nfa": auroc(-self._column("log_nfa"), self._column("kind") != GOOD),
             "pixel_auroc": curve.auroc,
             "pixel_ap": curve.average_precision,
             "pixel_f1_max": curve.f1_max,
             "aupro": curve.aupro(),
-            "miou": self._mean_iou(0),
-            "miou_automatic": self._mean_iou(1),
+            "miou": self._mean_iou("iou"),
+            "miou_automatic": self._mean_iou("iou_automatic"),
             "oracle": self._sweep.oracle(),
             "score_oracle": OracleIou(0.0 - at_score.threshold, at_score.miou),
-            "score_fair": None if self._fair is None else OracleIou(self._fair, self._mean_iou(2)),
+            "score_fair": None if self._fair is None else OracleIou(self._fair, self._mean_iou("iou_fair")),
             "false_alarms": false_alarms,
-            "false_regions": self._false_regions / false_alarms.total if false_alarms.total else math.nan,
+            "false_regions": n_false / false_alarms.total if false_alarms.total else math.nan,
             "detected": rates,
         }
 
@@ -103,22 +115,23 @@ class Tally:
         """Overlap and false alarms over all thresholds of the oracle."""
         thresholds = self._sweep.thresholds
         over_all, over_defective = self._sweep.means()
-        good = [value for value, defective in zip(self._log_nfas, self._is_defective, strict=True) if not defective]
-        regions = np.concatenate([np.empty(0), *self._false_log_nfas])
-        n = len(good) or math.nan
+        lowest = np.sort([image.log_nfa for image in self._good])
+        regions = np.sort(np.concatenate([np.empty(0), *(image.region_log_nfas for image in self._good)]))
+        n = len(lowest) or math.nan
         return NfaSweep(
             thresholds=thresholds,
             miou_all=over_all,
             miou_defective=over_defective,
-            flagged_good=np.searchsorted(np.sort(good), thresholds, side="left") / n,
-            false_regions=np.searchsorted(np.sort(regions), thresholds, side="left") / n,
+            flagged_good=np.searchsorted(lowest, thresholds, side="left") / n,
+            false_regions=np.searchsorted(regions, thresholds, side="left") / n,
         )
 
     def intervals(self, *, n_resamples: int, seed: int) -> dict[str, tuple[float, float]]:
         """95 % bootstrap intervals, good and defective images drawn anew each among themselves."""
         curves = self._pixels.curves_of_images()
-        defective, scores, log_nfas = np.array(self._is_defective), np.array(self._scores), np.array(self._log_nfas)
-        ious, full = np.array(self._ious), ~np.array(self._is_empty)
+        defective, full = self._column("kind") != GOOD, self._column("has_mask")
+        scores, log_nfas = self._column("score"), self._column("log_nfa")
+        ious, automatic = self._column("iou"), self._column("iou_automatic")
 
         def statistics(i: NDArray[np.intp]) -> dict[str, float]:
             curve = curves(i)
@@ -128,23 +141,25 @@ class Tally:
                 "pixel_auroc": curve.auroc,
                 "pixel_ap": curve.average_precision,
                 "aupro": curve.aupro(),
-                "miou": _mean(ious[i, 0]),
-                "miou_defective": _mean(ious[i, 0][full[i]]),
-                "miou_automatic": _mean(ious[i, 1]),
-                "miou_automatic_defective": _mean(ious[i, 1][full[i]]),
+                "miou": _mean(ious[i]),
+                "miou_defective": _mean(ious[i][full[i]]),
+                "miou_automatic": _mean(automatic[i]),
+                "miou_automatic_defective": _mean(automatic[i][full[i]]),
             }
 
         return bootstrap_intervals(statistics, defective, seed=seed, n_resamples=n_resamples)
 
     @property
-    def _is_defective(self) -> list[bool]:
-        return [kind != GOOD for kind in self._kinds]
+    def _good(self) -> list[_Measured]:
+        return [image for image in self._images if image.kind == GOOD]
 
-    def _mean_iou(self, column: int) -> MeanIou:
-        values = [row[column] for row in self._ious]
-        defective = [value for value, empty in zip(values, self._is_empty, strict=True) if not empty]
-        return MeanIou(_mean(values), _mean(defective))
+    def _column(self, name: str) -> NDArray[Any]:
+        return np.array([getattr(image, name) for image in self._images])
+
+    def _mean_iou(self, name: str) -> MeanIou:
+        values = self._column(name)
+        return MeanIou(_mean(values), _mean(values[self._column("has_mask")]))
 
 
-def _mean(values: Sequence[float] | NDArray[np.float64]) -> float:
+def _mean(values: NDArray[np.float64]) -> float:
     return float(np.mean(values)) if len(values) else math.nan

@@ -1,28 +1,29 @@
 """Intersection over union of masks, for one threshold or for all of a sweep. Maps of log10 NFA: low = anomalous."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from uflow_cli.schema import NumberOrNan, record
+
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@record
 class MeanIou:
     """Mean IoU over all images, and over those whose mask is not empty (nan where there are none)."""
 
-    all_images: float
-    defective_images: float
+    all_images: NumberOrNan
+    defective_images: NumberOrNan
 
 
-@dataclass(frozen=True)
+@record
 class OracleIou:
     """The threshold of the highest mean IoU over all images, and the means there."""
 
-    threshold: float
+    threshold: NumberOrNan
     miou: MeanIou
 
 

@@ -1,15 +1,16 @@
 """Image-level numbers: AUROC, rates with exact intervals, bootstrap intervals. Scores: high = anomalous."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from uflow_cli.schema import record
 
-@dataclass(frozen=True)
+
+@record
 class Rate:
     """`count` of `total` images, and the Clopper-Pearson interval (low, high) of the rate behind them."""
 

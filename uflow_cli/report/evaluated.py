@@ -9,6 +9,7 @@ from pathlib import Path
 from uflow_cli.calibration import calibration_chart
 from uflow_cli.charts import LossPoint
 from uflow_cli.evaluation import EvaluatedImage, Evaluation
+from uflow_cli.images import read_image
 from uflow_cli.metrics import iou
 from uflow_cli.report.contents import Drawing, Fact, ReportImage, ReportSummary
 from uflow_cli.report.drawings import sweep_chart
@@ -24,7 +25,7 @@ def report_image(evaluated: EvaluatedImage) -> ReportImage:
         is_defect=prediction.is_defect,
         log_nfa=prediction.log_nfa,
         anomaly_score=prediction.score,
-        image=evaluated.image,
+        image=read_image(labelled.path),
         score_map=prediction.score_map,
         mask=prediction.mask,
         regions=prediction.detections,
