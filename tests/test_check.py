@@ -1,4 +1,4 @@
-"""Audit of a run on fresh good images: verdicts, drift, likely causes and a new calibration."""
+"""Check of a run on fresh good images: verdicts, drift, likely causes and a new calibration."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ import torch
 from products import good_image
 
 from uflow_cli.calibration import Calibration, Reference, calibrate, fit_reference, position_levels
-from uflow_cli.check import Verdict, audit_run, audit_to_dict, likely_cause, measure_drift
+from uflow_cli.check import check_run
+from uflow_cli.check.judgement import Verdict, likely_cause, measure_drift
 from uflow_cli.detection.nfa import Background
 from uflow_cli.errors import UflowError
 from uflow_cli.images import write_png
 from uflow_cli.run.record import BEFORE_RECALIBRATION_NAME, load_run
+from uflow_cli.schema import to_json
 
 CPU = torch.device("cpu")
 
@@ -34,12 +36,12 @@ def images_of(folder, n, change=lambda image: image, *, first=500):
 
 def test_new_lighting_breaks_the_promise(run, tmp_path):
     paths = images_of(tmp_path / "dark", 16, lambda image: (image * 0.55).astype(np.uint8))
-    audit = audit_run(run, paths, device=CPU)
-    assert audit.verdict is Verdict.BROKEN
-    assert audit.cause
-    assert any(drift.moved for drift in audit.drifts)
-    assert audit.flagged
-    values = json.loads(json.dumps(audit_to_dict(audit), allow_nan=False))
+    result = check_run(run, paths, device=CPU)
+    assert result.verdict is Verdict.BROKEN
+    assert result.cause
+    assert any(drift.moved for drift in result.scales)
+    assert result.flagged
+    values = json.loads(to_json(result))
     assert values["verdict"] == "broken"
 
 
@@ -101,51 +103,51 @@ def test_drift_is_none_for_images_alike_and_measured_for_others():
 
 
 def test_images_like_those_of_the_calibration_are_not_called_broken(run, tmp_path):
-    audit = audit_run(run, images_of(tmp_path / "same", 16), device=CPU)
-    assert audit.verdict is not Verdict.BROKEN
-    assert audit.cause == ""
+    result = check_run(run, images_of(tmp_path / "same", 16), device=CPU)
+    assert result.verdict is not Verdict.BROKEN
+    assert not result.cause
 
 
 def test_two_images_cannot_tell_and_say_how_many_more(run, tmp_path):
-    audit = audit_run(run, images_of(tmp_path / "two", 2), device=CPU, false_alarm_rate=0.2)
-    assert audit.verdict is Verdict.CANNOT_TELL
-    assert audit.n_more > 0
+    result = check_run(run, images_of(tmp_path / "two", 2), device=CPU, false_alarm_rate=0.2)
+    assert result.verdict is Verdict.CANNOT_TELL
+    assert result.n_more_images > 0
 
 
 def test_recalibration_makes_the_promise_hold_again_and_keeps_the_old_one(run, tmp_path):
     paths = images_of(tmp_path / "dark", 40, lambda image: (image * 0.55).astype(np.uint8))
     before = (run.folder / "config.json").read_text()
-    audit = audit_run(run, paths[:20], device=CPU, recalibrate=True)
-    assert audit.verdict is Verdict.BROKEN  # told of the promise as it was
+    result = check_run(run, paths[:20], device=CPU, recalibrate=True)
+    assert result.verdict is Verdict.BROKEN  # told of the promise as it was
     assert (run.folder / BEFORE_RECALIBRATION_NAME).read_text() == before
     fresh = load_run(run.folder)
-    assert fresh.calibration == audit.recalibrated
+    assert result.recalibrated
     assert fresh.calibration.n_images == 20
     assert dataclasses.replace(fresh, calibration=run.calibration) == run
-    assert audit_run(fresh, paths[20:], device=CPU).verdict is not Verdict.BROKEN
+    assert check_run(fresh, paths[20:], device=CPU).verdict is not Verdict.BROKEN
 
 
 def test_what_cannot_be_done_is_told_and_changes_nothing(run, tmp_path):
     before = (run.folder / "config.json").read_text()
     paths = images_of(tmp_path / "few", 3)
     with pytest.raises(UflowError, match="at least 8"):
-        audit_run(run, paths, device=CPU, recalibrate=True)
+        check_run(run, paths, device=CPU, recalibrate=True)
     with pytest.raises(UflowError, match="cannot be promised"):
-        audit_run(run, paths, device=CPU, false_alarm_rate=0.001)
+        check_run(run, paths, device=CPU, false_alarm_rate=0.001)
     with pytest.raises(UflowError, match="no images"):
-        audit_run(run, [], device=CPU)
+        check_run(run, [], device=CPU)
     bare = dataclasses.replace(run, calibration=Calibration((Background(4.0),), (1.0,), (4,), (), shared=True))
     with pytest.raises(UflowError, match="no calibration to check"):
-        audit_run(bare, paths, device=CPU)
+        check_run(bare, paths, device=CPU)
     assert (run.folder / "config.json").read_text() == before
 
 
 def test_an_unreadable_image_is_named_and_the_others_are_judged(run, tmp_path):
     paths = images_of(tmp_path / "some", 4)
     paths[1].write_bytes(b"no image")
-    audit = audit_run(run, paths, device=CPU)
-    assert audit.n_images == 3
-    assert audit.errors[0][0] == paths[1]
+    result = check_run(run, paths, device=CPU)
+    assert result.n_images == 3
+    assert result.errors[0].path == paths[1]
 
 
 def test_positions_are_pooled_by_their_mean():

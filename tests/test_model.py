@@ -9,7 +9,7 @@ from products import SMALL_MODEL, Recorder, defective_image
 
 from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.datasets import load_dataset
-from uflow_cli.detect import inspect
+from uflow_cli.detect import detect_images
 from uflow_cli.errors import UflowError
 from uflow_cli.evaluation import evaluate_run
 from uflow_cli.model import build_model, check_model_config
@@ -48,7 +48,7 @@ def test_every_architecture_from_training_to_evaluation(architecture, product, t
     assert model.flow.reach == reach
     embeddings = model.embeddings([defective_image(0)[0]])
     assert [tuple(z.shape[1:]) for z in embeddings] == [(c, n, n) for c, n in zip(channels, sides, strict=True)]
-    found = inspect(
+    found = detect_images(
         run, sorted((product / "stripes" / "test" / "spot").iterdir()), out=tmp_path / "found", device=CPU
     )  # fmt: skip
     assert len(found.images) == 4

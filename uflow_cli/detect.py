@@ -1,115 +1,146 @@
-"""Inspect files on disk: verdict, regions, mask and overlay of every image, in one folder."""
+"""Find defects in image files: verdict, regions, mask and overlay of every image, in one folder."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
 
 from uflow_cli.calibration import choose_threshold
 from uflow_cli.detection.detector import Detection
-from uflow_cli.detection.prediction import predict
-from uflow_cli.errors import ImageError
+from uflow_cli.detection.prediction import Prediction
+from uflow_cli.detection.stream import BATCH_SIZE, UnreadableImage, predictions
+from uflow_cli.errors import ImageError, UflowError
 from uflow_cli.files import write_text
-from uflow_cli.images import list_images, read_image, write_png
+from uflow_cli.images import list_images, write_png
 from uflow_cli.render import overlay
 from uflow_cli.run.record import Run, load_model
-from uflow_cli.schema import VERSION
+from uflow_cli.schema import record, to_json
 
 RESULT_NAME = "detections.json"
 
 
-@dataclass(frozen=True)
-class InspectedImage:
+@record
+class DetectedImage:
     """What was found in one image, and where its pictures are; a hundred thousand of these are small."""
 
     path: Path
-    size: tuple[int, int]  # (H, W)
+    verdict: Literal["defect", "good"]
     log_nfa: float
-    score: float
-    detections: tuple[Detection, ...]
-    mask_path: Path
-    overlay_path: Path
+    anomaly_score: float
+    height: int
+    width: int
+    regions: tuple[Detection, ...]
+    mask: Path
+    overlay: Path
 
     @property
     def is_defect(self) -> bool:
         """Whether any region is below the threshold."""
-        return bool(self.detections)
+        return self.verdict == "defect"
 
 
-@dataclass(frozen=True)
-class Inspection:
-    """What was found in all images; `errors` are the images that could not be read, with the reason."""
+@record
+class DetectionResult:
+    """What was found in all images, as detections.json holds it."""
 
-    run: Run
-    threshold: float  # on log10 NFA
+    model: Path  # the run folder
+    nfa_threshold: float  # log10
     promise: str  # what the threshold means, for people
+    caveat: str | None
     out: Path
-    images: tuple[InspectedImage, ...] = ()
-    errors: tuple[tuple[Path, str], ...] = field(default=())
-
-    @property
-    def n_defects(self) -> int:
-        """Images with at least one detection."""
-        return sum(image.is_defect for image in self.images)
+    n_images: int
+    n_defects: int  # images with at least one detection
+    images: tuple[DetectedImage, ...]
+    errors: tuple[UnreadableImage, ...]
 
 
-def find_images(paths: Iterable[Path]) -> list[Path]:
-    """The image files that `paths` name: files as they are, folders with all images below them."""
+def find_images(paths: Iterable[Path], *, out: Path | None = None) -> tuple[list[Path], int]:
+    """The image files that `paths` name, and how many masks and overlays of earlier detections were left out.
+
+    Files are taken as they are, folders with all images below them but those that `detect` wrote: a detections.json
+    beside them lists them, or they come in pairs in the folder `out`, where a detection was broken off. UflowError for
+    a folder without any image but these.
+    """
     found: dict[Path, None] = {}
+    n_left_out = 0
     for path in paths:
-        if path.is_dir():
-            found.update(dict.fromkeys(list_images(path, recursive=True)))
-        else:
+        if not path.is_dir():
             found[path] = None
-    return list(found)
+            continue
+        inside = list_images(path, recursive=True)
+        written = {image for folder in {image.parent for image in inside} for image in _written(folder, out)}
+        chosen = [image for image in inside if image not in written]
+        if not chosen:
+            raise UflowError(f"{path}: holds no images but the masks and overlays of earlier detections")
+        n_left_out += len(inside) - len(chosen)
+        found.update(dict.fromkeys(chosen))
+    return list(found), n_left_out
 
 
-def inspect(
+def _written(folder: Path, out: Path | None) -> set[Path]:
+    """The masks and overlays in `folder` that `detect` wrote."""
+    names: set[str] = set()
+    try:
+        images = json.loads((folder / RESULT_NAME).read_text(encoding="utf-8"))["images"]
+        names = {Path(image[kind]).name for image in images for kind in ("mask", "overlay")}
+    except (OSError, ValueError, KeyError, TypeError):  # no such file, or one of somebody else
+        pass
+    if out is not None and folder.resolve() == out.resolve():
+        stems = [path.name.removesuffix("_mask.png") for path in folder.glob("*_mask.png")]
+        pairs = [(f"{stem}_mask.png", f"{stem}_overlay.png") for stem in stems]
+        names.update(name for pair in pairs if (folder / pair[1]).is_file() for name in pair)
+    return {folder / name for name in names}
+
+
+def detect_images(
     run: Run, paths: Sequence[Path], *, out: Path, device: torch.device, nfa_threshold: float | None = None,
-    false_alarm_rate: float | None = None, on_progress: Callable[[int], None] = lambda _n: None,
-) -> Inspection:  # fmt: skip
-    """Inspect the images at `paths` and write masks, overlays and detections.json to `out`.
+    false_alarm_rate: float | None = None, batch_size: int | None = None,
+    on_progress: Callable[[int], None] = lambda _n: None,
+) -> DetectionResult:  # fmt: skip
+    """Find the defects in the images at `paths` and write masks, overlays and detections.json to `out`.
 
     Unreadable images are reported in `errors`, the others are inspected all the same. `on_progress(n)` hears of n more.
+    By default a CPU takes one image at a time, so that a verdict does not depend on its neighbours to the last bit.
     """
     threshold, promise = choose_threshold(
         run.calibration, nfa_threshold=nfa_threshold, false_alarm_rate=false_alarm_rate
     )
     model = load_model(run, device=device)
-    detector = run.calibration.detector(model)
+    stream = predictions(
+        model, run.calibration.detector(model), paths, threshold=threshold,
+        batch_size=batch_size or (1 if device.type == "cpu" else BATCH_SIZE),
+    )  # fmt: skip
     names = output_names(paths)
-    images: list[InspectedImage] = []
-    errors: list[tuple[Path, str]] = []
-    for path in paths:
-        try:
-            image = read_image(path)
-        except ImageError as error:
-            errors.append((path, str(error)))
+    images: list[DetectedImage] = []
+    errors: list[UnreadableImage] = []
+    for path, prediction in stream:
+        if isinstance(prediction, ImageError):
+            errors.append(UnreadableImage(path, str(prediction)))
         else:
-            [prediction] = predict(model, detector, [image], threshold=threshold)
-            mask_path, overlay_path = out / f"{names[path]}_mask.png", out / f"{names[path]}_overlay.png"
-            write_png(mask_path, prediction.mask)
-            write_png(overlay_path, overlay(image, prediction.score_map, prediction.mask))
-            images.append(
-                InspectedImage(
-                    path=path,
-                    size=prediction.size,
-                    log_nfa=prediction.log_nfa,
-                    score=prediction.score,
-                    detections=prediction.detections,
-                    mask_path=mask_path,
-                    overlay_path=overlay_path,
-                )
-            )
+            images.append(_write_pictures(path, prediction, out / names[path]))
         on_progress(1)
-    inspection = Inspection(run, threshold, promise, out, tuple(images), tuple(errors))
-    write_text(out / RESULT_NAME, json.dumps(inspection_to_dict(inspection), indent=1) + "\n")
-    return inspection
+    result = DetectionResult(
+        model=run.folder, nfa_threshold=threshold, promise=promise, caveat=run.caveat, out=out, n_images=len(images),
+        n_defects=sum(image.is_defect for image in images), images=tuple(images), errors=tuple(errors),
+    )  # fmt: skip
+    write_text(out / RESULT_NAME, to_json(result))
+    return result
+
+
+def _write_pictures(path: Path, prediction: Prediction, stem: Path) -> DetectedImage:
+    height, width = prediction.size
+    mask_path, overlay_path = stem.with_name(f"{stem.name}_mask.png"), stem.with_name(f"{stem.name}_overlay.png")
+    write_png(mask_path, prediction.mask)
+    write_png(overlay_path, overlay(prediction.image, prediction.score_map, prediction.mask))
+    return DetectedImage(
+        path=path, verdict="defect" if prediction.is_defect else "good", log_nfa=prediction.log_nfa,
+        anomaly_score=prediction.score, height=height, width=width, regions=prediction.detections, mask=mask_path,
+        overlay=overlay_path,
+    )  # fmt: skip
 
 
 def output_names(paths: Sequence[Path]) -> dict[Path, str]:
@@ -131,33 +162,3 @@ def output_names(paths: Sequence[Path]) -> dict[Path, str]:
         taken.add(unique)
         names[path] = unique
     return names
-
-
-def inspection_to_dict(inspection: Inspection) -> dict[str, Any]:
-    """JSON-ready mapping of `inspection`; `version` changes when a reader would have to."""
-    return {
-        "version": VERSION,
-        "model": str(inspection.run.folder),
-        "nfa_threshold": inspection.threshold,
-        "promise": inspection.promise,
-        "caveat": inspection.run.caveat,
-        "out": str(inspection.out),
-        "n_images": len(inspection.images),
-        "n_defects": inspection.n_defects,
-        "images": [_image_to_dict(image) for image in inspection.images],
-        "errors": [{"path": str(path), "message": message} for path, message in inspection.errors],
-    }
-
-
-def _image_to_dict(image: InspectedImage) -> dict[str, Any]:
-    return {
-        "path": str(image.path),
-        "verdict": "defect" if image.is_defect else "good",
-        "log_nfa": image.log_nfa,
-        "anomaly_score": image.score,
-        "height": image.size[0],
-        "width": image.size[1],
-        "regions": [asdict(detection) for detection in image.detections],
-        "mask": str(image.mask_path),
-        "overlay": str(image.overlay_path),
-    }

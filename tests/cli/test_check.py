@@ -53,3 +53,11 @@ def test_wrong_usage_and_what_a_user_can_fix(uflow, small_run, dark):
     outcome = uflow("check", "--model", small_run, "--images", dark / "nowhere")
     assert outcome.code == 1
     assert "nowhere: no such file" in outcome.err
+
+
+@pytest.mark.parametrize("threshold", ["400", "-400"])
+def test_huge_thresholds_are_judged(uflow, small_run, dark, threshold):
+    outcome = uflow("check", "--model", small_run, "--images", dark, "--json", "--nfa-threshold", threshold)
+    assert outcome.code == 0, outcome.err
+    [judgement] = json.loads(outcome.out)["promises"]
+    assert judgement["verdict"] == {"400": "holds", "-400": "cannot tell yet"}[threshold]

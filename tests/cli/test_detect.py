@@ -117,3 +117,29 @@ def test_nothing_to_inspect_is_an_error(uflow, small_run, tmp_path, what):
     assert outcome.code == 1
     assert str(path) in outcome.err
     assert not outcome.out
+
+
+def test_a_second_run_over_the_same_folder_inspects_no_results(uflow, small_run, images):
+    runs = [uflow("detect", images, "--model", small_run, "--out", images / "out", "--json") for _ in range(2)]
+    assert [json.loads(run.out)["n_images"] for run in runs] == [2, 2]
+    assert "left out" not in runs[0].err
+    assert "4 masks and overlays of earlier detections are left out" in runs[1].err
+
+
+@pytest.mark.parametrize("threshold", ["400", "-400"])
+def test_huge_thresholds_are_taken(uflow, small_run, images, tmp_path, threshold):
+    outcome = uflow("detect", images, "--model", small_run, "--out", tmp_path / "out", "--nfa-threshold", threshold)
+    assert outcome.code == 0, outcome.err
+    assert f"{2 if threshold == '400' else 0} of 2 images have a defect" in outcome.out
+    assert f"10^{threshold}" in outcome.out
+
+
+@pytest.mark.parametrize("command", ["detect", "check", "evaluate"])
+@pytest.mark.parametrize("threshold", ["nan", "inf", "-inf"])
+def test_thresholds_that_are_no_number_are_wrong_usage(uflow, small_run, images, tmp_path, command, threshold):
+    given = {"detect": [images, "--out", tmp_path / "out"], "check": ["--images", images], "evaluate": []}[command]
+    outcome = uflow(command, *given, "--model", small_run, "--nfa-threshold", threshold)
+    assert outcome.code == 2
+    assert "--nfa-threshold" in outcome.err
+    assert "finite" in outcome.err
+    assert not (tmp_path / "out").exists()

@@ -104,7 +104,7 @@ def choose_threshold(
         threshold = 0.0 if nfa_threshold is None else nfa_threshold
         return (
             threshold,
-            f"at most {10**threshold:.3g} expected false detections per image {_evidence(calibration, threshold)}",
+            f"at most {_power(threshold)} expected false detections per image {_evidence(calibration, threshold)}",
         )
     threshold = threshold_for_rate(calibration, false_alarm_rate)
     caveat = "; these images also chose the epoch, so the promise is approximate" if calibration.shared else ""
@@ -142,6 +142,11 @@ def conformal_rank(calibration: Calibration, rate: float) -> int:
     return min(rank, calibration.n_images)
 
 
+def _power(exponent: float) -> str:
+    """10^exponent for people, also where floating point has no number for it."""
+    return f"{10**exponent:.3g}" if abs(exponent) < 300 else f"10^{exponent:g}"
+
+
 def _evidence(calibration: Calibration, threshold: float) -> str:
     if not calibration.n_images:
         return "under the chi-square law of the paper; no good images were held out to check it"
@@ -150,7 +155,7 @@ def _evidence(calibration: Calibration, threshold: float) -> str:
     if not calibration.curves:
         return f"under the background model; {seen}"
     n = calibration.n_counted
-    beyond = ", too few to show so rare an event: extrapolated" if n * 10**threshold < 1 else ""
+    beyond = ", too few to show so rare an event: extrapolated" if threshold < -math.log10(n) else ""
     return f"as counted on {n} held-out good images{beyond}; {seen}"
 
 

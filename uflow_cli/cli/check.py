@@ -40,20 +40,23 @@ def check(
     """Say whether a model keeps its promise on false alarms on fresh good images, and if not, why."""
     require_one_threshold(nfa_threshold, false_alarm_rate)
 
-    from uflow_cli.check import Verdict, audit_run
+    from uflow_cli.check import check_run
+    from uflow_cli.check.judgement import Verdict
     from uflow_cli.cli import console
     from uflow_cli.detect import find_images
     from uflow_cli.model import choose_device
 
     run = chosen_run(model, weights=weights)
-    paths = find_images(images)
+    paths, n_left_out = find_images(images)
+    if n_left_out:
+        console.note(f"{n_left_out} masks and overlays of earlier detections are left out")
     with console.progress("checking", total=len(paths)) as advance:
-        audit = audit_run(
+        result = check_run(
             run, paths, device=choose_device(device.value), nfa_threshold=nfa_threshold,
             false_alarm_rate=false_alarm_rate, recalibrate=recalibrate, on_progress=advance,
         )  # fmt: skip
-    console.print_audit(audit, as_json=json)
-    if audit.errors:
+    console.print_check(result, as_json=json)
+    if result.errors:
         raise typer.Exit(1)
-    if fail_if_broken and audit.verdict is Verdict.BROKEN:
+    if fail_if_broken and result.verdict is Verdict.BROKEN:
         raise typer.Exit(BROKEN_EXIT_CODE)

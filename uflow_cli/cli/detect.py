@@ -42,18 +42,20 @@ def detect(
 
     require_one_threshold(nfa_threshold, false_alarm_rate)
 
-    from uflow_cli.detect import find_images, inspect
+    from uflow_cli.detect import detect_images, find_images
     from uflow_cli.model import choose_device
 
     run = chosen_run(model, weights=weights)
-    paths = find_images(images)
+    paths, n_left_out = find_images(images, out=out)
+    if n_left_out:
+        console.note(f"{n_left_out} masks and overlays of earlier detections are left out")
     with console.progress("detecting", total=len(paths)) as advance:
-        inspection = inspect(
+        result = detect_images(
             run, paths, out=out, device=choose_device(device.value), nfa_threshold=nfa_threshold,
             false_alarm_rate=false_alarm_rate, on_progress=advance,
         )  # fmt: skip
-    console.print_inspection(inspection, as_json=json)
-    if inspection.errors:
+    console.print_detections(result, as_json=json)
+    if result.errors:
         raise typer.Exit(1)
-    if fail_on_defect and inspection.n_defects:
+    if fail_on_defect and result.n_defects:
         raise typer.Exit(DEFECT_EXIT_CODE)

@@ -104,7 +104,9 @@ def chosen_cache(folder: Path | None, size: float) -> CacheFolder:
 
 
 def require_one_threshold(nfa_threshold: float | None, false_alarm_rate: float | None) -> None:
-    """Wrong usage if both were given."""
+    """Wrong usage if both were given, or a number that is none."""
+    if nfa_threshold is not None and not math.isfinite(nfa_threshold):
+        raise typer.BadParameter(f"a finite number is needed, not {nfa_threshold}", param_hint="'--nfa-threshold'")
     if nfa_threshold is not None and false_alarm_rate is not None:
         raise typer.BadParameter(
             "give --nfa-threshold or --false-alarm-rate, not both", param_hint="'--false-alarm-rate'"

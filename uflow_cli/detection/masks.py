@@ -2,7 +2,7 @@
 
 A region R holds the cells around a summit of U down to its level m(R). Its outline follows U between the cells: a pixel
 is inside where bilinearly up-sampled U is at least `OUTLINE_LEVEL` · m(R), no further than a cell from R. How
-significant R is moves nothing, as it does where log NFA itself is interpolated (the published way, METHOD 7.6).
+significant R is moves nothing, as it does where log NFA itself is interpolated (the published way).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Everything the terminal shows; the only importer of rich. Results go to stdout, progress and warnings to stderr."""
 
-from uflow_cli.cli.console.results import print_audit, print_evaluation, print_inspection, print_survey
+from uflow_cli.cli.console.results import print_check, print_detections, print_evaluation, print_survey
 from uflow_cli.cli.console.tables import (
     print_backbones,
     print_bench,
@@ -24,13 +24,13 @@ from uflow_cli.cli.console.training import (
 __all__ = [
     "epoch_table",
     "note",
-    "print_audit",
     "print_backbones",
     "print_bench",
     "print_cache",
+    "print_check",
     "print_cleared",
+    "print_detections",
     "print_evaluation",
-    "print_inspection",
     "print_json",
     "print_outcome",
     "print_runs",

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from uflow_cli.cli.console.terminal import err, out, print_json
+from uflow_cli.cli.console.terminal import err, out, print_json, print_text
 
 if TYPE_CHECKING:
-    from uflow_cli.check import Audit
-    from uflow_cli.detect import Inspection
+    from uflow_cli.check import CheckResult
+    from uflow_cli.detect import DetectionResult
     from uflow_cli.evaluation import Evaluation
     from uflow_cli.report import TableRow
     from uflow_cli.survey import SurveyOutcome
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 REGIONS_SHOWN = 5
 
 
-def print_inspection(inspection: Inspection, *, as_json: bool) -> None:
+def print_detections(result: DetectionResult, *, as_json: bool) -> None:
     """Verdict and regions of every image as a table, or all of it as JSON; unreadable images on stderr."""
     if as_json:
-        from uflow_cli.detect import inspection_to_dict
+        from uflow_cli.schema import to_json
 
-        print_json(inspection_to_dict(inspection))
-    elif inspection.images:
-        _print_inspection_table(inspection)
-    for _, message in inspection.errors:
-        err().print(f"uflow: {escape(message)}")
+        print_text(to_json(result))
+    elif result.images:
+        _print_detections_table(result)
+    for error in result.errors:
+        err().print(f"uflow: {escape(error.message)}")
 
 
-def _print_inspection_table(inspection: Inspection) -> None:
+def _print_detections_table(result: DetectionResult) -> None:
     console = out()
     table = Table(box=None, pad_edge=False)
     table.add_column("image", overflow="ellipsis", no_wrap=True)
@@ -42,25 +42,25 @@ def _print_inspection_table(inspection: Inspection) -> None:
     widths = {"log NFA": 8, "area px": 7, "bounding box": 15, "centroid": 9, "scale": 5}
     for name, width in widths.items():
         table.add_column(name, justify="right", no_wrap=True, min_width=width)
-    names = _short_names([image.path for image in inspection.images])
-    for name, image in zip(names, inspection.images, strict=True):
+    names = _short_names([image.path for image in result.images])
+    for name, image in zip(names, result.images, strict=True):
         if not image.is_defect:
             table.add_row(escape(name), "[green]good[/]", _log_nfa(image.log_nfa), "", "", "", "")
-        for i, region in enumerate(image.detections[:REGIONS_SHOWN]):
+        for i, region in enumerate(image.regions[:REGIONS_SHOWN]):
             left, top, right, bottom = region.bounding_box
             table.add_row(
                 "" if i else escape(name), "" if i else "[bold red]defect[/]", _log_nfa(region.log_nfa),
                 f"{region.area:.0f}", f"{left},{top}-{right},{bottom}",
                 f"{region.centroid[0]:.0f},{region.centroid[1]:.0f}", str(region.scale),
             )  # fmt: skip
-        if len(image.detections) > REGIONS_SHOWN:
-            table.add_row(f"  and {len(image.detections) - REGIONS_SHOWN} more", "", "", "", "", "", "")
+        if len(image.regions) > REGIONS_SHOWN:
+            table.add_row(f"  and {len(image.regions) - REGIONS_SHOWN} more", "", "", "", "", "", "")
     console.print(table)
     console.print(
-        f"{inspection.n_defects} of {len(inspection.images)} images have a defect at log NFA < {inspection.threshold:g}"
+        f"{result.n_defects} of {len(result.images)} images have a defect at log NFA < {result.nfa_threshold:g}"
     )
-    console.print(f"the threshold allows {inspection.promise}", soft_wrap=True)
-    console.print(f"masks, overlays and detections.json in {escape(str(inspection.out))}", soft_wrap=True)
+    console.print(f"the threshold allows {result.promise}", soft_wrap=True)
+    console.print(f"masks, overlays and detections.json in {escape(str(result.out))}", soft_wrap=True)
 
 
 def _short_names(paths: list[Path]) -> list[str]:
@@ -141,25 +141,25 @@ FLAGGED_SHOWN = 5
 COLOURS = {"holds": "bold green", "cannot tell yet": "bold yellow", "broken": "bold red"}
 
 
-def print_audit(audit: Audit, *, as_json: bool) -> None:
+def print_check(result: CheckResult, *, as_json: bool) -> None:
     """Promises beside what was seen, the drift per scale, and a plain verdict; or all of it as JSON."""
     if as_json:
-        from uflow_cli.check import audit_to_dict
+        from uflow_cli.schema import to_json
 
-        print_json(audit_to_dict(audit))
+        print_text(to_json(result))
     else:
-        _print_tables(audit)
-    for _, message in audit.errors:
-        err().print(f"uflow: {escape(message)}")
+        _print_tables(result)
+    for error in result.errors:
+        err().print(f"uflow: {escape(error.message)}")
 
 
-def _print_tables(audit: Audit) -> None:
+def _print_tables(result: CheckResult) -> None:
     console = out()
     promises = Table(box=None, pad_edge=False)
     promises.add_column("promise", no_wrap=True)
     for name in ("at most", "seen", "95 % interval", "verdict"):
         promises.add_column(name, justify="right", no_wrap=True)
-    for j in audit.judgements:
+    for j in result.promises:
         verdict = f"[{COLOURS[j.verdict]}]{j.verdict}[/]"
         promises.add_row(j.what, f"{j.promised:.3g}", f"{j.seen:.3g}", f"{j.low:.3f}-{j.high:.3f}", verdict)
     console.print(promises)
@@ -167,36 +167,35 @@ def _print_tables(audit: Audit) -> None:
     drift = Table(box=None, pad_edge=False)
     for name in ("scale", "v then", "v now", "k then", "k now", "moved"):
         drift.add_column(name, justify="right", no_wrap=True)
-    for scale, d in enumerate(audit.drifts, start=1):
+    for d in result.scales:
         drift.add_row(
-            str(scale), f"{d.v_then:.3f}", f"{d.v_now:.3f}", f"{d.k_then:.1f}", f"{d.k_now:.1f}",
+            str(d.scale), f"{d.v_then:.3f}", f"{d.v_now:.3f}", f"{d.k_then:.1f}", f"{d.k_now:.1f}",
             f"yes, by {d.z:+.1f} standard errors" if d.moved else "no",
         )  # fmt: skip
     console.print(drift)
     console.print()
-    console.print(_sentence(audit), soft_wrap=True)
-    if audit.cause:
-        console.print(f"likely cause: {audit.cause}", soft_wrap=True)
-    if audit.flagged:
-        shown = ", ".join(path.name for path in audit.flagged[:FLAGGED_SHOWN])
-        more = f" and {len(audit.flagged) - FLAGGED_SHOWN} more" if len(audit.flagged) > FLAGGED_SHOWN else ""
+    console.print(_sentence(result), soft_wrap=True)
+    if result.cause:
+        console.print(f"likely cause: {result.cause}", soft_wrap=True)
+    if result.flagged:
+        shown = ", ".join(path.name for path in result.flagged[:FLAGGED_SHOWN])
+        more = f" and {len(result.flagged) - FLAGGED_SHOWN} more" if len(result.flagged) > FLAGGED_SHOWN else ""
         console.print(escape(f"flagged: {shown}{more}"), soft_wrap=True)
-    if audit.recalibrated is not None:
-        kept = audit.recalibrated
+    if result.recalibrated:
         console.print(
-            f"recalibrated on {kept.n_images} images: the smallest false-alarm rate that can be promised is "
-            f"{kept.smallest_rate:.3f}; the calibration before is kept in the run folder", soft_wrap=True,
+            f"recalibrated on {result.n_images} images: the smallest false-alarm rate that can be promised is "
+            f"{1 / (result.n_images + 1):.3f}; the calibration before is kept in the run folder", soft_wrap=True,
         )  # fmt: skip
 
 
-def _sentence(audit: Audit) -> str:
-    n = audit.n_images
+def _sentence(result: CheckResult) -> str:
+    n = result.n_images
     images = f"{n} good image{'s' if n != 1 else ''}"
-    if audit.verdict == "broken":
+    if result.verdict == "broken":
         return f"[{COLOURS['broken']}]broken[/]: on {images} there are more false alarms than promised"
-    if audit.verdict == "holds":
+    if result.verdict == "holds":
         return f"[{COLOURS['holds']}]holds[/]: {images} say nothing against it, and twice the promise would have shown"
     return (
-        f"[{COLOURS['cannot tell yet']}]cannot tell yet[/]: {images} do not suffice; about {audit.n_more} more like "
-        "these would settle it"
+        f"[{COLOURS['cannot tell yet']}]cannot tell yet[/]: {images} do not suffice; about "
+        f"{result.n_more_images} more like these would settle it"
     )
