@@ -3,7 +3,7 @@
     python benchmarks/training_step.py [--shapes lite|ms-cait|resnet18] [--batch 8] [--device cuda] [--threads 1]
                                        [--rounds 15] [--compile] [--json FILE]
 
-The baseline is METHOD 2 as one builds it of FrEIA 0.2: `GraphINN` of `AllInOneBlock`s, which permute by a dense
+The baseline is the flow as one builds it of FrEIA 0.2 alone: `GraphINN` of `AllInOneBlock`s, which permute by a dense
 convolution, `IRevNetUpsampling`, and `torch.optim.Adam`. Both start from the same weights, and before anything is
 timed their embeddings, log-determinants and gradients must agree. Inputs rotate; contenders take turns, so that all see
 the same machine; a ratio is the median over rounds with its quartiles. One CPU thread is timed by processor time, all
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import json
 import platform
 import statistics
@@ -29,7 +30,7 @@ from FrEIA.modules import AllInOneBlock, Concat, IRevNetUpsampling, Split
 from torch import Tensor, nn
 
 from uflow_cli.features import FeatureNormalisation
-from uflow_cli.flow import UFlow, negative_log_likelihood
+from uflow_cli.flow import UFlow, coupling_subnet, negative_log_likelihood
 from uflow_cli.training.steps import CompiledFlow, adam
 
 SHAPES = {
@@ -43,44 +44,42 @@ Flow = Callable[[Sequence[Tensor]], tuple[Sequence[Tensor], Tensor]]
 Step = Callable[[Sequence[Tensor]], Tensor]
 
 
-def freia_flow(flow: UFlow) -> tuple[GraphINN, dict[str, AllInOneBlock]]:
-    """The graph of FrEIA's own parts with the weights and permutations of `flow`, and its blocks by our names."""
+def freia_flow(flow: UFlow) -> GraphINN:
+    """The graph of FrEIA's own parts with the weights and permutations of `flow`, under the same names."""
 
-    def subnet(kernel_size: int) -> Callable[[int, int], nn.Module]:
-        return lambda channels_in, channels_out: nn.Sequential(
-            nn.Conv2d(channels_in, channels_in, kernel_size, padding=kernel_size // 2),
-            nn.ReLU(),
-            nn.Conv2d(channels_in, channels_out, kernel_size, padding=kernel_size // 2),
-        )
+    def block(dims_in: Sequence[tuple[int, int, int]], kernel_size: int) -> AllInOneBlock:
+        subnet = functools.partial(coupling_subnet, kernel_size=kernel_size)
+        return AllInOneBlock(dims_in, subnet_constructor=subnet, affine_clamping=2.0)
 
     inputs = [InputNode(c, h, w) for c, (h, w) in zip(flow.channels, flow.grids, strict=True)]
     nodes: list[Node] = []
     outputs: list[Node] = []
-    blocks: dict[str, AllInOneBlock] = {}
     below = None
     for scale in reversed(range(len(inputs))):
         x = inputs[scale]
         if below is not None:
             x = Node([x.out0, below.out0], Concat, {"dim": 0})
             nodes.append(x)
-        for step, kernel_size in enumerate((3, 1, 3, 1)):
-            x = Node(x.out0, AllInOneBlock, {"subnet_constructor": subnet(kernel_size), "affine_clamping": 2.0})
+        for kernel_size in flow.kernel_sizes:
+            x = Node(x.out0, block, {"kernel_size": kernel_size})
             nodes.append(x)
-            blocks[f"stages.{scale}.steps.{step}."] = x.module
         if scale:
             up = 4 * (x.output_dims[0][0] // 8)
             split = Node(x.out0, Split, {"section_sizes": [up, x.output_dims[0][0] - up], "dim": 0})
             below = Node(split.out0, IRevNetUpsampling, {})
             nodes += [split, below]
             outputs.append(OutputNode(split.out1))
-    state = flow.state_dict()
-    for prefix, block in blocks.items():
-        own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-        matrix = torch.eye(block.in_channels)[own.pop("permutation").cpu()][:, :, None, None]
-        del own["inverse_permutation"]
-        block.load_state_dict({**own, "w_perm": matrix, "w_perm_inv": matrix.transpose(0, 1)})
     graph = GraphINN([*inputs, *nodes, OutputNode(x.out0), *reversed(outputs)], force_tuple_output=True)
-    return graph, blocks
+    state = graph.state_dict()
+    for name, value in flow.state_dict().items():
+        if name.endswith(".permutation"):
+            matrix = torch.eye(len(value))[value.cpu()][:, :, None, None]
+            prefix = name.removesuffix("permutation")
+            state |= {f"{prefix}w_perm": matrix, f"{prefix}w_perm_inv": matrix.transpose(0, 1)}
+        elif not name.endswith("permutation"):
+            state[name] = value
+    graph.load_state_dict(state)
+    return graph
 
 
 def plain_loop(flow: nn.Module, normalise: FeatureNormalisation) -> Step:
@@ -116,7 +115,7 @@ def our_loop(flow: nn.Module, normalise: FeatureNormalisation, *, half: bool = F
     return step
 
 
-def check_same_map(flow: UFlow, graph: GraphINN, blocks: dict[str, AllInOneBlock], features: Sequence[Tensor]) -> float:
+def check_same_map(flow: UFlow, graph: GraphINN, features: Sequence[Tensor]) -> float:
     """The largest difference of embeddings, log-determinants and gradients, relative to the largest value of each.
 
     In double precision: in single, a hidden value may fall on either side of zero, and its gradient with it.
@@ -127,8 +126,7 @@ def check_same_map(flow: UFlow, graph: GraphINN, blocks: dict[str, AllInOneBlock
         negative_log_likelihood(embeddings, log_det).mean().backward()
         results.append([*(z.detach() for z in embeddings), log_det.detach()])
     for name, parameter in flow.named_parameters():
-        block = next(prefix for prefix in blocks if name.startswith(prefix))
-        theirs = blocks[block].get_parameter(name.removeprefix(block)).grad
+        theirs = graph.get_parameter(name).grad
         assert parameter.grad is not None
         assert theirs is not None
         results[0].append(parameter.grad)
@@ -188,8 +186,7 @@ def main() -> None:
     channels, strides = SHAPES[options.shapes]
     grids = [(448 // stride, 448 // stride) for stride in strides]
     flow = UFlow(channels, grids, seed=0).to(device)
-    graph, blocks = freia_flow(flow)
-    graph.to(device)
+    graph = freia_flow(flow).to(device)
     normalise = FeatureNormalisation("channel", channels).to(device)
     generator = torch.Generator().manual_seed(0)
     inputs = [
@@ -199,7 +196,7 @@ def main() -> None:
         ]
         for _ in range(INPUTS)
     ]
-    difference = check_same_map(flow, graph, blocks, inputs[0])
+    difference = check_same_map(flow, graph, inputs[0])
 
     def clock() -> float:
         if device.type == "cuda":

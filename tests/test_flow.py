@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import FrEIA  # noqa: TID251
 import numpy as np
 import pytest
 import torch
 from FrEIA.framework import GraphINN, InputNode, Node, OutputNode  # noqa: TID251
 from FrEIA.modules import AllInOneBlock, Concat, IRevNetUpsampling, Split  # noqa: TID251
+from safetensors.torch import load_file
 from torch import Tensor
 
 from uflow_cli.flow import (
@@ -15,6 +23,7 @@ from uflow_cli.flow import (
     bits_per_dimension,
     coupling_subnet,
     negative_log_likelihood,
+    state_from_published,
 )
 
 # METHOD 2: channels and strides at an input of 448, and the trainable parameters of the flow alone.
@@ -94,7 +103,7 @@ def test_inverse_undoes_forward(channels, joined, coupling):
     features = [f.double() for f in random_features(flow, 3)]
     embeddings, log_det = flow(features)
     assert [z.shape[1] for z in embeddings] == list(flow.embedding_channels)
-    back, inverse_log_det = flow.inverse(embeddings)
+    back, inverse_log_det = flow(embeddings, rev=True)
     for f, b in zip(features, back, strict=True):
         torch.testing.assert_close(b, f, rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(inverse_log_det, -log_det, rtol=1e-8, atol=1e-8)
@@ -132,39 +141,43 @@ def test_log_determinant_of_uniform_couplings_does_not_depend_on_the_input():
     assert len(set(affine_log_det.tolist())) == 4
 
 
+def flow_step(channels: int, *, kernel_size: int, coupling: str = "affine", seed: int = 0) -> FlowStep:
+    permutation = torch.randperm(channels, generator=torch.Generator().manual_seed(seed))
+    return FlowStep([(channels, 5, 4)], kernel_size=kernel_size, coupling=coupling, permutation=permutation)
+
+
 def test_a_uniform_coupling_has_half_the_outputs():
-    step = FlowStep(9, kernel_size=3, coupling="uniform", generator=torch.Generator())
-    assert step.subnet[2].out_channels == 4
-    assert FlowStep(9, kernel_size=3, coupling="affine", generator=torch.Generator()).subnet[2].out_channels == 8
+    assert flow_step(9, kernel_size=3, coupling="uniform").subnet[2].out_channels == 4
+    assert flow_step(9, kernel_size=3, coupling="affine").subnet[2].out_channels == 8
 
 
-def freia_step(step: FlowStep, shape: tuple[int, int, int], kernel_size: int) -> AllInOneBlock:
-    """FrEIA's own block with the weights of `step`, its dense matrix set to our permutation."""
-    block = AllInOneBlock(
-        [shape],
+def freia_block(dims_in, kernel_size: int) -> AllInOneBlock:
+    """FrEIA's own block as the published models have it."""
+    return AllInOneBlock(
+        dims_in,
         subnet_constructor=lambda channels_in, channels_out: coupling_subnet(channels_in, channels_out, kernel_size),
         affine_clamping=2.0,
         permute_soft=False,
-    ).to(step.global_scale.dtype)
-    matrix = torch.eye(shape[0], dtype=step.global_scale.dtype)[step.permutation][:, :, None, None]
-    weights = {key: value for key, value in step.state_dict().items() if "permutation" not in key}
-    block.load_state_dict({**weights, "w_perm": matrix, "w_perm_inv": matrix.transpose(0, 1)})
-    return block
+    )
 
 
 @pytest.mark.parametrize("kernel_size", [1, 3])
 @pytest.mark.parametrize("channels", [2, 7, 12])
 def test_a_step_is_freias_block_with_its_dense_permutation(channels, kernel_size):
+    np.random.seed(channels)  # noqa: NPY002 - FrEIA's permutation
     generator = torch.Generator().manual_seed(channels)
-    step = FlowStep(channels, kernel_size=kernel_size, coupling="affine", generator=generator).double()
+    block = freia_block([(channels, 5, 4)], kernel_size).double()
     with torch.no_grad():
-        for parameter in step.parameters():
-            parameter += torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-    block = freia_step(step, (channels, 5, 4), kernel_size)
+        for name, parameter in block.named_parameters():
+            if not name.startswith("w_perm"):
+                parameter += torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+    step = flow_step(channels, kernel_size=kernel_size).double()
+    state = state_from_published({f"step.{name}": value for name, value in block.state_dict().items()})
+    step.load_state_dict({name.removeprefix("step."): value for name, value in state.items()})
     results = []
-    for run in (step, lambda x: (block([x])[0][0], block([x])[1])):
+    for run in (step, block):
         x = torch.randn(3, channels, 5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        y, log_det = run(x.requires_grad_())
+        [y], log_det = run([x.requires_grad_()])
         weight = torch.linspace(-1, 1, y[0].numel(), dtype=torch.float64).view(y[0].shape)
         ((y * weight).sum() + (log_det * torch.arange(3)).sum()).backward()
         results.append((y, log_det, x.grad))
@@ -173,12 +186,13 @@ def test_a_step_is_freias_block_with_its_dense_permutation(channels, kernel_size
     gradients = dict(block.named_parameters())
     for name, parameter in step.named_parameters():
         torch.testing.assert_close(parameter.grad, gradients[name].grad, rtol=1e-11, atol=1e-11)
-    torch.testing.assert_close(step.inverse(y.detach())[0], x.detach(), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(step([y.detach()], rev=True)[0][0], x.detach(), rtol=1e-9, atol=1e-9)
 
 
-def freia_graph(flow: UFlow) -> GraphINN:
-    """METHOD 2 built of FrEIA's own parts, with the weights of `flow`."""
-    inputs = [InputNode(c, h, w) for c, (h, w) in zip(flow.channels, flow.grids, strict=True)]
+def freia_graph(channels: tuple[int, ...], flow_steps: int) -> GraphINN:
+    """The graph of the published models, of FrEIA's own parts (METHOD 2 and 9), away from its initial state."""
+    grids = [(2 * 2**s, 2 * 2**s) for s in reversed(range(len(channels)))]
+    inputs = [InputNode(c, *grid) for c, grid in zip(channels, grids, strict=True)]
     nodes: list[Node] = []
     outputs: list[Node] = []
     below = None
@@ -187,9 +201,8 @@ def freia_graph(flow: UFlow) -> GraphINN:
         if below is not None:
             x = Node([x.out0, below.out0], Concat, {"dim": 0})
             nodes.append(x)
-        for kernel_size, step in zip(flow.kernel_sizes, flow.stages[scale].steps, strict=True):
-            dims = x.output_dims[0]
-            x = Node(x.out0, lambda _dims, block: block, {"block": freia_step(step, dims, kernel_size)})
+        for step in range(flow_steps):
+            x = Node(x.out0, freia_block, {"kernel_size": (3, 1)[step % 2]})
             nodes.append(x)
         if scale:
             up = 4 * (x.output_dims[0][0] // 8)
@@ -197,18 +210,93 @@ def freia_graph(flow: UFlow) -> GraphINN:
             below = Node(split.out0, IRevNetUpsampling, {})
             nodes += [split, below]
             outputs.append(OutputNode(split.out1))
-    return GraphINN([*inputs, *nodes, OutputNode(x.out0), *reversed(outputs)])
+    graph = GraphINN([*inputs, *nodes, OutputNode(x.out0), *reversed(outputs)])
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in graph.parameters():
+            if parameter.requires_grad:
+                parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+    return graph.double()
 
 
+@pytest.mark.parametrize("flow_steps", [4, 6, 8])
 @pytest.mark.parametrize("channels", [(8, 16), (5, 9, 17)])
-def test_the_flow_is_freias_graph(channels):
-    flow = small_flow(channels)
+def test_states_of_published_models_load_by_name_and_mean_the_same_map(channels, flow_steps):
+    np.random.seed(0)  # noqa: NPY002 - FrEIA's permutations
+    graph = freia_graph(channels, flow_steps)
+    flow = small_flow(channels, flow_steps=flow_steps)
+    flow.load_state_dict(state_from_published(graph.state_dict()))
     features = [f.double() for f in random_features(flow, 2)]
     embeddings, log_det = flow(features)
-    expected, expected_log_det = freia_graph(flow).double()(features)
+    expected, expected_log_det = graph(features)
     for z, e in zip(embeddings, expected, strict=True):
         torch.testing.assert_close(z, e, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(log_det, expected_log_det, rtol=1e-10, atol=1e-10)
+
+
+def test_modules_are_numbered_as_in_the_published_models():
+    """METHOD 9: coarse steps 0-3, Split 4, up-sampling 5, Concat 6, fine steps 7-10."""
+    names = list(UFlow((8, 16), [(4, 4), (2, 2)]).state_dict())
+    numbers = [0, 1, 2, 3, 7, 8, 9, 10]
+    tensors = ["global_scale", "global_offset", "permutation", "inverse_permutation"]
+    tensors += [f"subnet.{i}.{kind}" for i in (0, 2) for kind in ("weight", "bias")]
+    assert names == [f"module_list.{n}.{tensor}" for n in numbers for tensor in tensors]
+
+
+def test_a_matrix_that_is_no_permutation_is_refused():
+    matrix = torch.eye(3)[[0, 1, 1]][:, :, None, None]
+    for wrong in (matrix, 0.5 * torch.eye(3)[:, :, None, None]):
+        with pytest.raises(ValueError, match=r"^module_list\.0\.w_perm is not the matrix of a permutation$"):
+            state_from_published({"module_list.0.w_perm": wrong})
+
+
+def test_weights_of_version_0_1_0_load_and_mean_the_same_map():
+    """The file was written by uflow-cli 0.1.0, whose names are the first list; with what it made of some features."""
+    kept = load_file(Path(__file__).parent / "flow_of_0_1_0.safetensors")
+    state = {name.removeprefix("flow."): value for name, value in kept.items() if name.startswith("flow.")}
+    tensors = ["global_scale", "global_offset", "permutation", "inverse_permutation"]
+    tensors += [f"subnet.{i}.{kind}" for i in (0, 2) for kind in ("weight", "bias")]
+    assert set(state) == {f"stages.{s}.steps.{n}.{t}" for s in range(2) for n in range(4) for t in tensors}
+    flow = UFlow((4, 8), [(4, 4), (2, 2)], seed=0)
+    flow.load_state_dict(state)
+    with torch.no_grad():
+        embeddings, log_det = flow([kept["features.0"], kept["features.1"]])
+    for scale, z in enumerate(embeddings):
+        torch.testing.assert_close(z, kept[f"embeddings.{scale}"], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(log_det, kept["log_det_jacobian"], rtol=1e-6, atol=1e-6)
+    del state["stages.1.steps.3.subnet.2.bias"]
+    with pytest.raises(RuntimeError, match=r"module_list\.3\.subnet\.2\.bias"):
+        flow.load_state_dict(state)
+
+
+@pytest.mark.parametrize("joined", [True, False])
+def test_weights_of_version_0_1_0_find_their_stage(joined):
+    """Names of old run folders, by stage (finest first) and step, become those of the same step of the same stage."""
+    flow = small_flow((5, 9, 17), joined=joined, flow_steps=2)
+    grids = {tuple(n.module.dims_in[0][1:]): [] for n in flow.node_list if isinstance(n.module, FlowStep)}
+    old = {}
+    for name, value in flow.state_dict().items():
+        number, rest = name.removeprefix("module_list.").split(".", 1)
+        steps = grids[tuple(flow.module_list[int(number)].dims_in[0][1:])]
+        if number not in steps:
+            steps.append(number)
+        scale = flow.grids.index(tuple(flow.module_list[int(number)].dims_in[0][1:]))
+        old[f"stages.{scale}.steps.{steps.index(number)}.{rest}"] = value
+    other = UFlow(flow.channels, flow.grids, joined=joined, flow_steps=2, seed=5).double()
+    other.load_state_dict(old)
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in flow.state_dict().items())
+
+
+def test_freia_is_imported_without_its_warnings(tmp_path):
+    """Its docstrings have backslashes that Python warns of whenever it compiles them, as after a first installation."""
+    package = Path(FrEIA.__file__).parent
+    shutil.copytree(package, tmp_path / "FrEIA", ignore=shutil.ignore_patterns("__pycache__"))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    code = "import uflow_cli.flow, FrEIA; print(FrEIA.__file__)"
+    command = [sys.executable, "-W", "always", "-c", code]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout.startswith(str(tmp_path))
+    assert "FrEIA" not in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -289,11 +377,12 @@ def test_a_cpu_state_serves_a_gpu_and_back():
 
 @pytest.mark.parametrize("coupling", ["affine", "uniform"])
 def test_gradients_of_a_step_equal_numerical_ones(coupling):
-    step = FlowStep(5, kernel_size=1, coupling=coupling, generator=torch.Generator().manual_seed(2)).double()
+    step = flow_step(5, kernel_size=1, coupling=coupling, seed=2).double()
     names = [name for name, _ in step.named_parameters()]
 
     def run(x, *parameters):
-        return torch.func.functional_call(step, dict(zip(names, parameters, strict=True)), (x,))
+        [y], log_det = torch.func.functional_call(step, dict(zip(names, parameters, strict=True)), ([x],))
+        return y, log_det
 
     generator = torch.Generator().manual_seed(0)
     tensors = [torch.randn(2, 5, 2, 3, generator=generator), *step.parameters()]

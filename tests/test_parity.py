@@ -77,14 +77,20 @@ def up_sample(x: np.ndarray) -> np.ndarray:
 def u_flow(
     features: Sequence[np.ndarray], state: Mapping[str, Tensor], *, joined: bool = True, coupling: str = "affine"
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """METHOD 2 from the coarsest scale to the finest."""
+    """METHOD 2 from the coarsest scale to the finest; in the state, a scale's steps follow one another (METHOD 9).
+
+    Scales that are not joined take turns there, step by step.
+    """
+    numbers = sorted({int(key.split(".")[1]) for key in state})
+    n_scales = len(features)
     embeddings: list[np.ndarray] = []
     log_det = np.zeros(len(features[0]))
     below = None
     for scale in reversed(range(len(features))):
         x = features[scale] if below is None else np.concatenate([features[scale], below], axis=1)
         for step in range(4):
-            prefix = f"stages.{scale}.steps.{step}."
+            coarser = n_scales - 1 - scale
+            prefix = f"module_list.{numbers[4 * coarser + step if joined else n_scales * step + coarser]}."
             weights = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
             arrays = {k: v.numpy() if k.endswith("permutation") else v.double().numpy() for k, v in weights.items()}
             x, step_log_det = flow_step(x, arrays, coupling)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from uflow_cli.config import DeviceChoice, ModelConfig
 from uflow_cli.errors import UflowError
@@ -53,7 +53,7 @@ class Model:
         """Embeddings of `features`, per scale (B, C_s, H_s, W_s), and the flow's log_det_jacobian (B,)."""
         normalised = self.normalisation(features)
         embeddings, log_det_jacobian = self.flow([normalised[scale] for scale in self.scales])
-        return embeddings, log_det_jacobian
+        return list(embeddings), log_det_jacobian
 
     @torch.inference_mode()
     def embeddings(self, images: Sequence[NDArray[np.uint8]]) -> list[Tensor]:
@@ -62,7 +62,7 @@ class Model:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that training sets, on the CPU: flow and normalisation."""
-        modules = {"flow": self.flow, "normalisation": self.normalisation}
+        modules: dict[str, nn.Module] = {"flow": self.flow, "normalisation": self.normalisation}
         return {
             f"{name}.{key}": value.detach().cpu().contiguous()
             for name, module in modules.items()

@@ -1,7 +1,8 @@
-"""Likelihood map and anomaly score (paper eq. 2). Likelihoods here are natural, not logarithms."""
+"""Training loss, and likelihood map and anomaly score of embeddings (paper eq. 2). Logarithms here are natural."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -9,6 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 MAX_SQUARED_NORM = 1e30  # finite, and far beyond any threshold
+
+
+def negative_log_likelihood(embeddings: Sequence[Tensor], log_det_jacobian: Tensor) -> Tensor:
+    """½ Σ z² - ln|det J| per image, (B,), in nats; the constant ½ D ln 2π is left out."""
+    squares = torch.stack([z.square().flatten(1).sum(dim=1) for z in embeddings]).sum(dim=0)  # (B,)
+    return 0.5 * squares - log_det_jacobian
+
+
+def bits_per_dimension(nll: float, n_dimensions: int) -> float:
+    """Negative log-likelihood of an image in bits per dimension, the constant ½ ln 2π included."""
+    return (nll / n_dimensions + 0.5 * math.log(2 * math.pi)) / math.log(2)
 
 
 def likelihood_map(embeddings: Sequence[Tensor], *, size: tuple[int, int]) -> Tensor:

@@ -1,48 +1,75 @@
-"""One step of the flow: coupling, global affine map, permutation (METHOD 2). Logarithms are natural."""
+"""One step of the flow: coupling, global affine map, permutation (paper section 3.2). Logarithms here are natural.
+
+Convolutions take most of a step's time. The arithmetic around them waits for memory, so it is written in few passes,
+and its gradient by hand, because automatic differentiation makes more: the gradient of an index is a sum into places
+where a gather by the inverse permutation will do.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from FrEIA.modules import InvertibleModule
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from uflow_cli.config import Coupling
-from uflow_cli.flow.coupling import AFFINE_CLAMPING, coefficients, couple, log_det_of
 
+AFFINE_CLAMPING = 2.0
+SUBNET_FACTOR = 0.1  # on what a coupling subnet gives, for an untrained flow near the identity
 IDENTITY_SCALE = 2.0 * math.log(math.exp(5.0) - 1.0)  # where `FlowStep.scale` is 1
 
 
-class FlowStep(nn.Module):
+class FlowStep(InvertibleModule):
     """Coupling, global affine map and a fixed permutation of the channels; for x = [x1 ; x2]
 
         y = P (g · [x1 ; x2 · exp(sigma) + a_t] + b),    sigma = 2 tanh(a_s),    [a_s ; a_t] = 0.1 subnet(x1).
+
+    This is FrEIA's `AllInOneBlock` with affine_clamping=2 and permute_soft=False, under the same names, except that P
+    is a gather by index instead of a product with a matrix: channel i of its result is channel `permutation`[i].
 
     A "uniform" coupling has no sigma: all scaling is by g, one learned number per channel, so that log|det J| is the
     same for all x and the likelihood is a function of |z| alone (uniformly scaling flows, arXiv 2510.09452).
     """
 
+    global_scale: nn.Parameter
+    global_offset: nn.Parameter
     permutation: Tensor
     inverse_permutation: Tensor
 
-    def __init__(self, channels: int, *, kernel_size: int, coupling: Coupling, generator: torch.Generator) -> None:
-        super().__init__()
+    def __init__(
+        self, dims_in: Sequence[tuple[int, int, int]], *, kernel_size: int, coupling: Coupling, permutation: Tensor
+    ) -> None:
+        super().__init__(dims_in)
+        [(channels, *grid)] = dims_in
+        self.grid = tuple(grid)
         self.halves = passive, active = channels - channels // 2, channels // 2
         self.global_scale = nn.Parameter(torch.full((1, channels, 1, 1), IDENTITY_SCALE))
         self.global_offset = nn.Parameter(torch.zeros(1, channels, 1, 1))
         self.subnet = coupling_subnet(passive, 2 * active if coupling == "affine" else active, kernel_size)
-        permutation = torch.randperm(channels, generator=generator, device="cpu")
         self.register_buffer("permutation", permutation)
         self.register_buffer("inverse_permutation", torch.argsort(permutation))
+
+    def output_dims(self, input_dims: Sequence[tuple[int, int, int]]) -> Sequence[tuple[int, int, int]]:
+        """The shape stays."""
+        return input_dims
 
     @property
     def scale(self) -> Tensor:
         """g, positive, (1, C, 1, 1)."""
         return 0.1 * F.softplus(self.global_scale, beta=0.5)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """y (B, C, H, W) and log_det_jacobian (B,)."""
+    def forward(self, x_or_z: Sequence[Tensor], rev: bool = False, jac: bool = True) -> tuple[tuple[Tensor], Tensor]:
+        """FrEIA's interface: y, or x if `rev`, (B, C, H, W), and the log-determinant (B,) of that map."""
+        [x] = x_or_z
+        y, log_det = self._inverse(x) if rev else self._forward(x)
+        return (y,), log_det
+
+    def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         passive, active = x.split_with_sizes(self.halves, dim=1)
         scale = self.scale
         y, log_det = couple(
@@ -51,8 +78,7 @@ class FlowStep(nn.Module):
         of_scale = log_det_of_scale(scale, x)
         return y, of_scale if log_det is None else log_det + of_scale
 
-    def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """x (B, C, H, W) and the log-determinant (B,) of this inverse."""
+    def _inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
         scale = self.scale
         x = (y.index_select(1, self.inverse_permutation) - self.global_offset) / scale
         passive, active = x.split_with_sizes(self.halves, dim=1)
@@ -65,12 +91,6 @@ class FlowStep(nn.Module):
         return torch.cat([passive, active], dim=1), -log_det
 
 
-def log_det_of_scale(scale: Tensor, x: Tensor) -> Tensor:
-    """H W Σ ln g, (B,), in single precision at least."""
-    total = torch.log(scale).sum(dtype=torch.promote_types(scale.dtype, torch.float32))
-    return (x.shape[2] * x.shape[3] * total).expand(len(x))
-
-
 def coupling_subnet(channels_in: int, channels_out: int, kernel_size: int) -> nn.Sequential:
     """Two convolutions with a ReLU between; the hidden width is the input's."""
     return nn.Sequential(
@@ -78,3 +98,83 @@ def coupling_subnet(channels_in: int, channels_out: int, kernel_size: int) -> nn
         nn.ReLU(),
         nn.Conv2d(channels_in, channels_out, kernel_size, padding=kernel_size // 2),
     )
+
+
+def log_det_of_scale(scale: Tensor, x: Tensor) -> Tensor:
+    """H W Σ ln g, (B,), in single precision at least."""
+    total = torch.log(scale).sum(dtype=torch.promote_types(scale.dtype, torch.float32))
+    return (x.shape[2] * x.shape[3] * total).expand(len(x))
+
+
+def couple(
+    passive: Tensor, active: Tensor, a: Tensor, scale: Tensor, offset: Tensor, permutation: Tensor, inverse: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """y = P (g · [x1 ; x2 · exp(sigma) + 0.1 a_t] + b), (B, C, H, W), and Σ sigma, (B,).
+
+    `a` is [a_s ; a_t] with sigma = 2 tanh(0.1 a_s), or a_t alone for a uniform coupling, which has no sigma and no sum.
+    It may be of a lower precision than x. `scale` and `offset` are (1, C, 1, 1), `inverse` undoes `permutation`.
+    """
+    if torch.is_grad_enabled():
+        y, log_det = _Couple.apply(passive, active, a, scale, offset, permutation, inverse)
+        return y, log_det
+    joined, _, _, log_det = _joined(passive, active, a)
+    return _permuted(joined, scale, offset, permutation), log_det
+
+
+def coefficients(a: Tensor, *, n_active: int, dtype: torch.dtype) -> tuple[Tensor | None, Tensor]:
+    """tanh(0.1 a_s), None for a uniform coupling, and 0.1 a_t."""
+    a_s, a_t = a.split_with_sizes([a.shape[1] - n_active, n_active], dim=1)
+    shift = SUBNET_FACTOR * a_t.to(dtype)
+    return (SUBNET_FACTOR * a_s.to(dtype)).tanh_() if a_s.shape[1] else None, shift
+
+
+def log_det_of(tanh: Tensor) -> Tensor:
+    """Σ sigma, (B,), in single precision at least: it is a sum of many small numbers."""
+    return AFFINE_CLAMPING * tanh.sum(dim=(1, 2, 3), dtype=torch.promote_types(tanh.dtype, torch.float32))
+
+
+def _joined(passive: Tensor, active: Tensor, a: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """[x1 ; x2 · exp(sigma) + 0.1 a_t], tanh(0.1 a_s), exp(sigma) and Σ sigma."""
+    tanh, shift = coefficients(a, n_active=active.shape[1], dtype=active.dtype)
+    if tanh is None:
+        return torch.cat([passive, active + shift], dim=1), None, None, None
+    growth = torch.exp(AFFINE_CLAMPING * tanh)
+    return torch.cat([passive, torch.addcmul(shift, active, growth)], dim=1), tanh, growth, log_det_of(tanh)
+
+
+def _permuted(joined: Tensor, scale: Tensor, offset: Tensor, permutation: Tensor) -> Tensor:
+    return torch.addcmul(offset, joined, scale).index_select(1, permutation)
+
+
+class _Couple(torch.autograd.Function):
+    """`couple` with its gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, passive: Tensor, active: Tensor, a: Tensor, scale: Tensor, offset: Tensor, permutation: Tensor,
+        inverse: Tensor,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        joined, tanh, growth, log_det = _joined(passive, active, a)
+        ctx.save_for_backward(active, joined, tanh, growth, scale, inverse)
+        ctx.dtype = a.dtype
+        return _permuted(joined, scale, offset, permutation), log_det
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_y: Tensor, of_log_det: Tensor | None) -> tuple[Tensor | None, ...]:
+        active, joined, tanh, growth, scale, inverse = ctx.saved_tensors
+        n_active = active.shape[1]
+        of_joined = of_y.index_select(1, inverse)  # of g · joined + b, so far
+        of_offset = of_joined.sum(dim=(0, 2, 3), keepdim=True)
+        of_scale = (of_joined * joined).sum(dim=(0, 2, 3), keepdim=True)
+        of_joined.mul_(scale)
+        of_passive, of_active = of_joined.split_with_sizes([joined.shape[1] - n_active, n_active], dim=1)
+        if of_log_det is None:
+            return of_passive, of_active, (SUBNET_FACTOR * of_active).to(ctx.dtype), of_scale, of_offset, None, None
+        of_a_t = (SUBNET_FACTOR * of_active).to(ctx.dtype)
+        of_active = of_active * growth
+        of_sigma = torch.addcmul(of_log_det.view(-1, 1, 1, 1), of_active, active)
+        of_sigma = of_sigma.addcmul(of_sigma * tanh, tanh, value=-1.0)  # tanh' = 1 - tanh²
+        of_a_s = (SUBNET_FACTOR * AFFINE_CLAMPING * of_sigma).to(ctx.dtype)
+        of_a = torch.cat([of_a_s, of_a_t], dim=1)
+        return of_passive, of_active, of_a, of_scale, of_offset, None, None

@@ -100,6 +100,8 @@ def read_state(folder: Path, *, with_tensors: bool = True) -> tuple[TrainingStat
             tensors = {name: file.get_tensor(name).clone() for name in (file.keys() if with_tensors else ())}
         if int(values.pop("format")) > STATE_FORMAT:
             raise CheckpointError(f"{path} was written by a newer uflow; update uflow to resume this training")
+        if any(name.startswith("flow.stages.") for name in tensors):  # moments of Adam in another order
+            raise CheckpointError(f"{path} was written by an older uflow; start the training anew with --overwrite")
         return _state_from_dict(values), tensors
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); start the training anew with --overwrite") from error
