@@ -54,7 +54,8 @@ def test_every_architecture_from_training_to_evaluation(architecture, product, t
     assert len(found.images) == 4
     assert all(np.isfinite(image.log_nfa) for image in found.images)
     evaluation = evaluate_run(run, load_dataset("mvtec", root=product, category="stripes"), device=CPU)
-    assert 0 <= evaluation.pixel_auroc <= 1
+    assert evaluation.pixel_auroc > 0.8  # spots stand out, also where only the coarsest grid, 3 x 3, sees them
+    assert evaluation.image_auroc > 0.9
 
 
 def test_one_scale_alone_sees_nothing_of_the_others():

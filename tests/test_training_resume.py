@@ -20,7 +20,7 @@ from uflow_cli.errors import CheckpointError, TrainingError, UflowError
 from uflow_cli.images import write_png
 from uflow_cli.run.lock import LOCK_NAME, is_training, sole_training
 from uflow_cli.run.record import CONFIG_NAME, load_model, load_run
-from uflow_cli.run.state import has_state, read_state
+from uflow_cli.run.state import has_state, read_state, write_state
 from uflow_cli.training import resume, train
 
 CPU = torch.device("cpu")
@@ -226,6 +226,15 @@ def test_damaged_state_says_so(stopped, content):
     with pytest.raises(CheckpointError, match="damaged"):
         go_on(sorted(folder.iterdir()), run)
     load_model(load_run(run), device=CPU)
+
+
+def test_state_of_an_older_flow_says_so(stopped):
+    """Moments of Adam are numbered, and the parameters of version 0.1.0 stood in another order."""
+    folder, run = stopped
+    state, tensors = read_state(run)
+    write_state(run, state, tensors | {"flow.stages.0.steps.0.global_scale": torch.zeros(1)})
+    with pytest.raises(CheckpointError, match=r"training\.safetensors was written by an older uflow; start"):
+        go_on(sorted(folder.iterdir()), run)
 
 
 def test_one_training_per_folder_at_a_time(few_paths, tmp_path):

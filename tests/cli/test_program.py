@@ -13,7 +13,9 @@ from uflow_cli import __version__
 
 
 def test_importing_the_commands_does_not_load_torch():
-    code = "import sys, uflow_cli.cli; sys.exit(any(m in sys.modules for m in ('torch', 'timm', 'cv2', 'numpy')))"
+    code = (
+        "import sys, uflow_cli.cli; sys.exit(any(m in sys.modules for m in ('torch', 'timm', 'cv2', 'numpy', 'FrEIA')))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
