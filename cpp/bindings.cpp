@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "uflow/chi2.hpp"
+#include "uflow/evidence.hpp"
 #include "uflow/max_tree.hpp"
 #include "uflow/nfa.hpp"
 #include "uflow/number_of_tests.hpp"
@@ -120,6 +121,29 @@ Found find_regions(std::vector<CArray<float>> const& squared_norms, std::vector<
     return py::make_tuple(std::move(labels), std::move(columns));
 }
 
+py::array_t<float> fuse_evidence(std::vector<CArray<float>> const& squared_norms,
+                                 std::vector<double> const& degrees_of_freedom, std::vector<double> const& scales,
+                                 std::vector<double> const& weights, std::size_t n_threads) {
+    auto const n = squared_norms.size();
+    if (degrees_of_freedom.size() != n || scales.size() != n || weights.size() != n)
+        throw std::invalid_argument("every source needs its degrees of freedom, its scale and its weight");
+    std::vector<uflow::Source> sources;
+    for (std::size_t s = 0; s < n; ++s) {
+        auto const& u = squared_norms[s];
+        need_dimensions(u, 3, "a map of squared norms is (images, height, width)");
+        sources.push_back(
+            {u.data(), extent(u, 0), extent(u, 1), extent(u, 2), {degrees_of_freedom[s], scales[s]}, weights[s]});
+    }
+    auto const size = uflow::size_of_evidence(sources);
+    py::array_t<float> evidence({sources.front().images, size.height, size.width});
+    auto* const to = evidence.mutable_data();
+    {
+        py::gil_scoped_release const nogil;
+        uflow::fuse_evidence(sources, to, n_threads);
+    }
+    return evidence;
+}
+
 Tree max_tree(CArray<float> const& score) {
     need_dimensions(score, 2, "score is (height, width)");
     auto const grid = uflow::make_grid(score.data(), extent(score, 0), extent(score, 1));
@@ -161,6 +185,9 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used(), py::multiple_interpreters::per
     m.def("find_regions", &find_regions, py::arg("squared_norms").noconvert(), py::arg("degrees_of_freedom"),
           py::arg("scales"), py::arg("tests"), py::arg("tail"), py::arg("n_threads"),
           "Label maps and the columns of the region table, of squared norms (B, H_s, W_s) per scale.");
+    m.def("fuse_evidence", &fuse_evidence, py::arg("squared_norms").noconvert(), py::arg("degrees_of_freedom"),
+          py::arg("scales"), py::arg("weights"), py::arg("n_threads"),
+          "Evidence (B, H, W) on the finest grid, of squared norms (B, H_s, W_s) per source.");
     m.def("max_tree", &max_tree, py::arg("score").noconvert(),
           "Max-tree of `score` (H, W): parent, order and area, each (H*W,).");
     m.def("chi2_log_tail", &chi2_log_tail, py::arg("x").noconvert(), py::arg("degrees_of_freedom"), py::arg("scale"),

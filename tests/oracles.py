@@ -186,3 +186,24 @@ def bottom_up_regions(
         if speaker is not None and maximal and log_pfa[speaker] < 0:
             found.append((float(flat[speaker]), area[speaker], log_pfa[speaker]))
     return found
+
+
+def up_sample(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bilinear, align_corners=False: between the centres of the cells around each finer centre; flat outside them."""
+    for axis, n in enumerate(size):
+        cells = values.shape[axis]
+        centres = (np.arange(n) + 0.5) * cells / n - 0.5
+        lines = np.moveaxis(values, axis, -1)
+        finer = np.stack([np.interp(centres, np.arange(cells), line) for line in lines])
+        values = np.moveaxis(finer, -1, axis)
+    return values
+
+
+def evidence(maps: list[np.ndarray], laws: list[tuple[float, float]], weights: list[float]) -> np.ndarray:
+    """Weighted mean of ln(1 + c) of U maps (H_s, W_s) of one image; a law is (degrees of freedom, mean)."""
+    size = (max(u.shape[0] for u in maps), max(u.shape[1] for u in maps))
+    total = np.zeros(size)
+    for u, (k, mean), weight in zip(maps, laws, weights, strict=True):
+        r = np.maximum(u.astype(np.float64) / mean, 1.0)
+        total += weight * np.log1p(up_sample(k / 2 * (r - 1 - np.log(r)), size))
+    return total / sum(weights)

@@ -40,6 +40,8 @@ def test_the_core_copies_nothing_so_other_arrays_are_type_errors(u: object) -> N
     if isinstance(u, np.ndarray):
         with pytest.raises(TypeError, match="incompatible function arguments"):
             _core.max_tree(u[0])
+        with pytest.raises(TypeError, match="incompatible function arguments"):
+            _core.fuse_evidence([u], [4.0], [1.0], [1.0], n_threads=1)
 
 
 @pytest.mark.parametrize(
@@ -73,6 +75,36 @@ def test_the_core_refuses_images_that_not_all_scales_have() -> None:
     laws = {"degrees_of_freedom": [4.0, 4.0], "scales": [1.0, 1.0], "tests": "paper", "tail": "chernoff"}
     with pytest.raises(ValueError, match=r"^all scales need the same images$"):
         _core.find_regions([GOOD, np.ones((2, 3, 4), np.float32)], **laws, n_threads=1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("maps", "changes", "message"),
+    [
+        ([], {}, "evidence needs at least one source"),
+        ([GOOD[0]], {}, r"a map of squared norms is \(images, height, width\)"),
+        ([np.ones((1, 0, 4), np.float32)], {}, "a map needs at least one pixel"),
+        ([GOOD * np.float32(np.nan)], {}, "values must be finite and not negative"),
+        ([GOOD, np.ones((2, 3, 4), np.float32)], {}, "all sources need the same images"),
+        ([GOOD], {"weights": []}, "every source needs its degrees of freedom, its scale and its weight"),
+        ([GOOD], {"weights": [-1.0]}, "weights must be finite and not negative"),
+        ([GOOD], {"weights": [0.0]}, "weights need a positive, finite sum"),
+        ([GOOD], {"scales": [0.0]}, "degrees of freedom and scale must be positive and finite"),
+    ],
+)
+def test_the_core_checks_sources_of_evidence(maps: list[np.ndarray], changes: dict[str, object], message: str) -> None:
+    n = len(maps)
+    options = {"degrees_of_freedom": [4.0] * n, "scales": [1.0] * n, "weights": [1.0] * n, "n_threads": 1, **changes}
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        _core.fuse_evidence(maps, **options)  # type: ignore[arg-type]
+
+
+def test_wrong_sources_of_evidence_are_told_apart() -> None:
+    with pytest.raises(ValueError, match="1 sources of evidence, but 2 weights"):
+        nfa.fuse_evidence([GOOD], background=[Background(4)], weights=[1, 1])
+    with pytest.raises(ValueError, match=r"squared_norms\[1\] must be finite and not negative, but spans nan"):
+        nfa.fuse_evidence([GOOD, GOOD * np.nan], background=[Background(4)] * 2)
+    with pytest.raises(ValueError, match="n_threads must be 0"):
+        nfa.fuse_evidence([GOOD], background=[Background(4)], n_threads=-1)
 
 
 @pytest.mark.parametrize(

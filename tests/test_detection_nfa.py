@@ -503,6 +503,52 @@ def test_select_takes_masks_indices_and_slices() -> None:
     assert len(table.select(np.zeros(len(table), bool))) == 0
 
 
+# --- Evidence of several sources --------------------------------------------------------------------------------------
+
+sizes = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=4)
+
+
+@given(sizes, st.integers(0, 2**32), st.lists(st.sampled_from([0.5, 1.0, 3.0]), min_size=4, max_size=4))
+@settings(max_examples=150, deadline=None)
+def test_evidence_equals_its_formula_up_sampled_by_numpy(
+    shapes: list[tuple[int, int]], seed: int, weights: list[float]
+) -> None:
+    laws = [Background(k, scale) for k, scale in ((4.0, 1.0), (7.3, 0.7), (26.0, 1.3), (2.0, 5.0))][: len(shapes)]
+    maps = [noise(seed + s, (2, *shape), 6) * 2 for s, shape in enumerate(shapes)]
+    weights = weights[: len(shapes)]
+    found = nfa.fuse_evidence(maps, background=laws, weights=weights)
+    means = [(law.degrees_of_freedom, law.degrees_of_freedom * law.scale) for law in laws]
+    for image in range(2):
+        expected = oracles.evidence([u[image] for u in maps], means, weights)
+        np.testing.assert_allclose(found[image], expected, rtol=2e-6, atol=1e-7)
+
+
+@given(tied_maps)
+@settings(max_examples=100, deadline=None)
+def test_evidence_of_one_source_has_the_regions_of_its_map_above_the_mean(u: np.ndarray) -> None:
+    evidence = nfa.fuse_evidence([u[None]], background=[Background(4)])[0]
+    assert ((evidence > 0) == (u > 4)).all()
+    clamped, increased = nfa.max_tree(np.maximum(u, 4)), nfa.max_tree(evidence)
+    np.testing.assert_array_equal(clamped.parent, increased.parent)
+
+
+def test_regions_of_fused_evidence_equal_the_literal_procedure() -> None:
+    maps = [noise(1, (1, 16, 16), 6), noise(2, (1, 8, 8), 12), noise(3, (1, 4, 4), 24)]
+    evidence = nfa.fuse_evidence(maps, background=[Background(6), Background(12), Background(24)])
+    k = float(2 * evidence.mean() ** 2 / evidence.var())
+    law = Background(k, float(evidence.mean() / k))
+    assert_equals_oracle(evidence[0], law, "chernoff", "by-size")
+
+
+def test_weights_are_equal_if_not_given_and_no_evidence_is_zero() -> None:
+    maps = [noise(1, (3, 16, 16), 6), noise(2, (3, 8, 8), 12)]
+    laws = [Background(6), Background(12)]
+    plain = nfa.fuse_evidence(maps, background=laws)
+    assert plain.tobytes() == nfa.fuse_evidence(maps, background=laws, weights=[2.0, 2.0], n_threads=1).tobytes()
+    assert plain.shape == (3, 16, 16)
+    assert not nfa.fuse_evidence([np.full((1, 3, 3), 6.0)], background=[Background(6)]).any()
+
+
 # --- Sixteen million pixels -------------------------------------------------------------------------------------------
 
 

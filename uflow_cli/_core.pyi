@@ -8,7 +8,14 @@ import numpy
 import numpy.typing
 import typing
 
-__all__: list[str] = ["chi2_log_tail", "find_regions", "log_n_tests", "log_n_tests_by_size", "max_tree"]
+__all__: list[str] = [
+    "chi2_log_tail",
+    "find_regions",
+    "fuse_evidence",
+    "log_n_tests",
+    "log_n_tests_by_size",
+    "max_tree",
+]
 
 def chi2_log_tail(
     x: numpy.typing.NDArray[numpy.float64],
@@ -30,6 +37,17 @@ def find_regions(
 ) -> tuple[list[numpy.typing.NDArray[numpy.int32]], tuple[numpy.ndarray, ...]]:
     """
     Label maps and the columns of the region table, of squared norms (B, H_s, W_s) per scale.
+    """
+
+def fuse_evidence(
+    squared_norms: list[numpy.typing.NDArray[numpy.float32]],
+    degrees_of_freedom: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],
+    scales: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],
+    weights: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],
+    n_threads: typing.SupportsInt | typing.SupportsIndex,
+) -> numpy.typing.NDArray[numpy.float32]:
+    """
+    Evidence (B, H, W) on the finest grid, of squared norms (B, H_s, W_s) per source.
     """
 
 def log_n_tests(cells: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> float:

@@ -8,7 +8,8 @@ image, its log_nfa = log_n_tests + log_pfa how many such regions one expects per
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -28,6 +29,7 @@ __all__ = [
     "Tests",
     "a_contrario",
     "chi2_log_tail",
+    "fuse_evidence",
     "log_n_tests",
     "log_n_tests_by_size",
     "max_tree",
@@ -150,18 +152,10 @@ def a_contrario(
 
     Raises ValueError for missing scales, wrong shapes, empty maps, NaN, infinite or negative values.
     """
-    maps = [_as_float32(u, f"squared_norms[{s}]", ("images", "height", "width")) for s, u in enumerate(squared_norms)]
-    if not maps:
-        raise ValueError("squared_norms is empty: give one (images, height, width) array per scale")
-    if len(background) != len(maps):
-        raise ValueError(f"{len(maps)} scales of squared_norms, but {len(background)} backgrounds")
-    if len({len(u) for u in maps}) != 1:
-        raise ValueError(f"all scales need the same images, but there are {[len(u) for u in maps]}")
+    maps = _checked_maps(squared_norms, background, n_threads)
     _check_choice(tests, _TESTS, "tests")
     _check_choice(tail, _TAILS, "tail")
-    if n_threads < 0:
-        raise ValueError(f"n_threads must be 0 (all cores) or more, not {n_threads}")
-    try:
+    with _naming_bad_maps(maps):
         labels, columns = _core.find_regions(
             maps,
             degrees_of_freedom=[law.degrees_of_freedom for law in background],
@@ -170,11 +164,37 @@ def a_contrario(
             tail=tail,
             n_threads=n_threads,
         )
-    except ValueError:  # the core looks at every value anyway; which map was it?
-        for s, u in enumerate(maps):
-            _check_squared_norm(u, f"squared_norms[{s}]")
-        raise
     return AContrario(labels=tuple(labels), regions=Regions(*columns))
+
+
+def fuse_evidence(
+    squared_norms: Sequence[ArrayLike],
+    *,
+    background: Sequence[Background],
+    weights: Sequence[float] | None = None,
+    n_threads: int = 0,
+) -> NDArray[np.float32]:
+    """Evidence of several sources on one grid, (B, H, W): the weighted mean over sources of ln(1 + c).
+
+    c = k/2 (r - 1 - ln r) is the Chernoff exponent of r = U / mean, 0 up to the mean, bilinearly up-sampled to the
+    highest H_s and the widest W_s of all sources. `squared_norms[s]` is (B, H_s, W_s), finite and not negative,
+    `background[s]` its law on good images; `weights` are equal if not given. `a_contrario` finds regions in the result
+    as in any U, once a law has been fitted to it on good images.
+
+    Raises ValueError for missing sources, wrong shapes, empty maps, NaN, infinite or negative values or weights.
+    """
+    maps = _checked_maps(squared_norms, background, n_threads)
+    shares = [1.0] * len(maps) if weights is None else [float(weight) for weight in weights]
+    if len(shares) != len(maps):
+        raise ValueError(f"{len(maps)} sources of evidence, but {len(shares)} weights")
+    with _naming_bad_maps(maps):
+        return _core.fuse_evidence(
+            maps,
+            degrees_of_freedom=[law.degrees_of_freedom for law in background],
+            scales=[law.scale for law in background],
+            weights=shares,
+            n_threads=n_threads,
+        )
 
 
 def log_n_tests(grids: Sequence[tuple[int, int]]) -> float:
@@ -216,6 +236,32 @@ def max_tree(score: ArrayLike) -> MaxTree:
     canonical = level[parent] != level
     canonical[order[0]] = True
     return MaxTree(parent=parent, order=order, level=level, area=area, canonical=canonical)
+
+
+def _checked_maps(
+    squared_norms: Sequence[ArrayLike], background: Sequence[Background], n_threads: int
+) -> list[NDArray[np.float32]]:
+    maps = [_as_float32(u, f"squared_norms[{s}]", ("images", "height", "width")) for s, u in enumerate(squared_norms)]
+    if not maps:
+        raise ValueError("squared_norms is empty: give one (images, height, width) array per scale")
+    if len(background) != len(maps):
+        raise ValueError(f"{len(maps)} scales of squared_norms, but {len(background)} backgrounds")
+    if len({len(u) for u in maps}) != 1:
+        raise ValueError(f"all scales need the same images, but there are {[len(u) for u in maps]}")
+    if n_threads < 0:
+        raise ValueError(f"n_threads must be 0 (all cores) or more, not {n_threads}")
+    return maps
+
+
+@contextmanager
+def _naming_bad_maps(maps: Sequence[NDArray[np.float32]]) -> Iterator[None]:
+    """The core looks at every value anyway, but cannot say which map a bad one is in."""
+    try:
+        yield
+    except ValueError:
+        for s, u in enumerate(maps):
+            _check_squared_norm(u, f"squared_norms[{s}]")
+        raise
 
 
 def _as_float32(array: ArrayLike, name: str, axes: tuple[str, ...]) -> NDArray[np.float32]:
