@@ -11,7 +11,7 @@ import torch
 from products import defective_image, good_image
 
 from uflow_cli.calibration import choose_threshold
-from uflow_cli.detect import RESULT_NAME, detect_images, find_images, output_names
+from uflow_cli.detect import EARLIER, RESULT_NAME, detect_images, find_images, output_names
 from uflow_cli.errors import UflowError
 from uflow_cli.images import read_image, read_mask, write_png
 from uflow_cli.run.record import load_run
@@ -65,17 +65,22 @@ def test_folders_are_searched_and_an_image_named_twice_counts_once(folder):
 @pytest.mark.parametrize("below", ["", "found", "a/b"])
 def test_earlier_masks_and_overlays_are_left_out(small_run, folder, below):
     out = folder / below
-    before, n_left_out = find_images([folder], out=out)
+
+    def found_in(out):
+        found, left_out = find_images([folder], out=out)
+        return found, sum(item.reason == EARLIER for item in left_out)
+
+    before, n_left_out = found_in(out)
     assert n_left_out == 0
     write_png(folder / "part_mask.png", good_image(3))  # not written by us
     before = sorted([*before, folder / "part_mask.png"])
     detect_images(load_run(small_run), before, out=out, device=CPU)
     for chosen in (out, None, folder / "elsewhere"):
-        found, n_left_out = find_images([folder], out=chosen)
+        found, n_left_out = found_in(chosen)
         assert sorted(found) == before
         assert n_left_out == 6
     (out / RESULT_NAME).unlink()  # as where it was broken off
-    found, n_left_out = find_images([folder], out=out)
+    found, n_left_out = found_in(out)
     assert (sorted(found), n_left_out) == (before, 6)
     assert find_images([out / "part_mask_mask.png"])[0] == [out / "part_mask_mask.png"]  # asked for by name
 

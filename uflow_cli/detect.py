@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -15,12 +16,13 @@ from uflow_cli.detection.prediction import Prediction
 from uflow_cli.detection.stream import BATCH_SIZE, UnreadableImage, predictions
 from uflow_cli.errors import ImageError, UflowError
 from uflow_cli.files import write_text
-from uflow_cli.images import list_images, write_png
+from uflow_cli.images import LeftOut, list_images, write_png
 from uflow_cli.render import overlay
 from uflow_cli.run.record import Run, load_model
 from uflow_cli.schema import record, to_json
 
 RESULT_NAME = "detections.json"
+EARLIER = "masks and overlays of earlier detections"
 
 
 @record
@@ -58,27 +60,29 @@ class DetectionResult:
     errors: tuple[UnreadableImage, ...]
 
 
-def find_images(paths: Iterable[Path], *, out: Path | None = None) -> tuple[list[Path], int]:
-    """The image files that `paths` name, and how many masks and overlays of earlier detections were left out.
+def find_images(paths: Iterable[Path], *, out: Path | None = None) -> tuple[list[Path], list[LeftOut]]:
+    """The image files that `paths` name, each once, and what was left out beside them.
 
     Files are taken as they are, folders with all images below them but those that `detect` wrote: a detections.json
     beside them lists them, or they come in pairs in the folder `out`, where a detection was broken off. UflowError for
     a folder without any image but these.
     """
-    found: dict[Path, None] = {}
-    n_left_out = 0
+    found: dict[str, Path] = {}
+    left_out: list[LeftOut] = []
     for path in paths:
         if not path.is_dir():
-            found[path] = None
+            found.setdefault(os.path.realpath(path), path)
             continue
-        inside = list_images(path, recursive=True)
+        inside = list_images(path, recursive=True, left_out=left_out)
         written = {image for folder in {image.parent for image in inside} for image in _written(folder, out)}
         chosen = [image for image in inside if image not in written]
         if not chosen:
             raise UflowError(f"{path}: holds no images but the masks and overlays of earlier detections")
-        n_left_out += len(inside) - len(chosen)
-        found.update(dict.fromkeys(chosen))
-    return list(found), n_left_out
+        left_out += [LeftOut(image, EARLIER) for image in inside if image in written]
+        left_out = [item for item in left_out if item.path.name != RESULT_NAME]
+        for image in chosen:
+            found.setdefault(os.path.realpath(image), image)
+    return list(found.values()), left_out
 
 
 def _written(folder: Path, out: Path | None) -> set[Path]:

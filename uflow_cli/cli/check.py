@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,10 +15,16 @@ from uflow_cli.cli.options import (
     Json,
     ModelFolder,
     NfaThreshold,
+    Strict,
     WeightsFiles,
     chosen_run,
+    data_of,
+    heed,
     require_one_threshold,
 )
+
+if TYPE_CHECKING:
+    from uflow_cli.run.record import Run
 
 BROKEN_EXIT_CODE = 3
 
@@ -30,6 +37,7 @@ def check(
     recalibrate: Annotated[
         bool, typer.Option("--recalibrate", help="Then let these images take the place of the run's calibration.")
     ] = False,
+    strict: Strict = False,
     json: Json = False,
     fail_if_broken: Annotated[
         bool, typer.Option("--fail-if-broken", help=f"Exit with {BROKEN_EXIT_CODE} if a promise is broken.")
@@ -43,13 +51,14 @@ def check(
     from uflow_cli.check import check_run
     from uflow_cli.check.judgement import Verdict
     from uflow_cli.cli import console
-    from uflow_cli.detect import find_images
+    from uflow_cli.detect import EARLIER, find_images
     from uflow_cli.model import choose_device
 
     run = chosen_run(model, weights=weights)
-    paths, n_left_out = find_images(images)
-    if n_left_out:
-        console.note(f"{n_left_out} masks and overlays of earlier detections are left out")
+    paths, left_out = find_images(images)
+    if earlier := [item for item in left_out if item.reason == EARLIER]:
+        console.note(f"{len(earlier)} {EARLIER} are left out")
+    heed([item for item in left_out if item.reason != EARLIER], _trained(run, paths), strict=strict)
     with console.progress("checking", total=len(paths)) as advance:
         result = check_run(
             run, paths, device=choose_device(device.value), nfa_threshold=nfa_threshold,
@@ -60,3 +69,21 @@ def check(
         raise typer.Exit(1)
     if fail_if_broken and result.verdict is Verdict.BROKEN:
         raise typer.Exit(BROKEN_EXIT_CODE)
+
+
+def _trained(run: Run, paths: Sequence[Path]) -> list[str]:
+    """A sentence where images at `paths` have the content of those that `run` was trained with."""
+    from uflow_cli.datasets import shared_files
+    from uflow_cli.errors import UflowError
+
+    try:
+        trained = data_of(run.origin).train
+    except UflowError:  # they are no longer there
+        return []
+    pairs = shared_files(paths, [image.path for image in trained])
+    if not pairs:
+        return []
+    return [
+        f"{len(pairs)} of {len(paths)} images were used in the training, such as {pairs[0][0]}: "
+        "only fresh ones can tell whether the promise holds"
+    ]

@@ -14,8 +14,10 @@ from uflow_cli.cli.options import (
     Json,
     ModelFolder,
     NfaThreshold,
+    Strict,
     WeightsFiles,
     chosen_run,
+    heed,
     require_one_threshold,
 )
 
@@ -30,6 +32,7 @@ def detect(
     out: Annotated[Path, typer.Option("--out", help="Folder for masks, overlays and detections.json.")] = Path(
         "detections"
     ),
+    strict: Strict = False,
     json: Json = False,
     fail_on_defect: Annotated[
         bool, typer.Option("--fail-on-defect", help=f"Exit with {DEFECT_EXIT_CODE} if any image has a defect.")
@@ -42,13 +45,14 @@ def detect(
 
     require_one_threshold(nfa_threshold, false_alarm_rate)
 
-    from uflow_cli.detect import detect_images, find_images
+    from uflow_cli.detect import EARLIER, detect_images, find_images
     from uflow_cli.model import choose_device
 
     run = chosen_run(model, weights=weights)
-    paths, n_left_out = find_images(images, out=out)
-    if n_left_out:
-        console.note(f"{n_left_out} masks and overlays of earlier detections are left out")
+    paths, left_out = find_images(images, out=out)
+    if earlier := [item for item in left_out if item.reason == EARLIER]:
+        console.note(f"{len(earlier)} {EARLIER} are left out")
+    heed([item for item in left_out if item.reason != EARLIER], strict=strict)
     with console.progress("detecting", total=len(paths)) as advance:
         result = detect_images(
             run, paths, out=out, device=choose_device(device.value), nfa_threshold=nfa_threshold,

@@ -19,8 +19,10 @@ from uflow_cli.cli.options import (
     Json,
     ModelFolder,
     NfaThreshold,
+    Strict,
     WeightsFiles,
     chosen_run,
+    heed,
     require_one_threshold,
 )
 
@@ -63,6 +65,7 @@ def evaluate(
         Path | None, typer.Option("--report", help="Also write an HTML report with pictures to this folder.")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Categories evaluated at a time, with --category all.")] = 1,
+    strict: Strict = False,
     json: Json = False,
     weights: WeightsFiles = None,
     device: Device = DEVICE,
@@ -77,7 +80,7 @@ def evaluate(
     if test is not None and (dataset is not None or category is not None):
         raise typer.BadParameter("give --test or --dataset, not both", param_hint="'--test'")
 
-    from uflow_cli.datasets import folder_dataset, load_dataset
+    from uflow_cli.datasets import doubtful_masks, doubtful_split, folder_dataset, load_dataset
     from uflow_cli.survey import EvaluationSettings
 
     settings = EvaluationSettings(nfa_threshold, false_alarm_rate, fair, bootstrap)
@@ -94,6 +97,7 @@ def evaluate(
         data = folder_dataset(good, test=test, masks=masks)
     else:
         data = load_dataset(dataset or run.origin.dataset, root=data_root, category=category or run.origin.category)
+    heed(data.left_out, [*doubtful_split(data.train, data.test), *doubtful_masks(data.test)], strict=strict)
     _evaluate_one(
         run, data, out=out or run.folder / "evaluation", report=report, settings=settings, device=device, as_json=json
     )

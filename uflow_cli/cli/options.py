@@ -16,7 +16,9 @@ from uflow_cli.schema import Setting, settings_of
 
 if TYPE_CHECKING:
     from uflow_cli.cache import CacheFolder
-    from uflow_cli.run.record import Run
+    from uflow_cli.datasets import Dataset
+    from uflow_cli.images import LeftOut
+    from uflow_cli.run.record import Origin, Run
 
 
 class DeviceName(StrEnum):
@@ -66,6 +68,24 @@ FalseAlarmRate = Annotated[
 ]
 
 
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Go no further where files were left out or the data cannot be right.")
+]
+
+
+def heed(left_out: Sequence[LeftOut], doubts: Sequence[str] = (), *, strict: bool) -> None:
+    """Say what was left out of the images and what cannot be right about them; DatasetError where `strict`."""
+    from uflow_cli.cli import console
+    from uflow_cli.errors import DatasetError
+    from uflow_cli.images import describe_left_out
+
+    said = [*([describe_left_out(left_out)] if left_out else []), *doubts]
+    if strict and said:
+        raise DatasetError(f"{'; '.join(said)} (--strict)")
+    for sentence in said:
+        console.warn(sentence)
+
+
 def _weights_files(text: str) -> tuple[str, ...]:
     files: tuple[str, ...] = settings_of(ModelConfig)["weights"].parse(text)
     return files
@@ -92,6 +112,18 @@ def chosen_run(model: Path | None, *, weights: Sequence[str] | None = None) -> R
     if run.caveat:
         console.warn(run.caveat)
     return run
+
+
+def data_of(origin: Origin) -> Dataset:
+    """What is now where a training had its images from."""
+    from uflow_cli.datasets import folder_dataset, load_dataset
+    from uflow_cli.errors import TrainingError
+
+    if origin.good is not None:
+        return folder_dataset(Path(origin.good))
+    if origin.root is not None:
+        return load_dataset(origin.dataset, root=Path(origin.root), category=origin.category)
+    raise TrainingError("this training was begun from Python, not by uflow train; resume it from there")
 
 
 def chosen_cache(folder: Path | None, size: float) -> CacheFolder:

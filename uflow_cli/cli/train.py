@@ -21,7 +21,10 @@ from uflow_cli.cli.options import (
     DatasetName,
     Device,
     DeviceName,
+    Strict,
     chosen_cache,
+    data_of,
+    heed,
     with_settings,
 )
 from uflow_cli.cli.series import observed, train_many
@@ -29,8 +32,6 @@ from uflow_cli.cli.series import observed, train_many
 if TYPE_CHECKING:
     from uflow_cli.cache import CacheFolder
     from uflow_cli.config import ModelConfig, TrainingConfig
-    from uflow_cli.datasets import Dataset
-    from uflow_cli.run.record import Origin
     from uflow_cli.training import Observer
 
 KEPT_BESIDE_RESUME = (
@@ -78,6 +79,7 @@ def train(
             "beside it only --device, --tensorboard, --weights and the cache's options.",
         ),
     ] = None,
+    strict: Strict = False,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Also write the log for TensorBoard, below the run folder.")
     ] = False,
@@ -114,6 +116,8 @@ def train(
 
     cache = None if no_cache else chosen_cache(cache_dir, cache_size)
     if dataset is not None and category is not None and (category == "all" or "," in category):
+        if strict:
+            _heed_all(dataset, category, data_root)
         train_many(
             dataset, category, data_root=data_root, out=out, settings=resolved, device=device, cache=cache,
             overwrite=overwrite, tensorboard=tensorboard,
@@ -126,6 +130,8 @@ def train(
     from uflow_cli.training import train as train_run
 
     data = load_dataset(dataset, root=data_root, category=category) if dataset else folder_dataset(images or Path())
+    if is_rank_zero() or strict:
+        heed(data.left_out, strict=strict)
     model_config, training_config = resolved(data.name, data.category)
     run = out or Path("runs") / data.name / data.category
     if is_rank_zero():
@@ -145,6 +151,14 @@ def train(
         console.print_training_result(result)
 
 
+def _heed_all(dataset: str, category: str, data_root: Path) -> None:
+    """Refuse a data set of which anything was left out, before the first of its categories is trained."""
+    from uflow_cli.datasets import choose_categories, load_dataset
+
+    for name in choose_categories(dataset, category, root=data_root):
+        heed(load_dataset(dataset, root=data_root, category=name).left_out, strict=True)
+
+
 def _resume(
     folder: Path, device: DeviceName, cache: CacheFolder | None, *, tensorboard: bool, weights: tuple[str, ...] | None
 ) -> None:
@@ -159,7 +173,7 @@ def _resume(
         console.note(f"the training in {folder} is finished: there is nothing to resume")
         return
     state, _ = read_state(folder, with_tensors=False)
-    data = _data_of(state.origin)
+    data = data_of(state.origin)
     if is_rank_zero():
         console.note(f"resuming the training in {folder} after epoch {len(state.log)}")
     with _watched(folder, tensorboard=tensorboard) as (observer, should_stop):
@@ -171,18 +185,6 @@ def _resume(
         )  # fmt: skip
     if is_rank_zero():
         console.print_training_result(result)
-
-
-def _data_of(origin: Origin) -> Dataset:
-    """What is now where a training had its images from."""
-    from uflow_cli.datasets import folder_dataset, load_dataset
-    from uflow_cli.errors import TrainingError
-
-    if origin.good is not None:
-        return folder_dataset(Path(origin.good))
-    if origin.root is not None:
-        return load_dataset(origin.dataset, root=Path(origin.root), category=origin.category)
-    raise TrainingError("this training was begun from Python, not by uflow train; resume it from there")
 
 
 def _require_alone(context: typer.Context) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from uflow_cli.datasets import btad, folder, kolektor, lgg_mri, mvtec, shanghaitech, visa
+from uflow_cli.datasets.doubts import doubtful_masks, doubtful_split, shared_files
 from uflow_cli.datasets.folder import folder_dataset
 from uflow_cli.datasets.labelled_image import GOOD, Dataset, LabelledImage, read_label_mask, require_mask
 from uflow_cli.errors import DatasetError
@@ -15,11 +16,14 @@ __all__ = [
     "Dataset",
     "LabelledImage",
     "choose_categories",
+    "doubtful_masks",
+    "doubtful_split",
     "folder_dataset",
     "list_categories",
     "load_dataset",
     "read_label_mask",
     "require_mask",
+    "shared_files",
 ]
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from uflow_cli.datasets.labelled_image import GOOD, Dataset, LabelledImage, find_mask, subfolders
 from uflow_cli.errors import DatasetError
-from uflow_cli.images import list_images
+from uflow_cli.images import LeftOut, list_images
 
 LAYOUT = "expected <root>/<01|02|03>/train/ok/, test/ok/, test/ko/ and ground_truth/ko/<name>.png or .bmp"
 
@@ -20,8 +20,12 @@ def load(root: Path, category: str) -> Dataset:
     for part in (folder / "train" / "ok", folder / "test" / "ok", folder / "test" / "ko"):
         if not part.is_dir():
             raise DatasetError(f"{part}: no such folder; {LAYOUT}")
-    train = tuple(LabelledImage(path, GOOD) for path in list_images(folder / "train" / "ok"))
-    test = [LabelledImage(path, GOOD) for path in list_images(folder / "test" / "ok")]
+    left_out: list[LeftOut] = []
+    train_ok, test_ok, test_ko = (
+        list_images(folder / part, recursive=True, left_out=left_out) for part in ("train/ok", "test/ok", "test/ko")
+    )
     masks = folder / "ground_truth" / "ko"
-    test += [LabelledImage(path, "ko", find_mask(masks, [path.stem])) for path in list_images(folder / "test" / "ko")]
-    return Dataset("btad", category, train, tuple(test))
+    test = [LabelledImage(path, GOOD) for path in test_ok]
+    test += [LabelledImage(path, "ko", find_mask(masks, [path.stem])) for path in test_ko]
+    train = tuple(LabelledImage(path, GOOD) for path in train_ok)
+    return Dataset("btad", category, train, tuple(test), tuple(left_out))

@@ -2,9 +2,18 @@
 
 from pathlib import Path
 
-from uflow_cli.datasets.labelled_image import GOOD, Dataset, LabelledImage, find_mask, require_mask, subfolders
+from uflow_cli.datasets.labelled_image import (
+    GOOD,
+    Dataset,
+    LabelledImage,
+    find_mask,
+    good_folder,
+    is_good_name,
+    require_mask,
+    subfolders,
+)
 from uflow_cli.errors import DatasetError
-from uflow_cli.images import list_images, read_mask
+from uflow_cli.images import LeftOut, list_images, read_mask
 
 LAYOUT = "expected <root>/<category>/good/, and for tests test/good/, test/<kind>/ and masks/<kind>/<name>.png"
 
@@ -19,20 +28,23 @@ def folder_dataset(
 ) -> Dataset:
     """Make a data set of the images in `good`, if given, and those in `test`'s folders, labelled by the folder's name.
 
-    `test/good` holds good images, any other folder that kind of defect; their masks are `masks/<kind>/<name>.png`, also
-    `<name>_mask.png` and other suffixes. A `test` without folders needs `masks/<name>.png` for each of its images: an
-    empty mask means good, any other "defect". Raises DatasetError.
+    Folders inside these are searched too. `test/good` (or ok, normal) holds good images, any other folder that kind of
+    defect; their masks are `masks/<kind>/<name>.png`, also `<name>_mask.png` and other suffixes. A `test` without
+    folders needs `masks/<name>.png` for each of its images: an empty mask means good, any other "defect".
+    Raises DatasetError.
     """
-    train = () if good is None else tuple(LabelledImage(path, GOOD) for path in list_images(Path(good)))
-    labelled = _labelled(Path(test), Path(masks) if masks is not None else None) if test is not None else []
+    left_out: list[LeftOut] = []
+    found = [] if good is None else list_images(Path(good), recursive=True, left_out=left_out)
+    train = tuple(LabelledImage(path, GOOD) for path in found)
+    labelled = _labelled(Path(test), None if masks is None else Path(masks), left_out) if test is not None else []
     named_after = Path(good or test or ".").resolve().name
-    return Dataset(name, named_after if category is None else category, train, tuple(labelled))
+    return Dataset(name, named_after if category is None else category, train, tuple(labelled), tuple(left_out))
 
 
 def categories(root: Path) -> list[str]:
     """Name the folders of `root` that hold `good`, or `root` itself where it does. Raises DatasetError."""
-    names = [folder.name for folder in subfolders(root, layout=LAYOUT) if (folder / "good").is_dir()]
-    if not names and (root / "good").is_dir():
+    names = [folder.name for folder in subfolders(root, layout=LAYOUT) if good_folder(folder).is_dir()]
+    if not names and good_folder(root).is_dir():
         return [root.resolve().name]
     return names
 
@@ -44,30 +56,36 @@ def load(root: Path, category: str) -> Dataset:
         folder = root
     test, masks = folder / "test", folder / "masks"
     return folder_dataset(
-        folder / "good",
+        good_folder(folder),
         test=test if test.exists() else None,
         masks=masks if masks.exists() else None,
         category=category,
     )
 
 
-def _labelled(test: Path, masks: Path | None) -> list[LabelledImage]:
-    kinds = subfolders(test, layout=LAYOUT)
+def _labelled(test: Path, masks: Path | None, left_out: list[LeftOut]) -> list[LabelledImage]:
+    n_before = len(left_out)
+    kinds = subfolders(test, layout=LAYOUT, left_out=left_out)
     if masks is not None and not masks.is_dir():
         raise DatasetError(f"{masks}: no such folder; expected masks/<kind>/<name>.png")
     if not kinds:
-        return _labelled_by_mask(test, masks)
+        del left_out[n_before:]
+        return _labelled_by_mask(test, masks, left_out)
     labelled: list[LabelledImage] = []
     for kind in kinds:
-        for path in list_images(kind):
-            mask = None if masks is None else find_mask(masks / kind.name, [path.stem, f"{path.stem}_mask"])
-            labelled.append(LabelledImage(path, kind.name, None if kind.name == GOOD else mask))
+        for path in list_images(kind, recursive=True, left_out=left_out):
+            if is_good_name(kind.name):
+                labelled.append(LabelledImage(path, GOOD))
+                continue
+            inside = None if masks is None else masks / path.parent.relative_to(test)
+            mask = None if inside is None else find_mask(inside, [path.stem, f"{path.stem}_mask"])
+            labelled.append(LabelledImage(path, kind.name, mask))
     return labelled
 
 
-def _labelled_by_mask(test: Path, masks: Path | None) -> list[LabelledImage]:
+def _labelled_by_mask(test: Path, masks: Path | None, left_out: list[LeftOut]) -> list[LabelledImage]:
     """Label the images of a folder without subfolders by whether their mask is empty."""
-    images = list_images(test)
+    images = list_images(test, left_out=left_out)
     if masks is None:
         raise DatasetError(f"{test}: nothing says which images are good; {LAYOUT}, or a folder of masks")
     labelled: list[LabelledImage] = []

@@ -5,18 +5,20 @@ so ours is stated: a seeded half of the items train, on their good parts; all pa
 KSDD2: `<root>/{train,test}/<NNNNN>.png` with `<NNNNN>_GT.png`; the good images of `train` train.
 """
 
+import re
 from pathlib import Path
 
 from uflow_cli.datasets import held_out
 from uflow_cli.datasets.labelled_image import GOOD, Dataset, LabelledImage, require_mask, subfolders
 from uflow_cli.errors import DatasetError
-from uflow_cli.images import list_images, read_mask
+from uflow_cli.images import LeftOut, list_images, read_mask
 
 LAYOUT_KSDD = "expected <root>/kos<NN>/Part<N>.jpg and Part<N>_label.bmp"
 LAYOUT_KSDD2 = "expected <root>/train/<NNNNN>.png and <NNNNN>_GT.png, and the same in <root>/test"
 CATEGORY_KSDD = "commutator"
 CATEGORY_KSDD2 = "surface"
 TRAIN_SHARE = 0.5
+COPY = re.compile(r" ?\((copy|\d+)\)$| - copy", re.IGNORECASE)  # what file managers name copies
 
 
 def categories_ksdd(root: Path) -> list[str]:
@@ -29,9 +31,10 @@ def load_ksdd(root: Path, category: str = CATEGORY_KSDD, *, seed: int = held_out
     items = _items(root)
     if not items:
         raise DatasetError(f"{root}: holds no item; {LAYOUT_KSDD}")
-    groups = {item.name: _labelled(item, mask_ending="_label", mask_suffix=".bmp") for item in items}
+    left_out: list[LeftOut] = []
+    groups = {item.name: _labelled(item, "_label", ".bmp", left_out=left_out) for item in items}
     train, test = held_out.split(groups, train_share=TRAIN_SHARE, seed=seed)
-    return Dataset("ksdd", category, train, test)
+    return Dataset("ksdd", category, train, test, tuple(left_out))
 
 
 def categories_ksdd2(root: Path) -> list[str]:
@@ -41,17 +44,22 @@ def categories_ksdd2(root: Path) -> list[str]:
 
 def load_ksdd2(root: Path, category: str = CATEGORY_KSDD2) -> Dataset:
     """Load KSDD2, reading every mask once to know which images are good. Raises DatasetError and ImageError."""
-    train, test = (_labelled(root / part, mask_ending="_GT", mask_suffix=".png") for part in ("train", "test"))
-    return Dataset("ksdd2", category, tuple(image for image in train if image.is_good), tuple(test))
+    left_out: list[LeftOut] = []
+    train, test = (_labelled(root / part, "_GT", ".png", left_out=left_out) for part in ("train", "test"))
+    good = tuple(image for image in train if image.is_good)
+    return Dataset("ksdd2", category, good, tuple(test), tuple(left_out))
 
 
 def _items(root: Path) -> list[Path]:
     return [folder for folder in subfolders(root, layout=LAYOUT_KSDD) if any(folder.glob("Part*_label.bmp"))]
 
 
-def _labelled(folder: Path, *, mask_ending: str, mask_suffix: str) -> list[LabelledImage]:
+def _labelled(folder: Path, mask_ending: str, mask_suffix: str, *, left_out: list[LeftOut]) -> list[LabelledImage]:
     labelled: list[LabelledImage] = []
-    for path in list_images(folder):
+    for path in list_images(folder, left_out=left_out):
+        if COPY.search(path.stem):  # KSDD2's archive holds a pair of these
+            left_out.append(LeftOut(path, "stray copies"))
+            continue
         if path.stem.endswith(mask_ending):
             continue
         defective = LabelledImage(path, "defect", path.with_name(f"{path.stem}{mask_ending}{mask_suffix}"))

@@ -8,9 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uflow_cli.errors import DatasetError
-from uflow_cli.images import IMAGE_SUFFIXES, natural_order, read_image, read_mask, resize_mask
+from uflow_cli.images import (
+    IMAGE_SUFFIXES,
+    LeftOut,
+    is_of_the_system,
+    natural_order,
+    read_image,
+    read_mask,
+    resize_mask,
+)
 
 GOOD = "good"
+GOOD_NAMES = ("good", "ok", "normal")  # of folders, in any case
 
 
 @dataclass(frozen=True)
@@ -31,12 +40,16 @@ class LabelledImage:
 
 @dataclass(frozen=True)
 class Dataset:
-    """One category: the good images to train on, and labelled ones to test on (may be empty)."""
+    """One category: the good images to train on, and labelled ones to test on (may be empty).
+
+    `left_out` is what lay among them and was not taken.
+    """
 
     name: str
     category: str
     train: tuple[LabelledImage, ...]
     test: tuple[LabelledImage, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
 
 def read_label_mask(
@@ -51,7 +64,7 @@ def read_label_mask(
         return np.zeros(size, dtype=np.bool_)
     require_mask(labelled)
     assert labelled.mask_path is not None
-    mask = _read_stored_mask(labelled.mask_path, labelled)
+    mask = read_stored_mask(labelled)
     image_size = read_image(labelled.path).shape[:2] if image_size is None else image_size
     if mask.shape != tuple(image_size):
         raise DatasetError(
@@ -87,15 +100,41 @@ def find_mask(folder: Path, stems: Sequence[str]) -> Path:
     return folder / f"{stems[0]}.png"
 
 
-def subfolders(folder: Path, *, layout: str) -> list[Path]:
-    """List the folders inside `folder`, hidden ones left out, in natural order. Raises DatasetError for no folder."""
+def subfolders(folder: Path, *, layout: str, left_out: list[LeftOut] | None = None) -> list[Path]:
+    """List the folders inside `folder`, hidden ones left out, in natural order. Raises DatasetError for no folder.
+
+    Images that lie beside these folders, and what operating systems add, are added to `left_out`.
+    """
     if not folder.is_dir():
         raise DatasetError(f"{folder}: no such folder; {layout}")
-    inside = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    return sorted(inside, key=natural_order)
+    try:
+        inside = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    except OSError as error:
+        raise DatasetError(f"{folder}: cannot be listed ({error.strerror}); check its permissions") from error
+    left_out = [] if left_out is None else left_out
+    for path in sorted(inside):
+        if is_of_the_system(path.name):
+            left_out.append(LeftOut(path, "files of the system"))
+        elif path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir():
+            left_out.append(LeftOut(path, "images beside the folders of their kinds"))
+    return sorted((p for p in inside if p.is_dir() and not is_of_the_system(p.name)), key=natural_order)
 
 
-def _read_stored_mask(path: Path, labelled: LabelledImage) -> NDArray[np.bool_]:
+def is_good_name(name: str) -> bool:
+    """Whether a folder of this name holds good images: good, ok or normal, in any case."""
+    return name.casefold() in GOOD_NAMES
+
+
+def good_folder(parent: Path) -> Path:
+    """The folder of good images in `parent`, whichever of their names it has; `parent`/good where there is none."""
+    named = [path for path in parent.iterdir() if path.is_dir() and is_good_name(path.name)] if parent.is_dir() else []
+    return min(named, key=lambda path: GOOD_NAMES.index(path.name.casefold()), default=parent / GOOD)
+
+
+def read_stored_mask(labelled: LabelledImage) -> NDArray[np.bool_]:
+    """The mask of a defective image in its own size. Raises DatasetError and ImageError."""
+    path = labelled.mask_path
+    assert path is not None
     if labelled.mask_index is None:
         return read_mask(path, above=labelled.mask_above)
     stack = open_mask_stack(path)

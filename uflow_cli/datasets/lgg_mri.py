@@ -9,7 +9,7 @@ from pathlib import Path
 from uflow_cli.datasets import held_out
 from uflow_cli.datasets.labelled_image import GOOD, Dataset, LabelledImage, require_mask, subfolders
 from uflow_cli.errors import DatasetError
-from uflow_cli.images import list_images, read_mask
+from uflow_cli.images import LeftOut, list_images, read_mask
 
 LAYOUT = "expected <root>/<patient>/<patient>_<slice>.tif and <patient>_<slice>_mask.tif"
 CATEGORY = "lgg_mri"
@@ -26,9 +26,10 @@ def load(root: Path, category: str = CATEGORY, *, seed: int = held_out.SEED) -> 
     patients = _patients(root)
     if not patients:
         raise DatasetError(f"{root}: holds no patient; {LAYOUT}")
-    groups = {patient.name: [_labelled(path) for path in _slices(patient)] for patient in patients}
+    left_out: list[LeftOut] = []
+    groups = {patient.name: [_labelled(path) for path in _slices(patient, left_out)] for patient in patients}
     train, test = held_out.split(groups, train_share=TRAIN_SHARE, seed=seed)
-    return Dataset("lgg_mri", category, train, test)
+    return Dataset("lgg_mri", category, train, test, tuple(left_out))
 
 
 def _patients(root: Path) -> list[Path]:
@@ -37,8 +38,8 @@ def _patients(root: Path) -> list[Path]:
     return [folder for folder in folders if any(folder.glob(f"{folder.name}_*_mask.tif"))]
 
 
-def _slices(patient: Path) -> list[Path]:
-    return [path for path in list_images(patient) if not path.stem.endswith("_mask")]
+def _slices(patient: Path, left_out: list[LeftOut]) -> list[Path]:
+    return [path for path in list_images(patient, left_out=left_out) if not path.stem.endswith("_mask")]
 
 
 def _labelled(path: Path) -> LabelledImage:

@@ -5,17 +5,25 @@
 
 from pathlib import Path
 
-from uflow_cli.datasets.labelled_image import GOOD, Dataset, LabelledImage, find_mask, subfolders
+from uflow_cli.datasets.labelled_image import (
+    GOOD,
+    Dataset,
+    LabelledImage,
+    find_mask,
+    good_folder,
+    is_good_name,
+    subfolders,
+)
 from uflow_cli.errors import DatasetError
-from uflow_cli.images import list_images
+from uflow_cli.images import LeftOut, list_images
 
 LAYOUT = "expected <root>/<category>/train/good/, test/<kind>/ and ground_truth/<kind>/<name>_mask.png"
 
 
 def categories(root: Path) -> list[str]:
     """Name the folders of `root` that hold `train/good`. Raises DatasetError where `root` is not a folder."""
-    names = [folder.name for folder in subfolders(root, layout=LAYOUT) if (folder / "train" / "good").is_dir()]
-    if not names and (root / "train" / "good").is_dir():
+    names = [folder.name for folder in subfolders(root, layout=LAYOUT) if good_folder(folder / "train").is_dir()]
+    if not names and good_folder(root / "train").is_dir():
         return [root.resolve().name]  # the category's own folder was given
     return names
 
@@ -25,20 +33,21 @@ def load(root: Path, category: str, *, name: str = "mvtec", mask_above: int | No
     folder = root / category
     if not folder.is_dir() and root.resolve().name == category:
         folder = root
-    good = folder / "train" / "good"
+    good, left_out = good_folder(folder / "train"), list[LeftOut]()
     if not good.is_dir():
         raise DatasetError(f"{good}: no such folder; {LAYOUT}")
-    train = tuple(LabelledImage(path, GOOD) for path in list_images(good))
+    train = tuple(LabelledImage(path, GOOD) for path in list_images(good, recursive=True, left_out=left_out))
     test: list[LabelledImage] = []
-    kinds = subfolders(folder / "test", layout=LAYOUT) if (folder / "test").is_dir() else []
-    for kind in kinds:
-        for path in list_images(kind):
-            if kind.name == GOOD:
-                test.append(LabelledImage(path, GOOD))
-                continue
-            mask = find_mask(folder / "ground_truth" / kind.name, [f"{path.stem}_mask", path.stem])
-            test.append(LabelledImage(path, kind.name, mask, mask_above=mask_above))
-    return Dataset(name, category, train, tuple(test))
+    if (folder / "test").is_dir():
+        for kind in subfolders(folder / "test", layout=LAYOUT, left_out=left_out):
+            for path in list_images(kind, recursive=True, left_out=left_out):
+                if is_good_name(kind.name):
+                    test.append(LabelledImage(path, GOOD))
+                    continue
+                masks = folder / "ground_truth" / path.parent.relative_to(folder / "test")
+                mask = find_mask(masks, [f"{path.stem}_mask", path.stem])
+                test.append(LabelledImage(path, kind.name, mask, mask_above=mask_above))
+    return Dataset(name, category, train, tuple(test), tuple(left_out))
 
 
 def load_magnetic_tile(root: Path, category: str) -> Dataset:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from uflow_cli.datasets.labelled_image import GOOD, Dataset, LabelledImage, open_mask_stack, subfolders
 from uflow_cli.errors import DatasetError
-from uflow_cli.images import list_images
+from uflow_cli.images import LeftOut, list_images
 
 LAYOUT = (
     "expected <root>/training/frames/<clip>/*.jpg, testing/frames/<clip>/*.jpg and testing/test_pixel_mask/<clip>.npy"
@@ -26,9 +26,12 @@ def categories(root: Path) -> list[str]:
 
 def load(root: Path, category: str = CATEGORY) -> Dataset:
     """Load all clips. Raises DatasetError, also where the videos' frames were not extracted yet."""
-    train = tuple(LabelledImage(path, GOOD) for clip in _clips(root / "training") for path in list_images(clip))
-    test = tuple(image for clip in _clips(root / "testing") for image in _labelled(root / "testing", clip))
-    return Dataset("shanghaitech", category, train, test)
+    left_out: list[LeftOut] = []
+    train = tuple(
+        LabelledImage(path, GOOD) for clip in _clips(root / "training") for path in list_images(clip, left_out=left_out)
+    )
+    test = tuple(image for clip in _clips(root / "testing") for image in _labelled(root / "testing", clip, left_out))
+    return Dataset("shanghaitech", category, train, test, tuple(left_out))
 
 
 def _clips(part: Path) -> list[Path]:
@@ -44,8 +47,8 @@ def _clips(part: Path) -> list[Path]:
     return clips
 
 
-def _labelled(testing: Path, clip: Path) -> list[LabelledImage]:
-    frames = list_images(clip)
+def _labelled(testing: Path, clip: Path, left_out: list[LeftOut]) -> list[LabelledImage]:
+    frames = list_images(clip, left_out=left_out)
     masks = testing / "test_pixel_mask" / f"{clip.name}.npy"
     defective = _defective_frames(testing, clip, masks)
     if len(defective) != len(frames):

@@ -15,7 +15,14 @@ from uflow_cli.images.drawing import (
     tilt_image,
     write_png,
 )
-from uflow_cli.images.listing import IMAGE_SUFFIXES, list_images, natural_order
+from uflow_cli.images.listing import (
+    IMAGE_SUFFIXES,
+    LeftOut,
+    describe_left_out,
+    is_of_the_system,
+    list_images,
+    natural_order,
+)
 from uflow_cli.images.reading import (
     decode_image,
     decoder_versions,
@@ -38,14 +45,17 @@ __all__ = [
     "OPENCV_VERSION",
     "ORIGINAL",
     "Augmentation",
+    "LeftOut",
     "Source",
     "View",
     "colour_map",
     "decode_image",
     "decoder_versions",
+    "describe_left_out",
     "done_ahead",
     "draw_outlines",
     "encode_png",
+    "is_of_the_system",
     "list_images",
     "natural_order",
     "outline",

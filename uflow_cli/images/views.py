@@ -135,19 +135,24 @@ class Source:
 
 
 def survey_images(
-    paths: Sequence[Path], *, known: Container[bytes] | None, on_progress: Callable[[int, int], None]
-) -> list[Source]:
+    paths: Sequence[Path], *, known: Container[bytes] | None, on_progress: Callable[[int, int], None],
+    on_doubt: Callable[[str], None] = lambda _sentence: None,
+) -> list[Source]:  # fmt: skip
     """Read every image once, so that training does not stop half-way; ImageError names those that cannot be decoded.
 
-    Those with features at hand, their digest in `known`, were decoded once and need not be again.
+    Those with features at hand, their digest in `known`, were decoded once and need not be again. `on_doubt` hears of
+    images of one content and of images that show nothing.
     """
+    blank: list[Path] = []
 
     def survey(path: Path) -> Source | ImageError:
         try:
             data = read_encoded(path)
             digest = hashlib.sha256(data).digest()
             if known is None or digest not in known:
-                decode_image(data, path=path)
+                image = decode_image(data, path=path)
+                if (image == image[0, 0]).all():
+                    blank.append(path)
         except ImageError as error:
             return error
         return Source(path, digest)
@@ -163,6 +168,13 @@ def survey_images(
     if errors:
         more = f" (and {len(errors) - 1} more of {len(paths)} images)" if len(errors) > 1 else ""
         raise ImageError(f"{errors[0]}{more}; remove or replace it before training")
+    again = len(sources) - len({source.digest for source in sources})
+    if again:
+        first = {source.digest: source.path for source in reversed(sources)}
+        repeated = next(source.path for source in sources if first[source.digest] != source.path)
+        on_doubt(f"{again} of {len(sources)} images are copies of others, such as {repeated}: they teach nothing new")
+    if blank:
+        on_doubt(f"{len(blank)} of {len(sources)} images are of one colour, such as {min(blank)}: is that a good part?")
     return sources
 
 

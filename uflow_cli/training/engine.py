@@ -62,7 +62,7 @@ def train(
 
     def survey() -> tuple[tuple[str, str], ...]:
         known = FeatureCache(cache, model) if cache else None
-        sources = survey_images(paths, known=known, on_progress=observer.on_images)
+        sources = survey_images(paths, known=known, on_progress=observer.on_images, on_doubt=observer.on_warning)
         return tuple((str(source.path.absolute()), source.digest.hex()) for source in sources)
 
     with processes(device) as (group, own_device), contextlib.ExitStack() as stack:
