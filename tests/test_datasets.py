@@ -444,6 +444,89 @@ def test_ksdd2_trains_on_the_good_images_of_train(root: Path) -> None:
         datasets.load_dataset("ksdd2", root=root)
 
 
+def test_ksdd2_leaves_the_stray_copies_of_its_archive_out_and_says_so(root: Path) -> None:
+    for part in ("train", "test"):
+        for stem in ("10300", "10301"):
+            picture(root / part / f"{stem}.png")
+            mask(root / part / f"{stem}_GT.png", marked=0)
+    picture(root / "train" / "10301 (copy).png")
+    mask(root / "train" / "10301_GT (copy).png", marked=0)
+    dataset = datasets.load_dataset("ksdd2", root=root)
+    assert len(dataset.train) == len(dataset.test) == 2
+    assert [(item.path.name, item.reason) for item in dataset.left_out] == [
+        ("10301 (copy).png", "stray copies"), ("10301_GT (copy).png", "stray copies"),
+    ]  # fmt: skip
+
+
+# Nested, named otherwise, and left out
+
+
+def test_nested_images_train_and_test_with_masks_nested_alike(root: Path) -> None:
+    folder = mvtec_tree(root)
+    picture(folder / "train" / "good" / "line 2" / "0.png")
+    picture(folder / "test" / "scratch" / "line 2" / "007.png")
+    mask(folder / "ground_truth" / "scratch" / "line 2" / "007_mask.png", marked=5)
+    dataset = datasets.load_dataset("mvtec", root=root)
+    assert len(dataset.train) == 5
+    assert marked(next(image for image in dataset.test if image.path.name == "007.png")) == 5
+    assert dataset.left_out == ()
+    assert len(datasets.folder_dataset(folder / "train" / "good").train) == 5
+
+
+@pytest.mark.parametrize("name", ["OK", "ok", "Good", "normal", "GOOD"])
+def test_folders_of_good_images_may_have_another_name(root: Path, name: str) -> None:
+    folder = mvtec_tree(root)
+    (folder / "train" / "good").rename(folder / "train" / name)
+    (folder / "test" / "good").rename(folder / "test" / name)
+    dataset = datasets.load_dataset("mvtec", root=root)
+    assert (len(dataset.train), kinds(dataset)["good"]) == (4, 1)
+    plain = datasets.folder_dataset(folder / "train" / name, test=folder / "test")
+    assert kinds(plain) == kinds(dataset)
+    (folder / "test" / name).rename(folder / "test" / "NG")
+    assert kinds(datasets.load_dataset("mvtec", root=root))["NG"] == 1
+
+
+def test_what_archives_bring_along_is_left_out_and_said(root: Path) -> None:
+    folder = mvtec_tree(root)
+    for name in ("Thumbs.db", "desktop.ini"):
+        (folder / "test" / name).touch()
+        (folder / "test" / "scratch" / name).touch()
+    picture(folder / "test" / "__MACOSX" / "._a.png")
+    picture(folder / "test" / "lost.png")
+    dataset = datasets.load_dataset("mvtec", root=root)
+    assert kinds(dataset) == {"dent2": 2, "dent10": 2, "good": 1, "scratch": 2}
+    assert Counter(item.reason for item in dataset.left_out) == {
+        "files of the system": 5, "images beside the folders of their kinds": 1,
+    }  # fmt: skip
+
+
+# Doubts
+
+
+def test_masks_that_mark_nothing_or_too_much_are_counted_and_named(root: Path) -> None:
+    folder = mvtec_tree(root)
+    assert datasets.doubtful_masks(datasets.load_dataset("mvtec", root=root).test) == []
+    empty = mask(folder / "ground_truth" / "scratch" / "000_mask.png", marked=0)
+    large = mask(folder / "ground_truth" / "dent2" / "001_mask.png", marked=30)
+    first, second = datasets.doubtful_masks(datasets.load_dataset("mvtec", root=root).test)
+    assert first.startswith(f"1 of 6 masks of defective images mark nothing, such as {empty}")
+    assert second.startswith(f"1 of 6 masks of defective images mark more than half of the image, such as {large}")
+
+
+def test_test_images_that_trained_are_found_by_content(root: Path) -> None:
+    folder = mvtec_tree(root)
+    shades = iter(range(100))
+    for path in sorted(folder.rglob("*/good/*.png")):
+        write_png(path, np.full((*SIZE, 3), next(shades), dtype=np.uint8))
+    dataset = datasets.load_dataset("mvtec", root=root)
+    assert datasets.doubtful_split(dataset.train, dataset.test) == []
+    (folder / "test" / "good" / "000.png").write_bytes((folder / "train" / "good" / "2.png").read_bytes())
+    [sentence] = datasets.doubtful_split(dataset.train, dataset.test)
+    assert sentence.startswith("1 of 7 test images are training images too, such as ")
+    assert "good/000.png" in sentence
+    assert "good/2.png" in sentence
+
+
 # Any layout
 
 

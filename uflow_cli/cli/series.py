@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from uflow_cli.cli.interrupt import stop_on_interrupt
-from uflow_cli.cli.options import DeviceName
+from uflow_cli.cli.options import DeviceName, heed
 
 if TYPE_CHECKING:
     from uflow_cli.cache import CacheFolder
@@ -57,6 +57,7 @@ def _observed(task: Task, *, tensorboard: bool) -> Iterator[Observer]:
     from uflow_cli.cli import console
 
     console.print_task(task)
+    heed(task.data.left_out, strict=False)
     with observed(task.folder, tensorboard=tensorboard) as observer:
         yield observer
 
