@@ -149,4 +149,4 @@ def test_kernel_sizes_are_odd(wrong):
 
 @pytest.mark.parametrize(("architecture", "expected"), [("u", (0, 1, 2)), ("average", (0, 1, 2)), ("single:3", (2,))])
 def test_scales_that_the_flow_sees(architecture, expected):
-    assert ModelConfig(architecture=architecture).scales(3) == expected
+    assert ModelConfig(architecture=architecture).flow_scales(3) == expected

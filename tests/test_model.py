@@ -75,6 +75,6 @@ def test_a_scale_that_the_extractor_lacks_is_one_clear_line():
     ):
         check_model_config(ModelConfig(architecture="single:4"))
     with pytest.raises(UflowError, match=r"^architecture single:3: x has 2 scales; use single:1 to single:2$"):
-        ModelConfig(extractor="x", architecture="single:3").scales(2)
+        ModelConfig(extractor="x", architecture="single:3").flow_scales(2)
     with pytest.raises(UflowError, match=r"^architecture single:2: x has 1 scale; use single:1$"):
-        ModelConfig(extractor="x", architecture="single:2").scales(1)
+        ModelConfig(extractor="x", architecture="single:2").flow_scales(1)

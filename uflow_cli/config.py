@@ -43,6 +43,11 @@ class ModelConfig(Settings):
         description="Pixels per cell of the features, finest first, each twice the one before.",
         json_schema_extra=AUTO,
     )
+    scales: str | None = Field(
+        default=None,  # one size, all strides
+        description="Maps of several input sizes, as 448:16 | 448:32+224:16 | 224:32: SIZE:STRIDE, + joins, | parts.",
+        json_schema_extra=AUTO,
+    )
     weights: tuple[str, ...] | None = Field(
         default=None,  # from its package, a cache or the hub
         min_length=1,
@@ -94,7 +99,7 @@ class ModelConfig(Settings):
         files = tuple(str(Path(path).expanduser().absolute()) for path in self.weights or ())
         return replace(self, weights=files or None)
 
-    def scales(self, n_scales: int) -> tuple[int, ...]:
+    def flow_scales(self, n_scales: int) -> tuple[int, ...]:
         """Which of an extractor's `n_scales` scales the flow sees, counted from 0; UflowError if there is no such."""
         kind, _, number = self.architecture.partition(":")
         if kind != "single":

@@ -39,7 +39,7 @@ class Model:
     @property
     def scales(self) -> tuple[int, ...]:
         """The extractor's scales that the flow sees, counted from 0, the finest."""
-        return self.config.scales(len(self.extractor.spec.channels))
+        return self.config.flow_scales(len(self.extractor.spec.channels))
 
     def features(self, images: Sequence[NDArray[np.uint8]]) -> list[Tensor]:
         """Features of RGB `images`, each (H, W, 3) of any size: (B, C_s, H_s, W_s) per scale, not yet normalised."""
@@ -81,7 +81,7 @@ class Model:
 def check_model_config(config: ModelConfig) -> None:
     """UflowError unless the extractor is known, has the scales of the architecture, and takes the input size."""
     spec = extractor_spec(config)
-    config.scales(len(spec.channels))
+    config.flow_scales(len(spec.channels))
     check_input_size(spec, config.input_size)
 
 
@@ -95,7 +95,7 @@ def build_model(config: ModelConfig, *, device: torch.device, seed: int = 0, pre
     extractor = build_extractor(config, device=device, pretrained=pretrained)
     spec = extractor.spec
     config = replace(config.located(), precision=extractor.precision)
-    scales, grids = config.scales(len(spec.channels)), spec.grids(config.input_size)
+    scales, grids = config.flow_scales(len(spec.channels)), spec.grids(config.input_size)
     flow = UFlow(
         [spec.channels[scale] for scale in scales], [grids[scale] for scale in scales],
         joined=config.architecture == "u", coupling=config.coupling, flow_steps=config.flow_steps,

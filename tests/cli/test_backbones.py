@@ -105,3 +105,28 @@ def test_what_does_not_fit_is_one_line(uflow, product, tmp_path, arguments, mess
 
 def test_strides_that_are_no_numbers_are_wrong_usage(uflow):
     assert uflow("train", "--images", "x", "--strides", "fine").code == 2
+
+
+def test_scales_from_training_to_detection(uflow, product, tmp_path):
+    scales = "128:8 | 128:16+64:8 | 128:32+64:16 | 64:32"
+    outcome = uflow("backbones", "efficientnet-lite0", "--scales", scales, "--json")
+    [shown] = json.loads(outcome.out)["extractors"]
+    assert shown["scales"] == scales
+    assert shown["channels"] == [40, 112 + 40, 320 + 112, 320]
+    outcome = uflow("train", "--images", product / "stripes" / "train" / "good", "--out", tmp_path / "run",
+                    "--scales", scales, "--input-size", 128, "--epochs", 1, "--device", "cpu",
+                    "--cache-dir", tmp_path / "cache")  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    found = uflow(
+        "detect",
+        product / "stripes" / "test",
+        "--model",
+        tmp_path / "run",
+        "--out",
+        tmp_path / "found",
+        "--device",
+        "cpu",
+        "--json",
+    )
+    assert found.code == 0, found.err
+    assert json.loads(found.out)["images"]

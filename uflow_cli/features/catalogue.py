@@ -14,6 +14,7 @@ from uflow_cli.errors import UflowError
 from uflow_cli.features.cait import CAIT_M48, CAIT_S24, CaitBackbone
 from uflow_cli.features.extractor import Backbone, ExtractorSpec, FeatureExtractor, choose_precision
 from uflow_cli.features.lite import LiteBackbone
+from uflow_cli.features.multi_size import MultiSizeBackbone, parse_scales
 from uflow_cli.features.networks import PyramidBackbone, blank
 from uflow_cli.features.weights import find_weights
 
@@ -54,9 +55,15 @@ def find_backbone(name: str) -> Backbone:
     return PyramidBackbone(name, network)
 
 
+def chosen_backbone(name: str, *, scales: str | None = None) -> Backbone:
+    """The backbone called `name`, at several input sizes if `scales` name them; UflowError if there is no such."""
+    backbone = find_backbone(name)
+    return backbone if scales is None else MultiSizeBackbone(backbone, parse_scales(scales))
+
+
 def extractor_spec(config: ModelConfig) -> ExtractorSpec:
     """The specification of the extractor that `config` names; UflowError if there is no such or not these strides."""
-    return find_backbone(config.extractor).spec(config.strides)
+    return chosen_backbone(config.extractor, scales=config.scales).spec(config.strides)
 
 
 def build_extractor(config: ModelConfig, *, device: torch.device, pretrained: bool = True) -> FeatureExtractor:
@@ -64,9 +71,9 @@ def build_extractor(config: ModelConfig, *, device: torch.device, pretrained: bo
 
     `pretrained=False` leaves random weights, for benchmarks.
     """
-    backbone = find_backbone(config.extractor)
+    backbone = chosen_backbone(config.extractor, scales=config.scales)
     spec = backbone.spec(config.strides)
-    if config.extractor.startswith(TIMM_PREFIX):
+    if config.extractor.startswith(TIMM_PREFIX) or config.scales is not None:
         check_maps(backbone, spec, input_size=config.input_size)
     if pretrained:
         files = find_weights(spec.name, spec.sources, config.weights or ())
@@ -111,9 +118,9 @@ class ExtractorFacts:
     files: tuple[Path | None, ...]  # per source of the specification, None: not on this machine
 
 
-def describe_extractor(name: str) -> ExtractorFacts:
-    """Facts of extractor `name` with its own strides; nothing is asked of the network."""
-    backbone = find_backbone(name)
+def describe_extractor(name: str, *, scales: str | None = None) -> ExtractorFacts:
+    """Facts of extractor `name` with its own strides, or `scales`; nothing is asked of the network."""
+    backbone = chosen_backbone(name, scales=scales)
     spec = backbone.spec(None)
     with blank():
         network = backbone.skeleton(spec, input_size=spec.input_size)

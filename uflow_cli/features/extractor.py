@@ -39,6 +39,7 @@ class ExtractorSpec:
     input_size: int = 448  # default side of the square input, in pixels
     fixed_input: bool = False  # whether no other side will do
     embedded: bool = False  # whether it is meant for any machine, see `choose_precision`
+    scales: str | None = None  # maps of several input sizes, see `multi_size`
 
     def grids(self, input_size: int) -> tuple[tuple[int, int], ...]:
         """Feature grids (H_s, W_s) for a square input of `input_size` pixels, finest first."""
@@ -69,10 +70,9 @@ def check_input_size(spec: ExtractorSpec, input_size: int) -> None:
     """Raise UflowError unless `input_size` is the extractor's own, or a positive multiple of the coarsest stride."""
     if spec.fixed_input:
         if input_size != spec.input_size:
-            raise UflowError(
-                f"input size {input_size} does not fit {spec.name}: "
-                f"its position embeddings are made for {spec.input_size} alone"
-            )
+            wants = "the largest of its scales is" if spec.scales else "its position embeddings are made for"
+            alone = "" if spec.scales else " alone"
+            raise UflowError(f"input size {input_size} does not fit {spec.name}: {wants} {spec.input_size}{alone}")
         return
     coarsest = max(spec.strides)
     if input_size < 2 * coarsest or input_size % coarsest:

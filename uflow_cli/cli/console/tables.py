@@ -233,6 +233,7 @@ def _to_dict(facts: ExtractorFacts) -> dict[str, Any]:
         "name": spec.name,
         "channels": list(spec.channels),
         "strides": list(spec.strides),
+        "scales": spec.scales,
         "offered_strides": list(spec.offered),
         "input_size": spec.input_size,
         "fixed_input": spec.fixed_input,
