@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from uflow_cli.images import resize_map
 from uflow_cli.render import fit_mask, heat, outlined, overlay, score_strength, shrunk
 
 NORMAL_SCORE = 1 - np.exp(-0.5)
@@ -103,3 +104,14 @@ def test_shrunk_keeps_the_shape_and_never_enlarges() -> None:
     assert shrunk(flat((1, 2, 3), (2, 1000)), 10).shape == (1, 10, 3)
     small = flat((1, 2, 3), (30, 10))
     assert shrunk(small, 60) is small
+
+
+@pytest.mark.parametrize("size", [(1, 3), (40, 50), (700, 900)])
+def test_an_overlay_made_in_strips_is_that_of_the_whole(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    image, score = rng.integers(0, 256, (*size, 3), dtype=np.uint8), rng.random((28, 37), dtype=np.float32)
+    colour, opacity = heat(resize_map(score, size))
+    expected = image + opacity[..., None] * (colour.astype(np.float32) - image)
+    shown = overlay(image, score, np.zeros(size, dtype=bool))
+    assert np.abs(shown - expected).max() <= 2.0  # the next of the 256 colours, where rounding differs
+    assert np.abs(shown - expected).mean() <= 0.3

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from uflow_cli.images import colour_map, draw_outlines, encode_png, outline, resize_image, resize_map
+from uflow_cli.images import colour_map, draw_polygons, encode_png, outline, resize_image, resize_map
 
 Picture: TypeAlias = NDArray[np.uint8]
 Map: TypeAlias = NDArray[np.floating[Any]]
@@ -22,6 +22,7 @@ SCORE_RANGE: Final = (0.4, 1.0)
 FOUND_COLOUR: Final[Colour] = (0, 225, 255)  # cyan: the heat scale has black, purple, orange and yellow
 TRUE_COLOUR: Final[Colour] = (255, 255, 255)
 _RIM_COLOUR: Final[Colour] = (12, 14, 20)  # around each line, so that it shows on anything
+_STRIP_PIXELS: Final = 1 << 18
 _HEAT_OPACITY: Final = 0.58  # at the highest score; what is below must still be seen
 
 
@@ -43,28 +44,53 @@ def overlay(image: Picture, score_map: Map, mask: Mask, *, true_mask: Mask | Non
 
     `score_map`, `mask` and `true_mask` may have other sizes, they are brought to the image's.
     """
-    size = image.shape[:2]
-    colour, opacity = heat(resize_map(score_map, size))
-    blended = image + opacity[..., None] * (colour.astype(np.float32) - image)
-    picture = np.rint(blended).astype(np.uint8)
+    (height, width), picture = image.shape[:2], np.ascontiguousarray(image).copy()
+    columns = resize_map(score_map, (score_map.shape[0], width))
+    n_rows = max(1, _STRIP_PIXELS // width)  # floats of a whole large image would fill the memory
+    for top in range(0, height, n_rows):
+        part = picture[top : top + n_rows]
+        score = _rows(columns, np.arange(top, top + len(part)), height)
+        if (score > SCORE_RANGE[0]).any():  # elsewhere the heat is clear
+            colour, opacity = heat(score)
+            hot = opacity > 0
+            cold = part[hot]
+            blended = cold + opacity[hot][:, None] * (colour[hot].astype(np.float32) - cold)
+            part[hot] = np.rint(blended).astype(np.uint8)
     if true_mask is not None:
         picture = outlined(picture, true_mask, colour=TRUE_COLOUR, dashed=True)
-    return outlined(picture, mask, colour=FOUND_COLOUR)
+    _draw(picture, mask, colour=FOUND_COLOUR)
+    return picture
+
+
+def _rows(values: NDArray[np.float32], rows: NDArray[np.intp], height: int) -> NDArray[np.float32]:
+    """Some `rows` of `values` (h, W) enlarged bilinearly to (`height`, W), as `resize_map` does it whole."""
+    place = np.clip((rows + 0.5) * (len(values) / height) - 0.5, 0, len(values) - 1)
+    first = np.minimum(place.astype(np.intp), max(len(values) - 2, 0))
+    share = (place - first).astype(np.float32)[:, None]
+    second = np.minimum(first + 1, len(values) - 1)
+    return np.asarray(values[first] * (1 - share) + values[second] * share, dtype=np.float32)
 
 
 def outlined(picture: Picture, mask: Mask, *, colour: Colour, dashed: bool = False) -> Picture:
     """The picture with a rimmed line around each part of the mask; as thick as the picture's size asks for."""
-    size = (int(picture.shape[0]), int(picture.shape[1]))
-    thickness = max(1, round(min(size) / 160))
-    fitted = fit_mask(mask, size)
-    drawn = draw_outlines(picture, fitted, colour=_RIM_COLOUR, thickness=thickness + 2 * max(1, thickness // 3))
-    drawn = draw_outlines(drawn, fitted, colour=colour, thickness=thickness)
+    drawn = np.ascontiguousarray(picture).copy()
+    thickness = _draw(drawn, mask, colour=colour)
     if not dashed:
         return drawn
     dash = 4 * thickness
-    rows, cols = np.ogrid[: size[0], : size[1]]
+    rows, cols = np.ogrid[: picture.shape[0], : picture.shape[1]]
     on = (rows // dash + cols // dash) % 2 == 0
     return np.where(on[..., None], drawn, picture)
+
+
+def _draw(picture: Picture, mask: Mask, *, colour: Colour) -> int:
+    """Draw a rimmed line around each part of the mask into the picture; returns its thickness in pixels."""
+    size = (int(picture.shape[0]), int(picture.shape[1]))
+    thickness = max(1, round(min(size) / 160))
+    polygons = outline(fit_mask(mask, size))
+    draw_polygons(picture, polygons, colour=_RIM_COLOUR, thickness=thickness + 2 * max(1, thickness // 3))
+    draw_polygons(picture, polygons, colour=colour, thickness=thickness)
+    return thickness
 
 
 def fit_mask(mask: Mask, size: tuple[int, int]) -> Mask:

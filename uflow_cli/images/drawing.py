@@ -1,5 +1,6 @@
-"""Resize, turn, colour, draw on and write images. Each function returns a new array; sizes are (height, width)."""
+"""Resize, turn, colour, draw on and write images. All but `draw_polygons` return new arrays; sizes: (height, width)."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,13 @@ def draw_outlines(
     drawn = np.ascontiguousarray(image).copy()
     cv2.polylines(drawn, outline(mask), True, colour, thickness)
     return drawn
+
+
+def draw_polygons(
+    image: NDArray[np.uint8], polygons: Sequence[NDArray[np.int32]], *, colour: Colour, thickness: int
+) -> None:
+    """Draw closed polygons, each (N, 2) pixels, into the contiguous (H, W, 3) `image` itself."""
+    cv2.polylines(image, polygons, True, colour, thickness)
 
 
 def colour_map(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
