@@ -101,6 +101,13 @@ def test_folder_without_images_is_an_error(tmp_path):
         find_images([tmp_path])
 
 
+def test_long_names_and_control_characters_become_names_that_can_be_written():
+    paths = [Path("ä" * 124 + end) for end in ("a.png", "b.png")] + [Path("line\nfeed\x1b[2J.png")]
+    names = output_names(paths)
+    assert len(set(names.values())) == 3
+    assert all(len(name.encode()) <= 210 and name.isprintable() for name in names.values())
+
+
 def test_names_never_collide():
     paths = [Path(p) for p in ("a/1.png", "b/1.png", "b/1.jpg", "c/2.png", "c/b_1.png", "x/a/1.png", "./2.tif")]
     names = output_names(paths)

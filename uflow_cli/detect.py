@@ -22,6 +22,7 @@ from uflow_cli.run.record import Run, load_model
 from uflow_cli.schema import record, to_json
 
 RESULT_NAME = "detections.json"
+LONGEST_NAME = 200  # bytes, before _overlay.png and what a file under way is called
 EARLIER = "masks and overlays of earlier detections"
 
 
@@ -125,7 +126,10 @@ def detect_images(
         if isinstance(prediction, ImageError):
             errors.append(UnreadableImage(path, str(prediction)))
         else:
-            images.append(_write_pictures(path, prediction, out / names[path]))
+            try:
+                images.append(_write_pictures(path, prediction, out / names[path]))
+            except ImageError as error:
+                errors.append(UnreadableImage(path, str(error)))
         on_progress(1)
     result = DetectionResult(
         model=run.folder, nfa_threshold=threshold, promise=promise, caveat=run.caveat, out=out, n_images=len(images),
@@ -147,6 +151,12 @@ def _write_pictures(path: Path, prediction: Prediction, stem: Path) -> DetectedI
     )  # fmt: skip
 
 
+def _writable(name: str) -> str:
+    """`name` without control characters, and short enough for an ending: file systems allow 255 bytes."""
+    shown = "".join(letter if letter.isprintable() else "_" for letter in name)
+    return shown.encode(errors="replace")[:LONGEST_NAME].decode(errors="ignore")
+
+
 def output_names(paths: Sequence[Path]) -> dict[Path, str]:
     """A file name for each path, unlike all the others: its stem, with the folders and suffix that tell it apart."""
     names: dict[Path, str] = {}
@@ -160,7 +170,7 @@ def output_names(paths: Sequence[Path]) -> dict[Path, str]:
         while ((len(by_stem[path.stem]) > 1 and name == path.stem) or name in taken) and parents:
             name = f"{parents.pop()}_{name}"
         number = 2
-        unique = name
+        unique = name = _writable(name)
         while unique in taken:
             unique, number = f"{name}_{number}", number + 1
         taken.add(unique)
