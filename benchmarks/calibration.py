@@ -1,4 +1,4 @@
-"""Which background model keeps the promise on false alarms best, and what it detects; on real images, over seeds.
+"""Compare background models on real images, over seeds: the false alarms that they give, and what they detect.
 
     python benchmarks/calibration.py --data-root DIR --dataset mtd --category magnetic_tile --seeds 5 --runs DIR
     python benchmarks/calibration.py --quick                        (the built-in sample, one small model)

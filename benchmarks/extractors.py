@@ -1,4 +1,4 @@
-"""What each saving in feature extraction gains, how fast a device is in the end, and what bfloat16 changes.
+"""Measure what each saving in feature extraction gains, how fast a device is then, and what bfloat16 changes.
 
     python benchmarks/extractors.py steps [--extractor NAME] [--strides 32] [--device cuda] [--batch N] [--rounds N]
     python benchmarks/extractors.py speed [--extractor NAME ...] [--device cuda] [--batch 1 8 32]

@@ -1,4 +1,4 @@
-"""Which images every method of the comparison gets, and how they look to it."""
+"""The images that every method of the comparison gets, as it reads them."""
 
 from __future__ import annotations
 

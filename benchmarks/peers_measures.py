@@ -1,4 +1,7 @@
-"""The paper's measures for any method that gives a score map and a score per image (METHOD 5). High is anomalous."""
+"""The paper's measures for any method that gives a score map and a score per image; high is anomalous.
+
+docs/method.md, section 7 defines them.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +72,7 @@ def measure(
 
 
 def fair_threshold(maps: Sequence[Map]) -> float:
-    """The score above which these good images have one pixel each on average (METHOD 5)."""
+    """The score above which these good images have one pixel each on average (docs/method.md, section 7)."""
     pixels = PixelScores()
     for score_map in maps:
         pixels.add(score_map, np.zeros(score_map.shape, dtype=np.bool_))

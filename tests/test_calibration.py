@@ -73,7 +73,7 @@ def test_background_without_positive_values_is_refused():
 
 @pytest.mark.parametrize("rate", [0.05, 0.1, 0.2, 0.5])
 def test_share_of_good_images_flagged_keeps_the_promised_rate(rate):
-    """The definition (METHOD 7.3), over 4000 draws of 39 calibration images and one new one."""
+    """The definition (docs/method.md, section 5.5), over 4000 draws of 39 calibration images and one new one."""
     rng = np.random.default_rng(2)
     draws = rng.normal(size=(4000, 40))
     flagged = [draw[-1] < threshold_for_rate(calibration_of(draw[:-1].tolist()), rate) for draw in draws]
@@ -105,7 +105,7 @@ def test_misfits_name_the_scales_outside_the_range():
 
 @pytest.mark.parametrize("n_images", [2, 5, 8, 40])
 def test_false_detections_of_new_images_keep_the_promise_at_every_level(n_images):
-    """The definition of NFA (METHOD 4.7): at log NFA < t, 10^t false detections per good image, in the mean."""
+    """The definition of NFA (docs/method.md, section 4.5): at log NFA < t, 10^t false detections per good image, in the mean."""
     rng = np.random.default_rng(n_images)
     levels, n_new, n_draws = np.array([1.0, 0.0, -1.0, -2.0]), 60, 400
     counts = np.empty((n_draws, len(levels)))
@@ -131,7 +131,7 @@ def test_images_that_bring_several_regions_at_once_do_not_break_the_promise():
 
 @pytest.mark.parametrize("rate", [0.01, 0.05, 0.1, 0.2])
 def test_cross_fitted_images_keep_the_promised_rate(rate):
-    """As METHOD 7.3, but the same images also draw the curves; over 200 splits."""
+    """As docs/method.md, section 5.5, but the same images also draw the curves; over 200 splits."""
     rng = np.random.default_rng(3)
     n_images, flagged = 100, []
     for _ in range(200):

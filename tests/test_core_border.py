@@ -1,4 +1,4 @@
-"""What crosses from Python to the native core: arrays, errors, threads."""
+"""The border between Python and the native core: arrays, errors, threads."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from uflow_cli.flow import (
     state_from_published,
 )
 
-# METHOD 2: channels and strides at an input of 448, and the trainable parameters of the flow alone.
+# docs/method.md, section 10: channels and strides at an input of 448, and the trainable parameters of the flow alone.
 RESNET_18 = ((64, 128, 256), (4, 8, 16), 1_479_880)
 WIDE_RESNET_50 = ((256, 512, 1024), (4, 8, 16), 23_594_080)
 CAIT_M48 = ((768,), (16,), 8_858_112)
@@ -190,7 +190,7 @@ def test_a_step_is_freias_block_with_its_dense_permutation(channels, kernel_size
 
 
 def freia_graph(channels: tuple[int, ...], flow_steps: int) -> GraphINN:
-    """The graph of the published models, of FrEIA's own parts (METHOD 2 and 9), away from its initial state."""
+    """The graph of the published models, of FrEIA's own parts (docs/method.md, section 9), away from its initial state."""
     grids = [(2 * 2**s, 2 * 2**s) for s in reversed(range(len(channels)))]
     inputs = [InputNode(c, *grid) for c, grid in zip(channels, grids, strict=True)]
     nodes: list[Node] = []
@@ -235,7 +235,7 @@ def test_states_of_published_models_load_by_name_and_mean_the_same_map(channels,
 
 
 def test_modules_are_numbered_as_in_the_published_models():
-    """METHOD 9: coarse steps 0-3, Split 4, up-sampling 5, Concat 6, fine steps 7-10."""
+    """docs/method.md, section 9: coarse steps 0-3, Split 4, up-sampling 5, Concat 6, fine steps 7-10."""
     names = list(UFlow((8, 16), [(4, 4), (2, 2)]).state_dict())
     numbers = [0, 1, 2, 3, 7, 8, 9, 10]
     tensors = ["global_scale", "global_offset", "permutation", "inverse_permutation"]

@@ -1,4 +1,4 @@
-"""What `uflow_cli.images` promises about files and pictures. Pillow and tifffile write what OpenCV cannot."""
+"""The promises of `uflow_cli.images` about files and pictures. Pillow and tifffile write what OpenCV cannot."""
 
 import contextlib
 import errno

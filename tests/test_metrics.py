@@ -1,4 +1,4 @@
-"""What `uflow_cli.metrics` promises: equal to scikit-learn, to slow and plain versions, and to values known by hand."""
+"""The measures of `uflow_cli.metrics` are equal to scikit-learn, to slow and plain versions, and to values known by hand."""
 
 import math
 import tracemalloc

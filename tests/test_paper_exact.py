@@ -29,7 +29,7 @@ def detector(*, paper_exact):
 
 
 def one_bump():
-    """METHOD 8: U at 0.8 C, falling away slightly, and a bump of 2 x 2 cells at 1.5 C."""
+    """docs/method.md, section 10: U at 0.8 C, falling away slightly, and a bump of 2 x 2 cells at 1.5 C."""
     y, x = np.mgrid[:12, :12]
     u = CHANNELS * (0.8 - 1e-4 * np.hypot(y - 2.5, x - 2.5))
     u[2:4, 2:4] = 1.5 * CHANNELS

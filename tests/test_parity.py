@@ -1,4 +1,4 @@
-"""From image to log NFA map, our road agrees with METHOD 1-4 said again in plain loops, which share no code with it.
+"""From image to log NFA map, this code agrees with sections 1 to 4 of docs/method.md, written again in plain loops.
 
 The reference reads the weights from our state dict and works in double precision; ours works in single.
 """
@@ -46,7 +46,7 @@ def convolve(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
 
 
 def flow_step(x: np.ndarray, weights: Mapping[str, np.ndarray], coupling: str) -> tuple[np.ndarray, np.ndarray]:
-    """METHOD 2: y = P(g * [x1 ; x2 exp(sigma) + a_t] + b), and its log-determinant."""
+    """docs/method.md, section 2: y = P(g * [x1 ; x2 exp(sigma) + a_t] + b), and its log-determinant."""
     channels, height, width = x.shape[1:]
     n_passive = math.ceil(channels / 2)
     passive, active = x[:, :n_passive], x[:, n_passive:]
@@ -77,7 +77,7 @@ def up_sample(x: np.ndarray) -> np.ndarray:
 def u_flow(
     features: Sequence[np.ndarray], state: Mapping[str, Tensor], *, joined: bool = True, coupling: str = "affine"
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """METHOD 2 from the coarsest scale to the finest; in the state, a scale's steps follow one another (METHOD 9).
+    """Section 2 from the coarsest scale to the finest; in the state, a scale's steps follow one another (section 9).
 
     Scales that are not joined take turns there, step by step.
     """
@@ -117,12 +117,12 @@ def bilinear(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def likelihood(embeddings: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
-    """METHOD 3."""
+    """docs/method.md, section 3."""
     return sum(bilinear(np.exp(-0.5 * (z**2).mean(axis=1)), size) for z in embeddings) / len(embeddings)
 
 
 def published_log_pfa(embeddings: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """METHOD 4.1-4 per scale, for the first image: log PFA of each cell's region, 0 outside regions."""
+    """Sections 4.1 to 4.3 per scale, for the first image: log PFA of each cell's region, 0 outside regions."""
     maps = []
     for z in embeddings:
         channels, u = z.shape[1], (z[0] ** 2).sum(axis=0)
@@ -212,7 +212,7 @@ def test_the_whole_road_from_image_to_log_nfa_map(lite):
     image = np.random.default_rng(5).integers(0, 256, (96, 96, 3), dtype=np.uint8)
     state = {key: value.double() if value.is_floating_point() else value for key, value in lite.state_dict().items()}
 
-    centred = ((image / 255 - 0.5) / 0.5).transpose(2, 0, 1)[None]  # METHOD 1: mean = std = 0.5
+    centred = ((image / 255 - 0.5) / 0.5).transpose(2, 0, 1)[None]  # docs/method.md, section 1: mean = std = 0.5
     raw = lite.extractor.backbone(torch.from_numpy(centred).float())
     for ours, theirs in zip(lite.features([image]), raw, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
@@ -250,4 +250,6 @@ def test_the_whole_road_from_image_to_log_nfa_map(lite):
 
 
 def test_the_reference_counts_tests_as_published():
-    assert log_number_of_tests([28 * 28, 14 * 14]) == pytest.approx(476.9237108556737, rel=1e-12)  # METHOD 8
+    assert log_number_of_tests([28 * 28, 14 * 14]) == pytest.approx(
+        476.9237108556737, rel=1e-12
+    )  # docs/method.md, section 10

@@ -20,7 +20,7 @@ PUBLISHED = """
     wood 2.4665e-4 22 500, bottle 1.1290e-4 23 200, cable 1.6160e-3 14 200, capsule 1.2119e-3 14 200,
     hazelnut 1.3269e-3 21 500, metal_nut 8.1489e-4 11 200, pill 1.0756e-3 11 200, screw 4.1560e-4 11 500,
     toothbrush 1.2873e-4 21 200, transistor 1.1213e-3 20 400, zipper 4.5525e-5 24 200
-"""  # METHOD 5: category, learning rate, batch size, epochs
+"""  # the paper's settings (docs/method.md, section 8): category, learning rate, batch size, epochs
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""How fast this machine is at each part of the work; no data and no weights are needed.
+"""Time each part of the work on this machine; no data and no weights are needed.
 
 Contenders of a comparison take turns, so that all see the same machine, and their inputs rotate, so that the processor
 cannot learn one of them. Times are wall-clock medians over rounds with quartiles; differences below 2 % are no change.

@@ -16,7 +16,7 @@ from pydantic.config import JsonDict
 from uflow_cli.errors import UflowError
 from uflow_cli.schema import Setting, Settings, record, settings_of
 
-MIN_HELD_OUT = 8  # METHOD 7.1
+MIN_HELD_OUT = 8  # docs/method.md, section 5.1
 FEW_IMAGES = 10  # below this many good images, training warns of what cannot be promised
 
 Tests = Literal["paper", "by-size"]
@@ -60,7 +60,7 @@ class ModelConfig(Settings):
     )
     input_size: int = Field(default=448, ge=1, description="Side in pixels to which images are resized.")
     tests: Tests = Field(
-        default="by-size",  # METHOD 7.4
+        default="by-size",  # docs/method.md, section 4.4
         description="Number of tests: eq. 9 of the paper, or the same budget split evenly over region sizes.",
     )
     architecture: str = Field(
@@ -70,7 +70,7 @@ class ModelConfig(Settings):
         json_schema_extra={"form": "u, average or single:N"},
     )
     coupling: Coupling = Field(
-        default="affine",  # METHOD 7.5
+        default="affine",  # docs/method.md, section 2
         description="uniform: scaling, and so the log-determinant, does not depend on the input.",
     )
     flow_steps: int = Field(
@@ -82,7 +82,7 @@ class ModelConfig(Settings):
         description="Side in cells, odd, of the convolutions of a flow step: a list, repeated over the steps.",
     )
     paper_exact: bool = Field(
-        default=False,  # METHOD 6.5
+        default=False,  # docs/method.md, section 8
         description="The published procedure, warts included: it selects on the test set. For comparisons only.",
     )
 
@@ -125,9 +125,9 @@ class TrainingConfig(Settings):
         description="Passes over the training images; auto: enough for 1600 steps, from 20 to 200.",
         json_schema_extra=AUTO,
     )
-    batch_size: int = Field(default=8, ge=1, description="Images per step.")  # METHOD 5
+    batch_size: int = Field(default=8, ge=1, description="Images per step.")  # docs/method.md, section 8
     learning_rate: float = Field(default=1e-3, gt=0, description="Peak learning rate.")
-    weight_decay: float = Field(default=1e-5, ge=0, description="Weight decay of Adam.")  # METHOD 5
+    weight_decay: float = Field(default=1e-5, ge=0, description="Weight decay of Adam.")  # docs/method.md, section 8
     schedule: Schedule = Field(
         default="one-cycle", description="Learning rate: rise and fall, rise and stay, or the paper's."
     )
@@ -147,7 +147,7 @@ class TrainingConfig(Settings):
         description="Compile training steps (torch.compile): a minute or two at the start, then faster ones.",
     )
     held_out_fraction: float = Field(
-        default=0.15,  # METHOD 7.1; 0: none, where something else chooses the epoch
+        default=0.15,  # docs/method.md, section 5.1; 0: none, where something else chooses the epoch
         ge=0,
         lt=1,
         description="Share of the good images that never trains the flow.",

@@ -15,8 +15,9 @@ Map: TypeAlias = NDArray[np.floating[Any]]
 Mask: TypeAlias = NDArray[np.bool_]
 Colour: TypeAlias = tuple[int, int, int]
 
-# The likelihood of a perfectly normal pixel is exp(-1/2) on average (METHOD 3), its score 1 - exp(-1/2) = 0.39: what
-# lies below 0.4 is no sign of anything. 1 is never reached but approached by every serious defect.
+# The likelihood of a perfectly normal pixel is exp(-1/2) on average (docs/method.md, section 3), its score is
+# 1 - exp(-1/2) = 0.39: what lies below 0.4 is no sign of anything. 1 is never reached but approached by every serious
+# defect.
 SCORE_RANGE: Final = (0.4, 1.0)
 
 FOUND_COLOUR: Final[Colour] = (0, 225, 255)  # cyan: the heat scale has black, purple, orange and yellow

@@ -1,4 +1,4 @@
-// How many regions could have been tested: log10 N_T, a constant of the grids' sizes.
+// The number of regions that could have been tested, log10 N_T: a constant of the grids' sizes.
 #pragma once
 
 #include <algorithm>

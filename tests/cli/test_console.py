@@ -1,4 +1,4 @@
-"""What the terminal shows, as text: tables at fixed widths, in full and where there is little room."""
+"""The text that the terminal shows: tables at fixed widths, in full and where there is little room."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run keeps of its held-out good images, and the thresholds on log10 NFA that they can promise."""
+"""The calibration that held-out good images gave a run, and the thresholds on log10 NFA that it can promise."""
 
 from __future__ import annotations
 

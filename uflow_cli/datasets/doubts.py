@@ -1,4 +1,4 @@
-"""What cannot be right about a data set: said before anybody believes a number that was made from it."""
+"""Find what cannot be right in a data set: empty or inverted masks, test images that are training images too."""
 
 import hashlib
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""What every layout gives: good images to train on, labelled images to test on, and the mask of each defect."""
+"""Images of a data set of any layout: good ones to train on, labelled ones to test on, the mask of each defect."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

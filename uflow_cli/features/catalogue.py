@@ -1,4 +1,4 @@
-"""Which extractors there are, found by name, and how one is built."""
+"""All extractors: find one by name, describe it, build it."""
 
 from __future__ import annotations
 

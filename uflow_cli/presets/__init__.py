@@ -15,7 +15,7 @@ from uflow_cli.errors import UflowError
 from uflow_cli.schema import Setting, checked, settings_of
 
 CATEGORIES = "category"  # [category.<dataset>.<category>]: a preset's settings for one category
-PAPER_EXACT = {  # what paper_exact means for other settings (METHOD 5)
+PAPER_EXACT = {  # what paper_exact means for other settings (docs/method.md, section 8)
     "precision": "fp32",
     "flow_precision": "fp32",
     "tests": "paper",

@@ -1,4 +1,4 @@
-"""What a report says. NFA in log10: low is anomalous; anomaly score: high is anomalous; pixels are the image's own."""
+"""The contents of a report. Low log10 NFA is anomalous, high anomaly score is; pixels are the image's own."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum

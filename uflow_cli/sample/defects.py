@@ -1,4 +1,4 @@
-"""What can go wrong with a piece of cloth; each kind knows exactly where.
+"""The kinds of defects in a piece of cloth, each with its exact mask.
 
 A defect takes threads away, lays something on top or changes the colour. `severity` in 0..1: from hard to easy to see.
 """

@@ -1,4 +1,4 @@
-"""What models found in images: detections, evaluations, and checks of a promise."""
+"""Show results of models on images: detections, evaluations, and checks of a promise."""
 
 from __future__ import annotations
 
