@@ -95,6 +95,30 @@ def test_every_command_is_in_the_reference():
     assert not [name for name in COMMANDS if f"`uflow {name}`" not in text]
 
 
+def section(page: str, heading: str) -> str:
+    """What stands below `heading` of `page`, up to the next heading of any level."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    return re.split(r"^#+ ", text.split(f"# {heading}\n")[1], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def test_the_example_of_detections_is_one():
+    from uflow_cli.detect import DetectionResult
+    from uflow_cli.schema import from_json
+
+    [example] = re.findall(r"^```json\n(.*?)^```", section("reference.md", "detections.json"), re.MULTILINE | re.DOTALL)
+    assert from_json(DetectionResult, example).images[0].regions
+
+
+def test_the_fields_of_a_check_are_named():
+    from uflow_cli.check import CheckResult
+    from uflow_cli.schema import json_schema
+
+    schema = json_schema(CheckResult)
+    names = {name for part in (schema, *schema["$defs"].values()) for name in part.get("properties", {})}
+    text = section("reference.md", "uflow check --json")
+    assert not {name for name in names if f"`{name}`" not in text} - {"version"}
+
+
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
 
