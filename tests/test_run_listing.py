@@ -93,7 +93,7 @@ def test_damaged_runs_are_listed_with_what_is_wrong(copy, root, what):
     elif what == "no weights":
         (folder / load_run(folder).weights).unlink()
     else:
-        config.write_text(config.read_text().replace('"format": 1', '"format": 99'))
+        config.write_text(config.read_text().replace('"version": 3', '"version": 99'))
     by_name = {listed.folder.name: listed for listed in list_runs([root])}
     assert by_name["whole"].state == "finished"
     assert (by_name["hurt"].state, by_name["hurt"].run) == ("damaged", None)

@@ -18,12 +18,12 @@ from uflow_cli.run.lock import sole_training
 from uflow_cli.run.record import (
     BEFORE_RECALIBRATION_NAME,
     CONFIG_NAME,
-    FORMAT,
     find_newest_run,
     is_run,
     load_model,
     load_run,
 )
+from uflow_cli.schema import VERSION
 
 CPU = torch.device("cpu")
 
@@ -67,13 +67,13 @@ def test_incomplete_folder_names_what_is_missing(copied_run, what):
         load_run(copied_run)
 
 
-def test_newer_format_says_update(copied_run):
-    edit_config(copied_run, format=FORMAT + 1)
-    with pytest.raises(CheckpointError, match=rf"format {FORMAT + 1}.*up to {FORMAT}.*update uflow"):
+def test_newer_version_says_update(copied_run):
+    edit_config(copied_run, version=VERSION + 1)
+    with pytest.raises(CheckpointError, match=rf"version {VERSION + 1}.*up to {VERSION}.*update uflow"):
         load_run(copied_run)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": "x"}', '{"format": 1}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": "x"}', '{"format": 1}', '{"version": 3}'])
 def test_damaged_config_says_so(copied_run, text):
     (copied_run / CONFIG_NAME).write_text(text)
     with pytest.raises(CheckpointError, match="damaged"):

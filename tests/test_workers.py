@@ -34,26 +34,42 @@ def do(what, begun, stop):
 
 @pytest.fixture
 def jobs(tmp_path):
-    return lambda *names: [Job(name, partial(do, name, tmp_path / name)) for name in names]
+    def job(name):
+        return Job(name, lambda: partial(do, name, tmp_path / name), lambda: f"result of {name}")
+
+    return lambda *names: [job(name) for name in names]
 
 
 @pytest.mark.parametrize("n_workers", [1, 4])
 def test_every_job_tells_how_it_ended(jobs, n_workers, monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: None)
-    ended = {end.category: end for end in run_jobs(jobs("kill", "bug", "user's error", "well"), n_workers=n_workers)}
+    work, tracebacks = jobs("kill", "bug", "user's error", "well"), []
+    ended = {end.category: end for end in run_jobs(work, n_workers=n_workers, on_bug=tracebacks.append)}
     assert {name: end.message for name, end in ended.items()} == {
         "kill": "its worker process was ended by signal 9; too little memory is a common cause",
         "bug": "ZeroDivisionError: in between",
         "user's error": "one line",
         "well": "",
     }
-    assert [name for name, end in ended.items() if end.traceback] == ["bug"]
-    assert "Traceback" in ended["bug"].traceback
+    assert [name for name, end in ended.items() if end.state == "finished"] == ["well"]
+    assert ended["well"].result == "result of well"
+    [traceback] = tracebacks
+    assert "Traceback" in traceback
+    assert "ZeroDivisionError" in traceback
+
+
+def test_no_process_is_started_for_a_result_that_is_there(monkeypatch):
+    monkeypatch.setattr(multiprocessing, "get_context", None)
+    [outcome] = run_jobs([Job("bolts", lambda: None, lambda: "result")])
+    assert (outcome.state, outcome.result) == ("done before", "result")
 
 
 def test_a_stop_is_told_to_those_at_work_and_no_other_is_started(jobs, tmp_path):
     ended = list(run_jobs(jobs("wait", "well"), should_stop=(tmp_path / "wait").exists))
-    assert [(end.category, end.message) for end in ended] == [("wait", "")]
+    assert [(end.category, end.state, end.message) for end in ended] == [
+        ("wait", "finished", ""),
+        ("well", "not started", ""),
+    ]
     assert not (tmp_path / "well").exists()
 
 

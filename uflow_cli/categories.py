@@ -1,28 +1,38 @@
-"""Training of many categories of a data set, each in a process of its own; what is finished is not done again."""
+"""Training and evaluation of many categories of a data set, each in a process of its own.
+
+What is finished from the same inputs, by the same version of uflow, is not done again.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 import os
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 import uflow_cli
 from uflow_cli.cache import CacheFolder
-from uflow_cli.config import ModelConfig, TrainingConfig
+from uflow_cli.config import DeviceChoice, ModelConfig, TrainingConfig
 from uflow_cli.datasets import Dataset, load_dataset
 from uflow_cli.errors import TrainingError, UflowError
+from uflow_cli.evaluation import Evaluation, evaluate_run, evaluation_from_dict, evaluation_to_dict
+from uflow_cli.files import write_text
+from uflow_cli.model import choose_device
+from uflow_cli.report import EVALUATION_NAME, TableRow, table_csv, table_markdown, write_evaluation
 from uflow_cli.run.record import CONFIG_NAME, Origin, Run, load_run
 from uflow_cli.run.state import has_state, read_state
+from uflow_cli.schema import json_text
 from uflow_cli.training import Observer, criterion_of, resume, train
-from uflow_cli.workers import Job, run_jobs
+from uflow_cli.workers import Job, Outcome, Work, run_jobs
 
 DIFFERENCES_SHOWN = 3
 STOPPING = (
@@ -30,23 +40,11 @@ STOPPING = (
 )
 
 Settings = tuple[ModelConfig, TrainingConfig]
-Observe = Callable[["Task"], AbstractContextManager[Observer]]
-State = Literal["finished", "done before", "stopped", "failed", "not started"]
+Observe = Callable[["TrainingTask"], AbstractContextManager[Observer]]
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of one category; `run` is None where there is none, `message` says why it failed."""
-
-    category: str
-    state: State
-    seconds: float = 0.0
-    run: Run | None = None
-    message: str = ""
-
-
-@dataclass(frozen=True)
-class Task:
+class TrainingTask:
     """A category before it is trained."""
 
     data: Dataset
@@ -62,8 +60,8 @@ def train_categories(
     dataset: str, categories: Sequence[str], *, root: Path, out: Path, settings: Callable[[str, str], Settings],
     device: torch.device, observe: Observe, on_bug: Callable[[str], None],
     should_stop: Callable[[], bool] = lambda: False, overwrite: bool = False, cache: CacheFolder | None = None,
-) -> Iterator[Outcome]:  # fmt: skip
-    """Train `categories` into folders of their name below `out`, and yield what became of each.
+) -> Iterator[Outcome[Run]]:  # fmt: skip
+    """Train `categories` into folders of their name below `out`, and yield the outcome of each.
 
     A finished run of the same settings and version of uflow is left as it is, an unfinished one goes on, one of others
     fails unless `overwrite`. Once `should_stop` says so, the category in hand ends after its epoch and the others are
@@ -72,40 +70,31 @@ def train_categories(
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise TrainingError("several processes train one category together; start torchrun once per category")
-    for number, category in enumerate(categories, start=1):
-        if should_stop():
-            yield Outcome(category, "not started")
-            continue
-        start = time.monotonic()
-        folder = out / category
-        try:
-            data = load_dataset(dataset, root=root, category=category)
-            model_config, config = settings(data.name, data.category)
-            standing = "new" if overwrite else find_standing(folder, model_config, config, n_images=len(data.train))
-            if standing == "finished":
-                yield Outcome(category, "done before", run=load_run(folder))
-                continue
-            task = Task(data, folder, model_config, config, number, len(categories), standing == "unfinished")
-            work = partial(_train, task, root=root, device=device, observe=observe, cache=cache)
-            ended = next(run_jobs([Job(category, work)], should_stop=should_stop), None)
-            if ended is None:
-                yield Outcome(category, "not started")
-                continue
-            if ended.traceback:
-                on_bug(ended.traceback)
-            if ended.message:
-                yield Outcome(category, "failed", ended.seconds, message=ended.message)
-                continue
-            run = load_run(folder)
-            state: State = "stopped" if run.progress.state == "stopped" else "finished"
-            yield Outcome(category, state, ended.seconds, run)
-        except UflowError as error:
-            yield Outcome(category, "failed", time.monotonic() - start, message=str(error))
+
+    def prepare(number: int, category: str) -> Work | None:
+        folder, data = out / category, load_dataset(dataset, root=root, category=category)
+        model_config, config = settings(data.name, data.category)
+        standing = "new" if overwrite else find_standing(folder, model_config, config, n_images=len(data.train))
+        if standing == "finished":
+            return None
+        task = TrainingTask(
+            data, folder, model_config, config, number, len(categories), resumed=standing == "unfinished"
+        )
+        return partial(_train, task, root=root, device=device, observe=observe, cache=cache)
+
+    jobs = [
+        Job(category, partial(prepare, number, category), partial(load_run, out / category))
+        for number, category in enumerate(categories, start=1)
+    ]
+    for outcome in run_jobs(jobs, should_stop=should_stop, on_bug=on_bug):
+        is_stopped = outcome.result is not None and outcome.result.progress.state == "stopped"
+        yield replace(outcome, state="stopped") if is_stopped else outcome
 
 
 def _train(
-    task: Task, stop: threading.Event, *, root: Path, device: torch.device, observe: Observe, cache: CacheFolder | None
-) -> None:
+    task: TrainingTask, stop: threading.Event, *, root: Path, device: torch.device, observe: Observe,
+    cache: CacheFolder | None,
+) -> None:  # fmt: skip
     """Train the category of `task`, in its own process."""
     data, paths = task.data, [image.path for image in task.data.train]
     with observe(task) as observer:
@@ -132,7 +121,7 @@ def _tell_of_stop(stop: threading.Event, observer: Observer) -> None:
 def find_standing(
     folder: Path, model_config: ModelConfig, config: TrainingConfig, *, n_images: int
 ) -> Literal["new", "unfinished", "finished"]:
-    """How far a run of these settings is in `folder`; TrainingError where the run there is of others."""
+    """The progress of the training of these settings in `folder`; TrainingError where other settings were used."""
     if has_state(folder):
         state, _ = read_state(folder, with_tensors=False)
         _require_same(folder, state.origin, (state.model, state.training), (model_config, config))
@@ -165,3 +154,107 @@ def _require_same(folder: Path, origin: Origin, there: Settings, wanted: Setting
         f"{folder} holds a run with {', '.join(differences[:DIFFERENCES_SHOWN])}{more}; "
         "replace it with --overwrite, or choose another folder with --out"
     )
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """The options of an evaluation."""
+
+    nfa_threshold: float | None = None
+    false_alarm_rate: float | None = None
+    fair: bool = False
+    n_resamples: int = 0
+
+
+@dataclass(frozen=True)
+class EvaluationTask:
+    """A category before it is evaluated: its run, where its images are, and where its result goes."""
+
+    dataset: str
+    category: str
+    root: Path
+    run: Path
+    out: Path
+    weights: Sequence[str] | None = None  # of the extractor, instead of the run's own
+
+    def load(self) -> tuple[Run, Dataset]:
+        """The run and the images."""
+        data = load_dataset(self.dataset, root=self.root, category=self.category)
+        return load_run(self.run, weights=self.weights), data
+
+
+def evaluate_categories(
+    tasks: Sequence[EvaluationTask], settings: EvaluationSettings, *, device: DeviceChoice, n_workers: int = 1,
+    on_bug: Callable[[str], None] = lambda _traceback: None,
+) -> Iterator[Outcome[Evaluation]]:  # fmt: skip
+    """Evaluate each of `tasks`, `n_workers` at a time, and yield the outcome of each when it has ended."""
+
+    def prepare(task: EvaluationTask) -> Work | None:
+        return None if is_evaluated(task, settings) else partial(_evaluate, task, settings, device)
+
+    jobs = [Job(task.category, partial(prepare, task), partial(_read_evaluation, task.out)) for task in tasks]
+    return run_jobs(jobs, n_workers=n_workers, on_bug=on_bug)
+
+
+def _evaluate(task: EvaluationTask, settings: EvaluationSettings, device: DeviceChoice, _stop: threading.Event) -> None:
+    """Evaluate the category of `task` and write the result, in its own process."""
+    run, data = task.load()
+    evaluation = evaluate_run(run, data, device=choose_device(device), **asdict(settings))
+    write_evaluation(task.out, evaluation, key=evaluation_key(run, data, settings))
+
+
+def _read_evaluation(folder: Path) -> Evaluation:
+    return evaluation_from_dict(json.loads((folder / EVALUATION_NAME).read_text(encoding="utf-8")))
+
+
+def is_evaluated(task: EvaluationTask, settings: EvaluationSettings) -> bool:
+    """Whether the folder of `task` holds a sound result from the same inputs."""
+    try:
+        key = json.loads((task.out / EVALUATION_NAME).read_text(encoding="utf-8"))["key"]
+        _read_evaluation(task.out)
+        return bool(key == evaluation_key(*task.load(), settings))
+    except (OSError, ValueError, KeyError, TypeError, UflowError):
+        return False
+
+
+def evaluation_key(run: Run, data: Dataset, settings: EvaluationSettings) -> str:
+    """Digest of all that an evaluation depends on: uflow, run, settings, and the images by path, size and time."""
+    inputs = {"uflow": uflow_cli.__version__, **asdict(settings)}
+    digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode())
+    digest.update((run.folder / CONFIG_NAME).read_bytes())
+    digest.update((run.folder / run.weights).read_bytes())
+    for item in (*data.test, *(data.train if settings.fair else ())):
+        for path in (item.path, item.mask_path):
+            if path is not None and path.exists():
+                found = path.stat()
+                digest.update(f"{path}\0{found.st_size}\0{found.st_mtime_ns}\0{item.defect}\n".encode())
+    return digest.hexdigest()
+
+
+def table_to_dict(rows: Sequence[TableRow], outcomes: Sequence[Outcome[Evaluation]], *, dataset: str) -> dict[str, Any]:
+    """JSON-ready mapping without version: each category's evaluation, the means, and the failures."""
+    return {
+        "dataset": dataset,
+        "categories": {o.category: evaluation_to_dict(o.result) for o in outcomes if o.result},
+        "means": {
+            row.name: {
+                "n_categories": row.n_categories, "ours": _without_nan(row.ours),
+                "published": _without_nan(row.published),
+            }
+            for row in rows if row.n_categories > 1
+        },
+        "errors": {o.category: o.message for o in outcomes if o.result is None},
+    }  # fmt: skip
+
+
+def write_table(
+    folder: Path, rows: Sequence[TableRow], outcomes: Sequence[Outcome[Evaluation]], *, dataset: str
+) -> None:
+    """Write table.json, table.csv and table.md."""
+    write_text(folder / "table.json", json_text(table_to_dict(rows, outcomes, dataset=dataset)))
+    write_text(folder / "table.csv", table_csv(rows))
+    write_text(folder / "table.md", table_markdown(rows, title=f"U-Flow on {dataset}"))
+
+
+def _without_nan(figures: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: None if math.isnan(value) else value for name, value in figures.items()}

@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    PlainValidator,
     TypeAdapter,
     ValidationError,
     WithJsonSchema,
@@ -39,6 +41,8 @@ KINDS = {"boolean": "true or false", "integer": "a whole number", "number": "a n
 LIMITS = {
     "minimum": "of at least", "exclusiveMinimum": "above", "maximum": "of at most", "exclusiveMaximum": "below",
 }  # fmt: skip
+BYTES = "bytes:"
+LONE = re.compile("[\udc80-\udcff]")  # of a file name that is no Unicode
 LONE_SURROGATE = re.compile(r"(?<!\\ud[89ab]..)\\ud[c-f]..")  # of a file name that is no Unicode; pydantic refuses it
 
 T = TypeVar("T")
@@ -51,6 +55,25 @@ NumberOrNan = Annotated[
     WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "null"}]}),
 ]
 """A number that may be nan, which is null in JSON."""
+
+
+def _file_name(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("a text is needed")
+    return os.fsdecode(bytes.fromhex(value.removeprefix(BYTES))) if value.startswith(BYTES) else value
+
+
+def _file_name_text(value: str) -> str:
+    return BYTES + os.fsencode(value).hex() if LONE.search(value) else value
+
+
+FileName = Annotated[
+    str,
+    PlainValidator(_file_name),
+    PlainSerializer(_file_name_text, when_used="json"),
+    WithJsonSchema({"type": "string"}),
+]
+"""A name or path as the system has it; one that is no Unicode is `bytes:` and its bytes in hexadecimal in JSON."""
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field, Field))

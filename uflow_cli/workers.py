@@ -18,62 +18,74 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from types import FrameType
+from typing import Generic, Literal, TypeVar
 
 from uflow_cli.errors import UflowError
 
 GLANCE = 0.2  # seconds between two looks at whether to stop
 
-Work = Callable[[threading.Event], None]
+Result = TypeVar("Result")
+State = Literal["finished", "done before", "stopped", "failed", "not started"]
+Work = Callable[[threading.Event], None]  # can be pickled; ends soon after its event, which is set where it is to stop
 
 
 @dataclass(frozen=True)
-class Job:
-    """One category, and the work that a process of its own does; `work` can be pickled, and ends soon after its event.
+class Job(Generic[Result]):
+    """One category.
 
-    The event is set where the work is to stop, also when the parent is gone.
+    `prepare` gives the work that makes the result, or None where the result is there already from the same inputs. It
+    is called in this process, which so starts none for a category that is finished. `read` gives the result afterwards.
     """
 
     category: str
-    work: Work
+    prepare: Callable[[], Work | None]
+    read: Callable[[], Result]
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How the work on a category ended: `message` is empty where it did well, `traceback` tells of a bug."""
+class Outcome(Generic[Result]):
+    """The end of one category; `result` is None where there is none, and then `message` says why if it failed."""
 
     category: str
-    seconds: float
+    state: State
+    seconds: float = 0.0
+    result: Result | None = None
     message: str = ""
-    traceback: str = ""
 
 
 @dataclass(frozen=True)
-class _Running:
-    job: Job
+class _Running(Generic[Result]):
+    job: Job[Result]
     process: SpawnProcess
     start: float
 
 
 def run_jobs(
-    jobs: Sequence[Job], *, n_workers: int = 1, should_stop: Callable[[], bool] = lambda: False
-) -> Iterator[Ended]:
-    """Do `jobs`, `n_workers` at a time, and yield each when it has ended; none is started once `should_stop` says so.
+    jobs: Sequence[Job[Result]], *, n_workers: int = 1, should_stop: Callable[[], bool] = lambda: False,
+    on_bug: Callable[[str], None] = lambda _traceback: None,
+) -> Iterator[Outcome[Result]]:  # fmt: skip
+    """Do `jobs`, `n_workers` at a time, and yield the outcome of each; none is started once `should_stop` says so.
 
-    An exception in the meantime, such as KeyboardInterrupt, interrupts those at work and waits for them.
+    `on_bug` gets the traceback of an error that is not the user's; the other categories go on. An exception in the
+    meantime, such as KeyboardInterrupt, interrupts those at work and waits for them.
     """
-    waiting, running, told = list(jobs), dict[Connection, _Running](), False
+    waiting, running, told = list(jobs), dict[Connection, _Running[Result]](), False
     try:
         while running or (waiting and not should_stop()):
             while waiting and len(running) < n_workers and not should_stop():
-                connection, started = _start(waiting.pop(0), n_workers=n_workers)
-                running[connection] = started
+                begun = _begin(waiting.pop(0), n_workers=n_workers)
+                if isinstance(begun, Outcome):
+                    yield begun
+                else:
+                    running[begun[0]] = begun[1]
             if not told and should_stop():
                 told = True
                 for connection in running:
                     _tell_to_stop(connection)
             ready = wait(list(running), timeout=GLANCE)
             for connection in [connection for connection in running if connection in ready]:
-                yield _ended(running.pop(connection), connection)
+                yield _outcome(running.pop(connection), connection, on_bug=on_bug)
+        yield from (Outcome(job.category, "not started") for job in waiting)
     finally:
         for at_work in running.values():
             at_work.process.terminate()
@@ -81,14 +93,21 @@ def run_jobs(
             at_work.process.join()
 
 
-def _start(job: Job, *, n_workers: int) -> tuple[Connection, _Running]:
+def _begin(job: Job[Result], *, n_workers: int) -> Outcome[Result] | tuple[Connection, _Running[Result]]:
+    start = time.monotonic()
+    try:
+        work = job.prepare()
+        if work is None:
+            return Outcome(job.category, "done before", result=job.read())
+    except UflowError as error:
+        return Outcome(job.category, "failed", time.monotonic() - start, message=str(error))
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     n_threads = max(1, (os.cpu_count() or 1) // n_workers) if n_workers > 1 else None
-    process = context.Process(target=_work, args=(job.work, theirs, n_threads))
+    process = context.Process(target=_work, args=(work, theirs, n_threads))
     process.start()
     theirs.close()  # so that ours sees the end when the process dies
-    return ours, _Running(job, process, time.monotonic())
+    return ours, _Running(job, process, start)
 
 
 def _tell_to_stop(connection: Connection) -> None:
@@ -128,18 +147,25 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _ended(at_work: _Running, connection: Connection) -> Ended:
+def _outcome(at_work: _Running[Result], connection: Connection, *, on_bug: Callable[[str], None]) -> Outcome[Result]:
+    job, process = at_work.job, at_work.process
     try:
         message, trace = connection.recv()
     except (EOFError, OSError):
         message, trace = None, ""
-    process = at_work.process
     process.join()
     connection.close()  # not before: the process would take it for the end of its parent
     seconds = time.monotonic() - at_work.start
+    if trace:
+        on_bug(trace)
     if message is None:
         code = process.exitcode or 0
         how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
         hint = "; too little memory is a common cause" if code == -signal.SIGKILL else ""
         message = f"its worker process {how}{hint}"
-    return Ended(at_work.job.category, seconds, message, trace)
+    try:
+        if not message:
+            return Outcome(job.category, "finished", seconds, job.read())
+    except UflowError as error:
+        message = str(error)
+    return Outcome(job.category, "failed", seconds, message=message)

@@ -11,8 +11,7 @@ import pytest
 from rich.console import Console  # noqa: TID251
 
 from uflow_cli.calibration import Calibration
-from uflow_cli.categories import Outcome
-from uflow_cli.cli.console import note, print_runs, print_series, warn
+from uflow_cli.cli.console import note, print_runs, print_trainings, warn
 from uflow_cli.cli.console.tables import Column, columns_that_fit, runs_columns, table_of
 from uflow_cli.cli.console.terminal import progress_bars
 from uflow_cli.cli.console.training import epoch_table
@@ -21,6 +20,7 @@ from uflow_cli.detection.nfa import Background
 from uflow_cli.run.listing import ListedRun
 from uflow_cli.run.log import Epoch
 from uflow_cli.run.record import Origin, Progress, Run
+from uflow_cli.workers import Outcome
 
 NOON = datetime(2026, 11, 22, 12).astimezone()
 
@@ -79,7 +79,7 @@ OUTCOMES = [
     Outcome("carpet", "stopped", 12.0, a_run(Path("runs/mvtec/carpet"), epochs=(15, 20))),
     Outcome("grid", "not started"),
 ]
-SERIES = """\
+TRAININGS = """\
 category  state        images  epochs  best  held-out bits/dim      v by scale  flagged  seconds  message
 bottle    finished        202   20/20    14             1.7343  0.98 1.02 1.10     2/22       61
 cable     done before     212   20/20    14             1.7343  0.98 1.02 1.10     2/22
@@ -90,7 +90,7 @@ carpet    stopped         202   15/20    14             1.7343  0.98 1.02 1.10  
 grid      not started
 2 of 5 categories are trained, 1 failed, 2 left for the same command; runs in runs/mvtec
 """
-SERIES_NARROW = """\
+TRAININGS_NARROW = """\
 category  state        held-out bits/dim  flagged  message
 bottle    finished                1.7343     2/22
 cable     done before             1.7343     2/22
@@ -103,10 +103,10 @@ grid      not started
 """
 
 
-@pytest.mark.parametrize(("width", "expected"), [(123, SERIES), (80, SERIES_NARROW)])
-def test_series_table(capsys, monkeypatch, width, expected):
+@pytest.mark.parametrize(("width", "expected"), [(123, TRAININGS), (80, TRAININGS_NARROW)])
+def test_table_of_trained_categories(capsys, monkeypatch, width, expected):
     monkeypatch.setattr("uflow_cli.cli.console.terminal.PLAIN_WIDTH", width)
-    print_series(OUTCOMES, folder=Path("runs/mvtec"))
+    print_trainings(OUTCOMES, folder=Path("runs/mvtec"))
     assert "".join(line.rstrip() + "\n" for line in capsys.readouterr().out.splitlines()) == expected
 
 

@@ -100,7 +100,7 @@ def test_bad_model_folder_is_one_line(uflow, small_run, images, tmp_path, change
         next(run.glob("*.safetensors")).unlink()
     if change == "newer":
         values = json.loads((run / CONFIG_NAME).read_text())
-        (run / CONFIG_NAME).write_text(json.dumps({**values, "format": 99}))
+        (run / CONFIG_NAME).write_text(json.dumps({**values, "version": 99}))
     outcome = uflow("detect", images, "--model", run, "--out", tmp_path / "out")
     assert outcome.code == 1
     assert message in outcome.err

@@ -7,20 +7,20 @@ import threading
 
 import pytest
 
-from uflow_cli.cli.interrupt import stop_on_interrupt
+from uflow_cli.cli.train import stop_on_interrupt
 
 
 def test_once_sets_the_event_and_says_so_and_twice_raises():
     said = []
     before = signal.getsignal(signal.SIGINT)
-    with stop_on_interrupt(said.append, also=" and more") as event:
+    with stop_on_interrupt(said.append) as event:
         assert not event.is_set()
         signal.raise_signal(signal.SIGINT)
         assert event.is_set()
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert len(said) == 1
-    assert "keeping the best one and more; press Ctrl-C again" in said[0]
+    assert "keeping the best one; press Ctrl-C again" in said[0]
     assert signal.getsignal(signal.SIGINT) is before
 
 

@@ -12,7 +12,7 @@ from uflow_cli.cli.options import DEVICE, Device
 
 
 class PartName(StrEnum):
-    """What to time."""
+    """The work to time."""
 
     all = "all"
     nfa = "nfa"

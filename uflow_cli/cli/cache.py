@@ -1,4 +1,4 @@
-"""`uflow cache`: what features are kept, and where; make room."""
+"""`uflow cache`: show the kept features and their folder, or remove them."""
 
 from __future__ import annotations
 

@@ -29,10 +29,10 @@ from uflow_cli.cli.options import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from uflow_cli.categories import EvaluationSettings
     from uflow_cli.datasets import Dataset
     from uflow_cli.evaluation import EvaluatedImage
     from uflow_cli.run.record import Run
-    from uflow_cli.survey import EvaluationSettings
 
 MAX_RESAMPLES = 100_000
 
@@ -80,8 +80,8 @@ def evaluate(
     if test is not None and (dataset is not None or category is not None):
         raise typer.BadParameter("give --test or --dataset, not both", param_hint="'--test'")
 
+    from uflow_cli.categories import EvaluationSettings
     from uflow_cli.datasets import doubtful_masks, doubtful_split, folder_dataset, load_dataset
-    from uflow_cli.survey import EvaluationSettings
 
     settings = EvaluationSettings(nfa_threshold, false_alarm_rate, fair, bootstrap)
     if category is not None and (category == "all" or "," in category):
@@ -109,11 +109,11 @@ def _evaluate_one(
 ) -> None:  # fmt: skip
     from dataclasses import asdict
 
+    from uflow_cli.categories import evaluation_key
     from uflow_cli.cli import console
     from uflow_cli.evaluation import evaluate_run
     from uflow_cli.model import choose_device
     from uflow_cli.report import report_image, report_summary, report_writer, write_evaluation
-    from uflow_cli.survey import result_key
 
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(report_writer(report)) if report else None
@@ -127,7 +127,7 @@ def _evaluate_one(
 
         evaluation = evaluate_run(run, data, device=choose_device(device.value), on_image=on_image, **asdict(settings))
         page = writer.finish(title=evaluation.title, summary=report_summary(run, evaluation)) if writer else None
-    write_evaluation(out, evaluation, key=result_key(run, data, settings))
+    write_evaluation(out, evaluation, key=evaluation_key(run, data, settings))
     console.print_evaluation(evaluation, out_folder=out, report=page, as_json=as_json)
 
 
@@ -139,22 +139,25 @@ def _evaluate_many(
     if dataset is None:
         raise typer.BadParameter("--category all needs --dataset", param_hint="'--dataset'")
 
+    from uflow_cli.categories import EvaluationTask, evaluate_categories, write_table
     from uflow_cli.cli import console
     from uflow_cli.datasets import choose_categories
     from uflow_cli.report import table_rows
-    from uflow_cli.survey import Job, survey, write_table
 
     names = choose_categories(dataset, category, root=data_root)
     runs = runs or Path("runs") / dataset
     out = out or runs / "evaluation"
-    jobs = [Job(dataset, name, data_root, runs / name, out / name, weights) for name in names]
-    with console.progress("evaluating categories", total=len(jobs)) as advance:
-        outcomes = survey(
-            jobs, settings, device=device.value, n_workers=n_workers, on_done=lambda _outcome: advance(1),
-            on_bug=console.print_traceback,
-        )  # fmt: skip
-    rows = table_rows([outcome.evaluation for outcome in outcomes if outcome.evaluation])
+    tasks = [EvaluationTask(dataset, name, data_root, runs / name, out / name, weights) for name in names]
+    outcomes = []
+    with console.progress("evaluating categories", total=len(tasks)) as advance:
+        for outcome in evaluate_categories(
+            tasks, settings, device=device.value, n_workers=n_workers, on_bug=console.print_traceback
+        ):
+            outcomes.append(outcome)
+            advance(1)
+    outcomes.sort(key=lambda outcome: names.index(outcome.category))
+    rows = table_rows([outcome.result for outcome in outcomes if outcome.result])
     write_table(out, rows, outcomes, dataset=dataset)
-    console.print_survey(rows, outcomes, dataset=dataset, out_folder=out, as_json=as_json)
-    if any(outcome.evaluation is None for outcome in outcomes):
+    console.print_evaluations(rows, outcomes, dataset=dataset, out_folder=out, as_json=as_json)
+    if any(outcome.result is None for outcome in outcomes):
         raise typer.Exit(1)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class DeviceName(StrEnum):
-    """Where tensors live."""
+    """The kind of device that computes."""
 
     auto = "auto"
     cpu = "cpu"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import signal
+import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from uflow_cli.cli.interrupt import stop_on_interrupt
 from uflow_cli.cli.options import (
     CACHE_SIZE,
     DATA_ROOT,
@@ -27,10 +30,10 @@ from uflow_cli.cli.options import (
     heed,
     with_settings,
 )
-from uflow_cli.cli.series import observed, train_many
 
 if TYPE_CHECKING:
     from uflow_cli.cache import CacheFolder
+    from uflow_cli.categories import TrainingTask
     from uflow_cli.config import ModelConfig, TrainingConfig
     from uflow_cli.training import Observer
 
@@ -91,8 +94,8 @@ def train(
     """
     if resume is not None:
         _require_alone(context)
-        kept = None if no_cache else chosen_cache(cache_dir, cache_size)
-        _resume(resume, device, kept, tensorboard=tensorboard, weights=settings["weights"])
+        cache = None if no_cache else chosen_cache(cache_dir, cache_size)
+        _resume(resume, device, cache, tensorboard=tensorboard, weights=settings["weights"])
         return
 
     from uflow_cli.cli import console
@@ -118,7 +121,7 @@ def train(
     if dataset is not None and category is not None and (category == "all" or "," in category):
         if strict:
             _heed_all(dataset, category, data_root)
-        train_many(
+        _train_many(
             dataset, category, data_root=data_root, out=out, settings=resolved, device=device, cache=cache,
             overwrite=overwrite, tensorboard=tensorboard,
         )  # fmt: skip
@@ -157,6 +160,38 @@ def _heed_all(dataset: str, category: str, data_root: Path) -> None:
 
     for name in choose_categories(dataset, category, root=data_root):
         heed(load_dataset(dataset, root=data_root, category=name).left_out, strict=True)
+
+
+def _train_many(
+    dataset: str, category: str, *, data_root: Path, out: Path | None,
+    settings: Callable[[str, str], tuple[ModelConfig, TrainingConfig]], device: DeviceName,
+    cache: CacheFolder | None, overwrite: bool, tensorboard: bool,
+) -> None:  # fmt: skip
+    """Train the categories that `category` names; exit code 1 if one of them failed."""
+    from uflow_cli.categories import train_categories
+    from uflow_cli.cli import console
+    from uflow_cli.datasets import choose_categories
+    from uflow_cli.model import choose_device
+    from uflow_cli.training import require_tensorboard
+
+    if tensorboard:
+        require_tensorboard()
+    names = choose_categories(dataset, category, root=data_root)
+    folder = out or Path("runs") / dataset
+    observe = partial(_observed_task, tensorboard=tensorboard)
+    outcomes = []
+    with stop_on_interrupt(lambda _message: None) as interrupt:  # the process of the category in hand says so
+        trainings = train_categories(
+            dataset, names, root=data_root, out=folder, settings=settings, device=choose_device(device.value),
+            cache=cache, observe=observe, on_bug=console.print_traceback, should_stop=interrupt.is_set,
+            overwrite=overwrite,
+        )  # fmt: skip
+        for outcome in trainings:
+            console.print_outcome(outcome)
+            outcomes.append(outcome)
+    console.print_trainings(outcomes, folder=folder)
+    if any(outcome.state == "failed" for outcome in outcomes):
+        raise typer.Exit(1)
 
 
 def _resume(
@@ -200,16 +235,63 @@ def _require_alone(context: typer.Context) -> None:
 
 @contextlib.contextmanager
 def _watched(run: Path, *, tensorboard: bool) -> Iterator[tuple[Observer, Callable[[], bool]]]:
-    """What shows a training, and what tells that it is to stop. Of several processes only the first one talks."""
+    """The observer of a training, and a function that tells whether to stop. Only the process of rank 0 prints."""
     from uflow_cli.cli import console
     from uflow_cli.training import OtherRankError, Silent, is_rank_zero
 
     try:
         if is_rank_zero():
-            with observed(run, tensorboard=tensorboard) as observer, stop_on_interrupt(console.warn) as interrupt:
+            with _observed(run, tensorboard=tensorboard) as observer, stop_on_interrupt(console.warn) as interrupt:
                 yield observer, interrupt.is_set
         else:
             with stop_on_interrupt(lambda _message: None) as interrupt:
                 yield Silent(), interrupt.is_set
     except OtherRankError:
         raise typer.Exit(1) from None
+
+
+@contextlib.contextmanager
+def _observed_task(task: TrainingTask, *, tensorboard: bool) -> Iterator[Observer]:
+    from uflow_cli.cli import console
+
+    console.print_task(task)
+    heed(task.data.left_out, strict=False)
+    with _observed(task.folder, tensorboard=tensorboard) as observer:
+        yield observer
+
+
+@contextlib.contextmanager
+def _observed(run: Path, *, tensorboard: bool) -> Iterator[Observer]:
+    """The display of a training on the terminal, which with `tensorboard` also writes a log into the folder `run`."""
+    from uflow_cli.cli import console
+    from uflow_cli.training import TensorBoardLog, Together
+
+    if not tensorboard:
+        with console.training_display() as display:
+            yield display
+        return
+    with contextlib.closing(TensorBoardLog(run)) as log, console.training_display() as display:
+        yield Together(display, log)
+
+
+@contextlib.contextmanager
+def stop_on_interrupt(warn: Callable[[str], None]) -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets, with a warning; a second one raises KeyboardInterrupt."""
+    event = threading.Event()
+    message = "stopping after this epoch, keeping the best one; press Ctrl-C again to stop at once"
+    # In a thread of its own: what it prints to may be locked by the very code that the signal broke into.
+    messenger = threading.Thread(target=warn, args=(message,), daemon=True)
+
+    def on_interrupt(_signal: int, _frame: FrameType | None) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+        messenger.start()
+
+    previous = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        if event.is_set():
+            messenger.join()

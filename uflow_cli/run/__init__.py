@@ -1,1 +1,1 @@
-"""The run folder: what a training leaves, and what is known of it."""
+"""The run folder: the weights, configuration, state, lock and log of a training, and the list of runs."""

@@ -1,4 +1,4 @@
-"""The runs below a folder as a list: what each was trained on, how far it went, and what it promises."""
+"""The runs below a folder as a list: the data, the progress and the promise of each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from uflow_cli.run.log import LOG_NAME
 from uflow_cli.run.record import CONFIG_NAME, STATE_NAME, WEIGHTS_PATTERN, Run, is_run, load_run
 from uflow_cli.schema import VERSION
 
-TRACES = (CONFIG_NAME, LOG_NAME, STATE_NAME, WEIGHTS_PATTERN)  # what training writes
+TRACES = (CONFIG_NAME, LOG_NAME, STATE_NAME, WEIGHTS_PATTERN)  # files that training writes
 UNFINISHED = ("training", "stopped", "failed")
 
 
@@ -83,7 +83,7 @@ def _listed(folder: Path) -> ListedRun:
 
 
 def _modified(folder: Path) -> datetime:
-    """When training last wrote there; opening or copying single files later does not count."""
+    """The time when training last wrote there; opening or copying single files later does not count."""
     written = [0.0]
     for path in (path for name in TRACES for path in folder.glob(name)):
         with contextlib.suppress(OSError):  # gone meanwhile: a training replaces its files
@@ -120,7 +120,7 @@ def _to_dict(listed: ListedRun) -> dict[str, Any]:
     }
     if run is None:
         return values
-    origin, progress, kept = run.origin, run.progress, run.calibration
+    origin, progress, calibration = run.origin, run.progress, run.calibration
     return values | {
         "dataset": origin.dataset,
         "category": origin.category,
@@ -132,6 +132,6 @@ def _to_dict(listed: ListedRun) -> dict[str, Any]:
         "epochs": progress.n_epochs,
         "best_epoch": progress.best_epoch,
         "held_out_loss": progress.held_out_loss,
-        "mean_ratio": list(kept.mean_ratio),
-        "smallest_false_alarm_rate": kept.smallest_rate if kept.n_images else None,
+        "mean_ratio": list(calibration.mean_ratio),
+        "smallest_false_alarm_rate": calibration.smallest_rate if calibration.n_images else None,
     }

@@ -1,6 +1,6 @@
 """Run folders: weights as safetensors, everything else as JSON, never pickle.
 
-- `config.json`: format number, configuration, progress, calibration and the name of the weights file;
+- `config.json`: version of the schema, configuration, progress, calibration and the name of the weights file;
 - `flow-<epoch>-<digest>.safetensors`: flow and normalisation of the best epoch;
 - `log.csv`, a line per epoch, and `loss.svg`, a picture of it, see `run.log`;
 - `calibration.svg`, a picture of the calibration, once training is over;
@@ -19,10 +19,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PlainSerializer
 
 from uflow_cli.calibration import Calibration, calibration_chart, calibration_from_dict, calibration_to_dict
 from uflow_cli.charts import svg_file
@@ -30,6 +32,7 @@ from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.errors import CheckpointError, UflowError
 from uflow_cli.files import write_bytes, write_text
 from uflow_cli.run.lock import sole_training
+from uflow_cli.schema import VERSION, FileName, from_dict, record, to_json
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +41,6 @@ if TYPE_CHECKING:
 
 RunState = Literal["training", "finished", "stopped", "failed"]
 
-FORMAT = 1
 CONFIG_NAME = "config.json"
 STATE_NAME = "training.safetensors"
 PAPER_EXACT_CAVEAT = (
@@ -47,20 +49,20 @@ PAPER_EXACT_CAVEAT = (
 CALIBRATION_CHART_NAME = "calibration.svg"
 BEFORE_RECALIBRATION_NAME = "config.before-recalibration.json"
 WEIGHTS_PATTERN = "flow-*.safetensors"
-KEYS = {"format", "weights", "origin", "extractor_digest"}  # tell a run's configuration from other programs'
+KEYS = {"weights", "origin", "extractor_digest"}  # tell a run's configuration from other programs'
 
 
-@dataclass(frozen=True)
+@record
 class Origin:
-    """Where a run's images came from, and how many were used for what."""
+    """The origin of a run's images, and how many were used for each purpose."""
 
-    dataset: str
-    category: str
+    dataset: FileName
+    category: FileName
     n_training: int
     n_selection: int
     n_calibration: int
-    root: str | None = None  # absolute; the folder of the data set ...
-    good: str | None = None  # ... or of the good images, where there is no data set
+    root: FileName | None = None  # absolute; the folder of the data set ...
+    good: FileName | None = None  # ... or of the good images, where there is no data set
     version: str | None = None  # of uflow, when training began; None in runs that do not say
 
     @property
@@ -69,39 +71,46 @@ class Origin:
 
         Where these are different images, at least twice as many calibrate as choose the epoch: see `split_images`.
         """
-        shared = self.n_selection == self.n_calibration
-        return self.n_training + self.n_selection + (0 if shared else self.n_calibration)
+        same = self.n_selection == self.n_calibration
+        return self.n_training + self.n_selection + (0 if same else self.n_calibration)
 
 
-@dataclass(frozen=True)
+@record
 class Progress:
-    """How far training went, and the epoch whose weights are kept."""
+    """The progress of a training, and the epoch whose weights are kept."""
 
     epochs_done: int
     best_epoch: int
     held_out_loss: float | None  # bits per dimension at the best epoch; None where no images are held out
     state: RunState
     n_epochs: int  # planned
-    criterion: str  # what chose the epoch, for people
+    criterion: str  # that chose the epoch, in words
     value: float  # of the criterion at the best epoch
 
 
-@dataclass(frozen=True)
-class Run:
-    """What a run folder says, without its weights."""
+CheckedCalibration = Annotated[
+    Calibration,
+    BeforeValidator(lambda value: calibration_from_dict(value) if isinstance(value, dict) else value),
+    PlainSerializer(calibration_to_dict),
+]
 
-    folder: Path
+
+@record
+class Run:
+    """A run folder without its weights; all but `folder` is in `config.json`."""
+
+    folder: Annotated[Path, Field(exclude=True)]
     model: ModelConfig
     training: TrainingConfig
     origin: Origin
     progress: Progress
-    calibration: Calibration
+    calibration: CheckedCalibration
     extractor_digest: str
     weights: str
 
     @property
     def caveat(self) -> str | None:
-        """What weighs against comparing this run's measures with those of others; None where nothing does."""
+        """A reason not to compare this run's measures with those of others; None where there is none."""
         return PAPER_EXACT_CAVEAT if self.model.paper_exact else None
 
     def recalibrate(self, calibration: Calibration) -> Run:
@@ -136,16 +145,7 @@ def save_weights(folder: Path, model: Model, *, epoch: int) -> str:
 
 def write_run(run: Run) -> None:
     """Make `run` what its folder says; UflowError if the disk refuses, and then the folder says what it said before."""
-    write_config(run.folder, {
-        "format": FORMAT,
-        "weights": run.weights,
-        "model": asdict(run.model),
-        "training": asdict(run.training),
-        "origin": asdict(run.origin),
-        "progress": asdict(run.progress),
-        "extractor_digest": run.extractor_digest,
-        "calibration": calibration_to_dict(run.calibration),
-    })  # fmt: skip
+    write_text(run.folder / CONFIG_NAME, to_json(run), durable=True)
     for stale in run.folder.glob(WEIGHTS_PATTERN):
         if stale.name != run.weights:
             stale.unlink(missing_ok=True)
@@ -159,37 +159,22 @@ def write_calibration_chart(run: Run) -> None:
         write_text(run.folder / CALIBRATION_CHART_NAME, svg_file(chart, title=title))
 
 
-def write_config(folder: Path, values: Mapping[str, Any]) -> None:
-    """Replace the configuration of the run in `folder` in one step."""
-    write_text(folder / CONFIG_NAME, json.dumps(values, indent=1, allow_nan=False) + "\n", durable=True)
-
-
 def load_run(folder: Path, *, weights: Sequence[str] | None = None) -> Run:
-    """What the run in `folder` says; CheckpointError if it is missing, incomplete, damaged or of a newer format.
+    """The run in `folder`; CheckpointError if it is missing, incomplete, damaged or of a newer uflow.
 
     `weights` are files of the extractor to use instead of those that the run remembers.
     """
     values = _read_config(folder)
     try:
-        model = ModelConfig(**values["model"])
-        if weights:
-            model = replace(model, weights=tuple(weights)).located()
-        run = Run(
-            folder=folder,
-            model=model,
-            training=TrainingConfig(**values["training"]),
-            origin=Origin(**values["origin"]),
-            progress=Progress(**values["progress"]),
-            calibration=calibration_from_dict(values["calibration"]),
-            extractor_digest=str(values["extractor_digest"]),
-            weights=str(values["weights"]),
-        )
+        run = replace(from_dict(Run, {**values, "folder": ""}), folder=folder)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / CONFIG_NAME} is damaged ({error}); train again") from error
     except UflowError as error:  # the same format, but settings that came later
         raise CheckpointError(
             f"{folder / CONFIG_NAME} does not fit this uflow ({error}); update uflow to use this model, or train again"
         ) from error
+    if weights:
+        run = replace(run, model=replace(run.model, weights=tuple(weights)).located())
     if not (folder / run.weights).is_file():
         raise CheckpointError(
             f"model folder {folder} is incomplete: {run.weights} is missing; train again or restore it"
@@ -254,12 +239,22 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"model folder {folder} is incomplete: {CONFIG_NAME} is missing; name a folder that `uflow train` wrote"
         )
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        format_number = int(values["format"])
-    except (ValueError, KeyError, TypeError) as error:
+        return fields_of(path.read_text(encoding="utf-8"), path)
+    except ValueError as error:
         raise CheckpointError(f"{path} is damaged: it is not a run configuration; train again or restore it") from error
-    if format_number > FORMAT:
-        raise CheckpointError(
-            f"{path} has format {format_number}, this uflow reads up to {FORMAT}; update uflow to use this model"
-        )
-    return dict(values)
+
+
+def fields_of(text: str, path: Path) -> dict[str, Any]:
+    """The fields of a record in the JSON `text` of a run folder's file `path`, of this version or an earlier one.
+
+    CheckpointError for a later version, ValueError for what has none.
+    """
+    values = json.loads(text)
+    if not isinstance(values, dict):
+        raise ValueError("it is no record")
+    version = values.pop("version", None) or values.pop("format", None)  # `format` was 1 in all runs that have one
+    if not isinstance(version, int):
+        raise ValueError("it has no version")
+    if version > VERSION:
+        raise CheckpointError(f"{path} has version {version}, this uflow reads up to {VERSION}; update uflow to use it")
+    return values

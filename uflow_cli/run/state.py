@@ -7,40 +7,36 @@ generator needs to be kept. Before the first epoch has ended there are no tensor
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import json
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from uflow_cli.calibration import Calibration, calibration_from_dict, calibration_to_dict
 from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.errors import CheckpointError, TrainingError, UflowError
 from uflow_cli.files import write_bytes
 from uflow_cli.run.log import Epoch, write_log
 from uflow_cli.run.record import (
     STATE_NAME,
+    CheckedCalibration,
     Origin,
     Progress,
     Run,
     RunState,
+    fields_of,
     is_run,
     load_run,
     write_calibration_chart,
     write_run,
 )
+from uflow_cli.schema import FileName, from_dict, record, to_json
 
-STATE_FORMAT = 1
 
-
-@dataclass(frozen=True)
+@record
 class Split:
     """Indices of the good images by use. `calibration` is `selection` where there are too few to part them."""
 
@@ -54,20 +50,20 @@ class Split:
         return self.selection == self.calibration
 
 
-@dataclass(frozen=True)
+@record
 class TrainingState:
-    """Where a training stands after its last good epoch."""
+    """A training after its last good epoch."""
 
     model: ModelConfig
     training: TrainingConfig
     origin: Origin
-    images: tuple[tuple[str, str], ...]  # absolute path and SHA-256 of the content
+    images: tuple[tuple[FileName, str], ...]  # absolute path and SHA-256 of the content
     split: Split
     extractor_digest: str
     rate_share: float = 1.0  # of the learning rate asked for; lower once training has diverged
     log: tuple[Epoch, ...] = ()
     progress: Progress | None = None  # None: no epoch has ended yet; the same for the next two
-    calibration: Calibration | None = None
+    calibration: CheckedCalibration | None = None
     weights: str | None = None  # file of the best epoch's weights
     is_recalibrated: bool = False  # the calibration of the best epoch is by fresh images, see `Run.recalibrate`
 
@@ -82,10 +78,7 @@ class TrainingState:
 
 def write_state(folder: Path, state: TrainingState, tensors: dict[str, Tensor]) -> None:
     """Replace the training state in `folder`; UflowError if the disk refuses, and then the old one still stands."""
-    values = {"format": STATE_FORMAT, **_without_nan(dataclasses.asdict(state))}
-    if state.calibration is not None:
-        values["calibration"] = calibration_to_dict(state.calibration)
-    write_bytes(folder / STATE_NAME, save(tensors, {"state": json.dumps(values, allow_nan=False)}), durable=True)
+    write_bytes(folder / STATE_NAME, save(tensors, {"state": to_json(state)}), durable=True)
 
 
 def read_state(folder: Path, *, with_tensors: bool = True) -> tuple[TrainingState, dict[str, Tensor]]:
@@ -95,14 +88,12 @@ def read_state(folder: Path, *, with_tensors: bool = True) -> tuple[TrainingStat
         raise CheckpointError(f"{folder} holds no training to resume: {STATE_NAME} is missing; start it anew")
     try:
         with safe_open(path, framework="pt") as file:
-            values = json.loads(file.metadata()["state"])
+            values = fields_of(file.metadata()["state"], path)
             # copies: what it gives is mapped, and would keep the file's room on the disk after its replacement
             tensors = {name: file.get_tensor(name).clone() for name in (file.keys() if with_tensors else ())}
-        if int(values.pop("format")) > STATE_FORMAT:
-            raise CheckpointError(f"{path} was written by a newer uflow; update uflow to resume this training")
         if any(name.startswith("flow.stages.") for name in tensors):  # moments of Adam in another order
             raise CheckpointError(f"{path} was written by an older uflow; start the training anew with --overwrite")
-        return _state_from_dict(values), tensors
+        return from_dict(TrainingState, values), tensors
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); start the training anew with --overwrite") from error
     except CheckpointError:
@@ -167,32 +158,3 @@ def require_same_images(
         if now_digest != before[path]:
             raise TrainingError(f"{path} has changed since this training began; {advice}")
         on_progress(done, len(before))
-
-
-def _state_from_dict(values: dict[str, Any]) -> TrainingState:
-    return TrainingState(**{
-        **values,
-        "model": ModelConfig(**values["model"]),
-        "training": TrainingConfig(**values["training"]),
-        "origin": Origin(**values["origin"]),
-        "images": tuple((path, digest) for path, digest in values["images"]),
-        "split": Split(**{name: tuple(indices) for name, indices in values["split"].items()}),
-        "log": tuple(_epoch(record) for record in values["log"]),
-        "progress": Progress(**values["progress"]) if values["progress"] else None,
-        "calibration": calibration_from_dict(values["calibration"]) if values["calibration"] else None,
-    })  # fmt: skip
-
-
-def _epoch(values: dict[str, Any]) -> Epoch:
-    numbers: dict[str, Any] = {name: math.nan if value is None else value for name, value in values.items()}
-    numbers["mean_squares"] = tuple(math.nan if value is None else value for value in values["mean_squares"])
-    return Epoch(**numbers)
-
-
-def _without_nan(value: Any) -> Any:
-    """`value` with null for what is no number: JSON has no word for it."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

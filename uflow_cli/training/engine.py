@@ -131,8 +131,8 @@ def _features(state: TrainingState, model: Model, cache: CacheFolder | None, obs
         return with_views(sources, state.split.training, augmentation, epoch=epoch)
 
     fresh = augmentation.kinds and state.training.fresh_views
-    kept = FeatureCache(cache, model) if cache and not fresh else None
-    return load_features(model, sources_of, cache=kept, on_progress=observer.on_features)
+    feature_cache = FeatureCache(cache, model) if cache and not fresh else None
+    return load_features(model, sources_of, cache=feature_cache, on_progress=observer.on_features)
 
 
 def on_gpu_if_room(store: FeatureStore, device: torch.device, *, free_bytes: int | None = None) -> FeatureStore:

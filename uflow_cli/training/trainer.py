@@ -139,8 +139,8 @@ class Trainer:
         self, loss: float, tensors: dict[str, Tensor], *, start: float, images_per_second: float
     ) -> TrainingState | None:
         """The state after the epoch, on disk; None if it diverged, TrainingError if that was the second time."""
-        held_out_loss, norms = self._held_out(self.split.selection)
-        value = self.criterion.value(self.model, held_out_loss)
+        held_out_loss, norms = self._loss_and_maps(self.split.selection)
+        value = float(self.criterion.value(self.model, held_out_loss))
         epoch, before = len(self.state.log) + 1, self.state.progress
         sane = all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values())
         if not (sane and loss < EXPLODED and math.isfinite(value)):
@@ -179,7 +179,7 @@ class Trainer:
         progress = Progress(epoch, epoch, known, "training", self.n_epochs, self.criterion.name, value)
         shared, flow = self.split.shared, self.model.flow
         calibration = calibrate(
-            norms if shared else self._held_out(self.split.calibration)[1], selection=() if shared else norms,
+            norms if shared else self._loss_and_maps(self.split.calibration)[1], selection=() if shared else norms,
             n_channels=flow.embedding_channels, tests=self.model.config.tests, reach=flow.reach, shared=shared,
         )  # fmt: skip
         if state.is_recalibrated:
@@ -221,7 +221,7 @@ class Trainer:
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
 
     @torch.inference_mode()
-    def _held_out(self, indices: Sequence[int]) -> tuple[float, list[Tensor]]:
+    def _loss_and_maps(self, indices: Sequence[int]) -> tuple[float, list[Tensor]]:
         """Loss and U maps (N, H_s, W_s) per scale of the held-out images `indices`."""
         flow = self.model.flow.eval()
         if not indices:

@@ -1,6 +1,6 @@
 """Everything the terminal shows; the only importer of rich. Results go to stdout, progress and warnings to stderr."""
 
-from uflow_cli.cli.console.results import print_check, print_detections, print_evaluation, print_survey
+from uflow_cli.cli.console.results import print_check, print_detections, print_evaluation, print_evaluations
 from uflow_cli.cli.console.tables import (
     print_backbones,
     print_bench,
@@ -13,11 +13,11 @@ from uflow_cli.cli.console.terminal import note, print_json, print_text, progres
 from uflow_cli.cli.console.training import (
     epoch_table,
     print_outcome,
-    print_series,
     print_task,
     print_traceback,
     print_training_result,
     print_training_start,
+    print_trainings,
     training_display,
 )
 
@@ -31,17 +31,17 @@ __all__ = [
     "print_cleared",
     "print_detections",
     "print_evaluation",
+    "print_evaluations",
     "print_json",
     "print_outcome",
     "print_runs",
     "print_sample",
-    "print_series",
-    "print_survey",
     "print_task",
     "print_text",
     "print_traceback",
     "print_training_result",
     "print_training_start",
+    "print_trainings",
     "progress",
     "training_display",
     "warn",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from uflow_cli.detect import DetectionResult
     from uflow_cli.evaluation import Evaluation
     from uflow_cli.report import TableRow
-    from uflow_cli.survey import SurveyOutcome
+    from uflow_cli.workers import Outcome
 
 REGIONS_SHOWN = 5
 
@@ -66,8 +66,8 @@ def _print_detections_table(result: DetectionResult) -> None:
 def _short_names(paths: list[Path]) -> list[str]:
     """Paths without the folders that they all share."""
     folders = [str(path.parent) for path in paths]
-    shared = os.path.commonpath(folders) if folders and len({path.is_absolute() for path in paths}) == 1 else ""
-    return [os.path.relpath(path, shared) if shared else str(path) for path in paths]
+    common = os.path.commonpath(folders) if folders and len({path.is_absolute() for path in paths}) == 1 else ""
+    return [os.path.relpath(path, common) if common else str(path) for path in paths]
 
 
 def _log_nfa(value: float) -> str:
@@ -100,16 +100,16 @@ def print_evaluation(evaluation: Evaluation, *, out_folder: Path, report: Path |
         console.print(f"report to look at: {escape(str(report))}", soft_wrap=True)
 
 
-def print_survey(
-    rows: Sequence[TableRow], outcomes: Sequence[SurveyOutcome], *, dataset: str, out_folder: Path, as_json: bool
+def print_evaluations(
+    rows: Sequence[TableRow], outcomes: Sequence[Outcome[Evaluation]], *, dataset: str, out_folder: Path, as_json: bool
 ) -> None:
     """The table over categories: ours, and below each value the published one with our difference to it."""
+    from uflow_cli.categories import table_to_dict
     from uflow_cli.evaluation import published_source
     from uflow_cli.report import FIGURES, OWN_FIGURES
-    from uflow_cli.survey import survey_to_dict
 
     if as_json:
-        print_json({**survey_to_dict(rows, outcomes, dataset=dataset), "out": str(out_folder)})
+        print_json({**table_to_dict(rows, outcomes, dataset=dataset), "out": str(out_folder)})
     elif rows:
         table = Table(title=f"{dataset}, {sum(row.n_categories == 1 for row in rows)} categories", title_justify="left",
                       box=None, pad_edge=False)  # fmt: skip
@@ -126,15 +126,15 @@ def print_survey(
         console = out()
         console.print(table)
         console.print(f"published: U-Flow, {published_source()}", style="dim", soft_wrap=True)
-        for sentence in sorted({outcome.evaluation.selection for outcome in outcomes if outcome.evaluation}):
+        for sentence in sorted({outcome.result.selection for outcome in outcomes if outcome.result}):
             console.print(f"selection: {sentence}", soft_wrap=True)
-        reused = [outcome.category for outcome in outcomes if outcome.reused]
+        reused = [outcome.category for outcome in outcomes if outcome.state == "done before"]
         if reused:
             console.print(f"unchanged since an earlier evaluation: {escape(', '.join(reused))}", soft_wrap=True)
         console.print(f"table as JSON, CSV and Markdown in {escape(str(out_folder))}", soft_wrap=True)
     for outcome in outcomes:
-        if outcome.evaluation is None:
-            err().print(f"uflow: {escape(outcome.category)}: {escape(outcome.error)}")
+        if outcome.result is None:
+            err().print(f"uflow: {escape(outcome.category)}: {escape(outcome.message)}")
 
 
 FLAGGED_SHOWN = 5

@@ -53,23 +53,23 @@ def whole_width(columns: Sequence[Column]) -> int:
 
 def columns_that_fit(columns: Sequence[Column], *, width: int) -> list[Column]:
     """The columns that have room side by side in `width` cells, in their order."""
-    kept = list(columns)
-    while len(kept) > 1 and sum(column.needed + GAP for column in kept) - GAP > width:
-        last = max(kept, key=lambda column: column.rank)
+    shown = list(columns)
+    while len(shown) > 1 and sum(column.needed + GAP for column in shown) - GAP > width:
+        last = max(shown, key=lambda column: column.rank)
         if last.rank == 0:
             break
-        kept.remove(last)
-    return kept
+        shown.remove(last)
+    return shown
 
 
 def table_of(columns: Sequence[Column], *, width: int, styles: Sequence[str] = ()) -> Table:
     """The columns that fit, with a style per row; columns that have nothing to show are left out."""
     told = [column for column in columns if not column.name or any(column.cells)]
-    kept = columns_that_fit(told, width=width)
-    spare = width - sum(column.needed + GAP for column in kept) + GAP
+    shown = columns_that_fit(told, width=width)
+    spare = width - sum(column.needed + GAP for column in shown) + GAP
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
     cells: list[Sequence[str]] = []
-    for column in kept:
+    for column in shown:
         taken = max(0, min(spare, column.longest - column.needed))
         spare -= taken
         name, wide = escape(column.name), column.needed + taken
@@ -129,14 +129,14 @@ def runs_columns(runs: Sequence[ListedRun]) -> list[Column]:
         Column("images", cells(lambda run: str(run.origin.n_images)), rank=4),
         Column("epochs", cells(lambda run: f"{run.progress.epochs_done}/{run.progress.n_epochs}"), rank=1),
         Column("best", cells(lambda run: str(run.progress.best_epoch)), rank=3),
-        Column("held-out bits/dim", cells(held_out), rank=2),
+        Column("held-out bits/dim", cells(held_out_loss), rank=2),
         Column("smallest rate", cells(smallest_rate), rank=5),
         Column("trained", [f"{listed.modified.astimezone():%Y-%m-%d %H:%M}" for listed in runs], rank=8),
         Column("size", [amount(listed.n_bytes) for listed in runs], rank=9),
     ]
 
 
-def held_out(run: Run) -> str:
+def held_out_loss(run: Run) -> str:
     """Held-out loss of the best epoch, where images were held out."""
     loss = run.progress.held_out_loss
     return "-" if loss is None else f"{loss:.4f}"
@@ -180,7 +180,7 @@ def print_cache(folder: CacheFolder, held: Sequence[Summary], *, as_json: bool) 
 
 
 def print_cleared(folder: CacheFolder, removed: int, kept: int, *, as_json: bool) -> None:
-    """How much was removed, and what was not."""
+    """The bytes that were removed and those that are in use and stay."""
     if as_json:
         print_json({"folder": str(folder.path), "removed": removed, "kept": kept})
         return
@@ -272,7 +272,7 @@ def print_bench(bench: Bench) -> None:
 
 
 def print_sample(folder: Path, *, category: str) -> None:
-    """Where the sample data set is, and what to do with it."""
+    """The place of the sample data set, and commands to try with it."""
     console = out()
     console.print(f"sample data set written to {escape(str(folder))}", soft_wrap=True)
     console.print(

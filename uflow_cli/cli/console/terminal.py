@@ -163,7 +163,7 @@ class PlainLines:
 
 
 class Rate:
-    """How fast work goes of which a part was done before."""
+    """The speed of work of which a part was done before."""
 
     def __init__(self) -> None:
         self.at_hand: int | None = None  # done before; what the first `update` says

@@ -1,4 +1,4 @@
-"""Training as it goes and what it left, of one category or of many."""
+"""The progress and the result of a training, of one category or of many."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from uflow_cli.cli.console.tables import Column, held_out, table_of
+from uflow_cli.cli.console.tables import Column, held_out_loss, table_of
 from uflow_cli.cli.console.terminal import PlainLines, Rate, duration, err, note, out, progress_bars, warn
 
 if TYPE_CHECKING:
     from uflow_cli.calibration import Calibration
-    from uflow_cli.categories import Outcome, Task
+    from uflow_cli.categories import TrainingTask
     from uflow_cli.run.log import Epoch
     from uflow_cli.run.record import Run
+    from uflow_cli.workers import Outcome
 
 EPOCHS_SHOWN = 8
 UNITS = "losses in bits per dimension; mean z² of held-out images, 1 where the flow fits"
@@ -109,7 +110,7 @@ class LiveTrainingDisplay:
 
 
 def features_line(rate: Rate, total: int) -> str:
-    """Where the features of `total` images came from."""
+    """A line that tells how many features of `total` images were computed, and how many the cache held."""
     at_hand = rate.at_hand or 0
     if at_hand == total:
         return f"features of {total} images: all from the cache"
@@ -135,7 +136,7 @@ def epoch_table(records: Sequence[Epoch], *, width: int) -> Table:
 
 
 def _judged(record: Epoch) -> str:
-    """What chooses the epoch, and its value: without held-out images it is, as published, the test set."""
+    """The value that chooses the epoch, by its name: the held-out loss, or the criterion on the test set."""
     if math.isnan(record.held_out_loss):
         return f"test pixel AUROC {record.criterion:.4f}"
     return f"held-out loss {_number(record.held_out_loss, 4)} bits/dim"
@@ -152,7 +153,7 @@ def _number(value: float, digits: int) -> str:
 
 @contextlib.contextmanager
 def training_display() -> Iterator[PlainTrainingDisplay | LiveTrainingDisplay]:
-    """What shows a training: live on a terminal, plain lines elsewhere."""
+    """The display of a training: live on a terminal, plain lines elsewhere."""
     console = err()
     if not console.is_terminal:
         yield PlainTrainingDisplay(console)
@@ -181,56 +182,56 @@ def print_training_start(
 
 
 def print_training_result(run: Run) -> None:
-    """What training left: the epoch kept, and what the held-out images say of it."""
+    """The result of a training: the epoch whose weights are kept, and its calibration on held-out images."""
     console = out()
-    kept, progress_ = run.calibration, run.progress
+    calibration, progress_ = run.calibration, run.progress
     stopped = (
         f", stopped after {progress_.epochs_done}" if progress_.state == "stopped" else f" of {progress_.epochs_done}"
     )
-    held_out = f" ({run.origin.n_selection} held-out images)" if run.origin.n_selection else ""
+    images = f" ({run.origin.n_selection} held-out images)" if run.origin.n_selection else ""
     console.print(
-        f"kept epoch {progress_.best_epoch}{stopped}: {progress_.criterion} {progress_.value:.4f}{held_out}",
+        f"kept epoch {progress_.best_epoch}{stopped}: {progress_.criterion} {progress_.value:.4f}{images}",
         soft_wrap=True,
     )
-    if kept.n_images:
-        _print_held_out(console, kept)
+    if calibration.n_images:
+        _print_calibration(console, calibration)
     console.print(
         f"model in {escape(str(run.folder))}; use it: uflow detect IMAGE --model {escape(str(run.folder))}",
         soft_wrap=True,
     )
 
 
-def _print_held_out(console: Console, kept: Calibration) -> None:
-    """What the held-out images say of the embeddings and of false alarms."""
+def _print_calibration(console: Console, calibration: Calibration) -> None:
+    """The fit of the embeddings and the false alarms on held-out images."""
     table = Table(title="embeddings of held-out good images", title_justify="left", box=None, pad_edge=False)
     for name in ("scale", "channels C", "v = mean U / C", "degrees of freedom k"):
         table.add_column(name, justify="right")
     for scale, (background, ratio, channels) in enumerate(
-        zip(kept.background, kept.mean_ratio, kept.n_channels, strict=True), 1
+        zip(calibration.background, calibration.mean_ratio, calibration.n_channels, strict=True), 1
     ):
         table.add_row(str(scale), str(channels), f"{ratio:.3f}", f"{background.degrees_of_freedom:.1f}")
     console.print(table)
-    console.print(_false_alarms(kept))
-    flagged = kept.false_alarm_images(0.0)
-    shared = ", which also chose the epoch," if kept.shared else ""
+    console.print(_false_alarms(calibration))
+    flagged = calibration.false_alarm_images(0.0)
+    chosen = ", which also chose the epoch," if calibration.shared else ""
     console.print(
-        f"at log NFA < 0, {flagged} of {kept.n_images} held-out good images{shared} are flagged; "
-        f"the smallest false-alarm rate they can promise is {kept.smallest_rate:.3f}", soft_wrap=True,
+        f"at log NFA < 0, {flagged} of {calibration.n_images} held-out good images{chosen} are flagged; "
+        f"the smallest false-alarm rate they can promise is {calibration.smallest_rate:.3f}", soft_wrap=True,
     )  # fmt: skip
-    for warning in kept.warnings():
+    for warning in calibration.warnings():
         warn(warning)
 
 
-def _false_alarms(kept: Calibration) -> Table:
-    """What thresholds promise, and what the held-out images show: each judged by a calibration without it."""
+def _false_alarms(calibration: Calibration) -> Table:
+    """False alarms that thresholds promise, and those measured on held-out images by a calibration without them."""
     table = Table(title="false alarms on held-out good images", title_justify="left", box=None, pad_edge=False)
     for name in ("log NFA below", "promised per image", "measured per image", "images flagged"):
         table.add_column(name, justify="right")
     for threshold in (1, 0, -1, -2):
-        flagged = kept.false_alarm_images(threshold)
+        flagged = calibration.false_alarm_images(threshold)
         table.add_row(
-            str(threshold), f"{10.0**threshold:g}", f"{kept.false_detections(threshold):.3g}",
-            f"{flagged} of {kept.n_images}",
+            str(threshold), f"{10.0**threshold:g}", f"{calibration.false_detections(threshold):.3g}",
+            f"{flagged} of {calibration.n_images}",
         )  # fmt: skip
     return table
 
@@ -238,8 +239,8 @@ def _false_alarms(kept: Calibration) -> Table:
 STYLES = {"failed": "red", "stopped": "yellow", "not started": "dim", "done before": "dim"}
 
 
-def print_task(task: Task) -> None:
-    """Which category begins or goes on."""
+def print_task(task: TrainingTask) -> None:
+    """Tell that a category begins or goes on."""
     note(f"category {task.number} of {task.n_tasks}: {task.data.category}")
     if task.resumed:
         note(f"going on with the unfinished training in {task.folder}")
@@ -252,24 +253,24 @@ def print_task(task: Task) -> None:
 
 
 def print_traceback(text: str) -> None:
-    """The traceback of an error that should not be; the series goes on."""
+    """The traceback of an error that is not the user's; the other categories go on."""
     err().print(escape(text), style="red")
 
 
-def print_outcome(outcome: Outcome) -> None:
+def print_outcome(outcome: Outcome[Run]) -> None:
     """One line when a category is done with."""
     if outcome.state == "failed":
         err().print(f"[red]{escape(outcome.category)} failed:[/] {escape(outcome.message)}")
-    elif outcome.run is not None:
-        progress = outcome.run.progress
+    elif outcome.result is not None:
+        progress = outcome.result.progress
         note(
             f"{outcome.category} {outcome.state}: epoch {progress.best_epoch} of {progress.epochs_done} kept, "
-            f"held-out loss {held_out(outcome.run)}, {duration(outcome.seconds)}"
+            f"held-out loss {held_out_loss(outcome.result)}, {duration(outcome.seconds)}"
         )
 
 
-def print_series(outcomes: Sequence[Outcome], *, folder: Path) -> None:
-    """What became of every category as one table, and where the runs are."""
+def print_trainings(outcomes: Sequence[Outcome[Run]], *, folder: Path) -> None:
+    """The outcomes of all categories as one table, and where the runs are."""
     console = out()
     styles = [STYLES.get(outcome.state, "") for outcome in outcomes]
     console.print(table_of(_columns(outcomes), width=console.width, styles=styles))
@@ -282,9 +283,9 @@ def print_series(outcomes: Sequence[Outcome], *, folder: Path) -> None:
     )  # fmt: skip
 
 
-def _columns(outcomes: Sequence[Outcome]) -> list[Column]:
+def _columns(outcomes: Sequence[Outcome[Run]]) -> list[Column]:
     def cells(show: Callable[[Run], str]) -> list[str]:
-        return [show(outcome.run) if outcome.run else "" for outcome in outcomes]
+        return [show(outcome.result) if outcome.result else "" for outcome in outcomes]
 
     return [
         Column("category", [outcome.category for outcome in outcomes], justify="left"),
@@ -292,7 +293,7 @@ def _columns(outcomes: Sequence[Outcome]) -> list[Column]:
         Column("images", cells(lambda run: str(run.origin.n_images)), rank=5),
         Column("epochs", cells(lambda run: f"{run.progress.epochs_done}/{run.progress.n_epochs}"), rank=3),
         Column("best", cells(lambda run: str(run.progress.best_epoch)), rank=4),
-        Column("held-out bits/dim", cells(held_out), rank=1),
+        Column("held-out bits/dim", cells(held_out_loss), rank=1),
         Column("v by scale", cells(lambda run: mean_squares(run.calibration.mean_ratio)), rank=2),
         Column("flagged", cells(_flagged), rank=2),
         Column("seconds", [f"{outcome.seconds:.0f}" if outcome.seconds else "" for outcome in outcomes], rank=6),
@@ -302,5 +303,5 @@ def _columns(outcomes: Sequence[Outcome]) -> list[Column]:
 
 def _flagged(run: Run) -> str:
     """Held-out good images below log NFA 0, of all that calibrate."""
-    kept = run.calibration
-    return f"{kept.false_alarm_images(0.0)}/{kept.n_images}" if kept.n_images else "-"
+    calibration = run.calibration
+    return f"{calibration.false_alarm_images(0.0)}/{calibration.n_images}" if calibration.n_images else "-"

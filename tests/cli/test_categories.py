@@ -78,7 +78,7 @@ def test_each_category_gets_the_settings_that_the_preset_has_for_it(train, monke
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 @pytest.mark.parametrize("times", [1, 2])
-def test_ctrl_c_stops_the_series(root, tmp_path, times):
+def test_ctrl_c_stops_all_categories(root, tmp_path, times):
     command = [
         sys.executable, "-m", "uflow_cli", "train", "--dataset", "mvtec", "--category", "all", "--data-root", str(root),
         "--out", str(tmp_path / "runs"), "--epochs", "5000", "--batch-size", "8", "--input-size", "64", "--device", "cpu",
