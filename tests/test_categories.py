@@ -308,7 +308,7 @@ def test_a_result_is_current_only_for_the_same_uflow_images_run_and_settings(tas
     config.write_text(text.replace('"shared": true', '"shared": false'))
     assert not is_evaluated(task, SETTINGS)
     config.write_text(text)
-    image = next((task.data_root / "stripes" / "test" / "spot").iterdir())
+    image = next((task.root / "stripes" / "test" / "spot").iterdir())
     os.utime(image, (1, 1))
     assert not is_evaluated(task, SETTINGS)
 

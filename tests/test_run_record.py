@@ -6,22 +6,26 @@ import dataclasses
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from products import good_image
 
+from uflow_cli.calibration import calibration_from_dict, calibration_to_dict
 from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.errors import CheckpointError, TrainingError
 from uflow_cli.run.lock import sole_training
 from uflow_cli.run.record import (
     BEFORE_RECALIBRATION_NAME,
     CONFIG_NAME,
+    Origin,
     find_newest_run,
     is_run,
     load_model,
     load_run,
+    write_run,
 )
 from uflow_cli.schema import VERSION
 
@@ -200,3 +204,27 @@ def test_nothing_is_recalibrated_that_is_training_or_has_changed(copied_run):
     with pytest.raises(CheckpointError, match="holds another epoch by now"):
         dataclasses.replace(run, weights="flow-0009-abc.safetensors").recalibrate(other_calibration(run))
     assert (copied_run / CONFIG_NAME).read_bytes() == before
+
+
+def test_a_run_folder_of_release_0_1_0_is_read(tmp_path):
+    """The file is what that release wrote, with `format` where `version` is now and without the origin's version."""
+    text = (Path(__file__).parent / "config_of_0_1_0.json").read_text()
+    values = json.loads(text)
+    (tmp_path / CONFIG_NAME).write_text(text)
+    (tmp_path / values["weights"]).touch()
+    assert is_run(tmp_path)
+    run = load_run(tmp_path)
+    assert run.origin == Origin("folder", "good", 6, 6, 6, good="/data/good")
+    assert (run.model.input_size, run.model.flow_steps, run.model.kernel_sizes) == (64, 4, (3, 1))
+    assert run.progress.held_out_loss == values["progress"]["held_out_loss"]
+    assert calibration_to_dict(run.calibration) == calibration_to_dict(calibration_from_dict(values["calibration"]))
+    write_run(run)
+    assert load_run(tmp_path) == run
+    assert json.loads((tmp_path / CONFIG_NAME).read_text())["version"] == VERSION
+
+
+@pytest.mark.skipif(os.name == "nt", reason="file names of bytes")
+def test_names_that_are_no_unicode_come_back(small_run, copied_run):
+    origin = dataclasses.replace(load_run(small_run).origin, category="b\udcff", root="/data/\udcff")
+    write_run(dataclasses.replace(load_run(small_run), folder=copied_run, origin=origin))
+    assert load_run(copied_run).origin == origin
