@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import time
 
+import pytest
 import torch
 
 from uflow_cli.bench import Comparison, bench_to_dict, n_comparisons, run_bench, time_comparison
@@ -18,13 +18,20 @@ def test_contenders_take_turns_and_the_first_round_is_not_counted():
     assert [t.contender for t in timings] == ["a", "b"]
 
 
-def test_ratio_is_to_the_first_and_time_is_per_item():
-    contenders = {"short": lambda _: time.sleep(0.01), "long": lambda _: time.sleep(0.04)}
+def test_ratio_is_to_the_first_and_time_is_per_item(monkeypatch):
+    """A clock that only the contenders move on: no time of this machine is in it."""
+    now = [0.0]
+    monkeypatch.setattr("uflow_cli.bench.time.perf_counter", lambda: now[0])
+
+    def takes(*seconds):
+        return lambda turn: now.__setitem__(0, now[0] + seconds[turn % len(seconds)])
+
+    contenders = {"short": takes(0.01, 0.008, 0.012), "long": takes(0.04)}
     short, long = time_comparison(Comparison("c", "image", 2, contenders), rounds=3)
-    assert short.ratio == 1.0
-    assert 2.0 < long.ratio < 6.0
-    assert 4.0 < short.milliseconds < 15.0
-    assert short.lower <= short.milliseconds <= short.upper
+    assert (short.ratio, long.ratio) == (1.0, pytest.approx(4.0))
+    assert (short.milliseconds, long.milliseconds) == (pytest.approx(5.0), pytest.approx(20.0))
+    assert short.lower < short.milliseconds < short.upper
+    assert long.lower == pytest.approx(long.upper)
 
 
 def test_every_part_is_timed_without_data():

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from uflow_cli import __version__
+from uflow_cli.cli import COMMANDS
+from uflow_cli.schema import VERSION
 
 
 def test_importing_the_commands_does_not_load_torch():
@@ -17,6 +21,15 @@ def test_importing_the_commands_does_not_load_torch():
         "import sys, uflow_cli.cli; sys.exit(any(m in sys.modules for m in ('torch', 'timm', 'cv2', 'numpy', 'FrEIA')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_list_of_commands_loads_nothing_that_commands_need():
+    code = (
+        "import sys\nfrom uflow_cli.cli import main\nsys.argv = ['uflow', '--help']\n"
+        "try:\n    main()\nfinally:\n    assert not {'pydantic', 'rich', 'numpy', 'torch'} & set(sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["detect", "--help"], ["--version"]])
@@ -41,8 +54,54 @@ def test_python_m_is_the_program():
 def test_every_command_is_listed(uflow):
     outcome = uflow("--help")
     assert outcome.code == 0
-    for command in ("sample", "train", "detect", "evaluate", "runs", "backbones", "bench"):
-        assert re.search(rf"\b{command}\b", outcome.out)
+    for command in COMMANDS:
+        assert re.search(rf"^  {command} ", outcome.out, re.MULTILINE)
+
+
+def test_every_file_of_a_command_is_registered():
+    folder = Path(__file__).parents[2] / "uflow_cli" / "cli"
+    files = {path.stem for path in folder.glob("*.py")}
+    assert set(COMMANDS) == {name for name in files if f"\ndef {name}(" in (folder / f"{name}.py").read_text()}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command_explains_every_option_and_flags_take_no_value(uflow, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "80")
+    outcome = uflow(command, "--help")
+    assert outcome.code == 0
+    assert "<bool>" not in outcome.out
+    assert "..." not in COMMANDS[command]
+    assert not [line for line in outcome.out.splitlines() if len(line) > 80]
+
+
+def test_settings_of_training_stand_in_sections(uflow):
+    lines = uflow("train", "--help").out.splitlines()
+    assert [line for line in lines if line.endswith(":") and not line.startswith(" ")] == [
+        "Options:",
+        "Model:",
+        "Training:",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["runs", "nowhere"], 1, "nowhere: no such folder"), (["backbones", "resnet81"], 1, "resnet18"),
+        (["detect", "a.png", "--model", "nowhere"], 1, "nowhere does not exist"),
+        (["check", "--images", "a.png", "--model", "nowhere"], 1, "nowhere does not exist"),
+        (["evaluate", "--model", "nowhere"], 1, "nowhere does not exist"),
+        (["detect", "a.png", "--nfa-threshold", "low"], 2, "number"), (["check"], 2, "--images"), (["cache", "--nothing"], 2, "--nothing"),
+        (["detect", "a.png", "--nfa-threshold", "0", "--false-alarm-rate", "0.1"], 2, "not both"),
+    ],
+)  # fmt: skip
+def test_an_error_where_json_was_asked_for_is_json_too(uflow, arguments, code, words):
+    outcome = uflow(*arguments, "--json")
+    assert outcome.code == code
+    values = json.loads(outcome.out)
+    assert set(values) == {"version", "error"}
+    assert values["version"] == VERSION
+    assert words in values["error"]
+    assert words in outcome.err
 
 
 @pytest.mark.parametrize(
@@ -50,7 +109,9 @@ def test_every_command_is_listed(uflow):
     [
         ["nonsense"], ["train"], ["train", "--images", "a", "--dataset", "mvtec"], ["detect"], ["train", "--epochs", "0"],
         ["detect", "a.png", "--nfa-threshold", "low"], ["detect", "a.png", "--nfa-threshold", "0", "--false-alarm-rate", "0.1"],
-        ["train", "--images", "a", "--device", "tpu"],
+        ["train", "--images", "a", "--device", "tpu"], ["train", "--images", "a", "--category", "screw"], ["trian"],
+        *[[command, "--nfa-threshold", value] for command in ("evaluate", "detect", "check") for value in ("nan", "inf", "-inf", "400")],
+        *[["cache", "--cache-size", value] for value in ("nan", "inf", "-1", "much")], ["detect", "a.png", "--false-alarm-rate", "nan"],
     ],
 )  # fmt: skip
 def test_wrong_usage_exits_with_two(uflow, arguments):

@@ -1,32 +1,99 @@
-"""Commands of the `uflow` program, one file each. Nothing here imports torch: commands import what they call inside."""
+"""The `uflow` program: a command is the function of its name in the file of its name, read when it is called."""
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.exceptions import TyperException
 
 import uflow_cli
-from uflow_cli.cli.backbones import backbones
-from uflow_cli.cli.bench import bench
-from uflow_cli.cli.cache import cache
-from uflow_cli.cli.check import check
-from uflow_cli.cli.detect import detect
-from uflow_cli.cli.evaluate import evaluate
-from uflow_cli.cli.runs import runs
-from uflow_cli.cli.sample import sample
-from uflow_cli.cli.train import train
 from uflow_cli.errors import UflowError
+
+if TYPE_CHECKING:
+    from typer._click import Command, Context, HelpFormatter
+
+COMMANDS = {
+    "sample": "Write a small synthetic data set to try everything on.",
+    "train": "Train a model on good images only.",
+    "detect": "Say of each image whether it is good, and where its defects are.",
+    "check": "Say whether a model still raises no more false alarms than promised.",
+    "evaluate": "Measure a model on the labelled test images of a data set.",
+    "runs": "List the models that were trained.",
+    "backbones": "List the feature extractors, and whether their weights are here.",
+    "bench": "Time every part of the work on this machine.",
+    "cache": "Show or clear the features that are kept for later runs.",
+    "schema": "Print the JSON schema of a result, or of the settings.",
+}
+STYLE: dict[str, Any] = {
+    "no_args_is_help": True,
+    "rich_markup_mode": None,  # plain help stays readable at any width, and saves the import of rich
+    "pretty_exceptions_enable": False,  # a bug keeps its plain traceback
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+}
+
+
+class Sections(TyperCommand):
+    """A command whose help keeps its options in sections, by their `rich_help_panel`."""
+
+    def format_options(self, ctx: Context, formatter: HelpFormatter) -> None:
+        """Write arguments and options, section by section."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            usual = "Arguments" if parameter.param_type_name == "argument" else "Options"
+            if row := parameter.get_help_record(ctx):
+                sections.setdefault(getattr(parameter, "rich_help_panel", None) or usual, []).append(row)
+        for title, rows in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
+class Program(TyperGroup):
+    """Imports a command when it is called: the list of commands waits for none of them."""
+
+    def list_commands(self, ctx: Context) -> list[str]:
+        """The names of all commands, in the order of their use."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Context, cmd_name: str) -> Command | None:
+        """The command of this name; None if there is none, and then all are known, for a suggestion."""
+        if cmd_name not in COMMANDS:
+            self.commands = {name: self._load(name) for name in COMMANDS}
+            return None
+        return self._load(cmd_name)
+
+    def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:
+        """Write the list of commands."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: Context) -> Any:
+        """Run the command; where JSON was asked for, an error is JSON on stdout too."""
+        try:
+            return super().invoke(ctx)
+        except (UflowError, TyperException) as error:
+            if "--json" in sys.argv and ctx.invoked_subcommand != "bench":  # whose --json names a file
+                from uflow_cli.cli.console import print_json
+
+                print_json({"error": error.format_message() if isinstance(error, TyperException) else str(error)})
+            raise
+
+    @staticmethod
+    def _load(name: str) -> Command:
+        one = typer.Typer(add_completion=False, **{**STYLE, "no_args_is_help": False})
+        one.command(name, cls=Sections)(getattr(import_module(f"uflow_cli.cli.{name}"), name))
+        return typer.main.get_command(one)
+
 
 app = typer.Typer(
     name="uflow",
+    cls=Program,
     help="Find defects in images after seeing only good ones, and say how sure it is.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,  # a bug keeps its plain traceback
-    context_settings={"help_option_names": ["-h", "--help"]},
+    **STYLE,
 )
 
 
@@ -43,17 +110,6 @@ def _program(
     ] = False,
 ) -> None:
     pass
-
-
-app.command()(sample)
-app.command()(train)
-app.command()(detect)
-app.command()(check)
-app.command()(evaluate)
-app.command()(runs)
-app.command()(backbones)
-app.command()(bench)
-app.command()(cache)
 
 
 def main() -> None:

@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from uflow_cli.config import ModelConfig, TrainingConfig
-from uflow_cli.schema import Setting, settings_of
-
 if TYPE_CHECKING:
     from uflow_cli.cache import CacheFolder
     from uflow_cli.datasets import Dataset
     from uflow_cli.images import LeftOut
     from uflow_cli.run.record import Origin, Run
+    from uflow_cli.schema import Setting
 
 
 class DeviceName(StrEnum):
@@ -52,20 +50,42 @@ CacheDir = Annotated[
     ),
 ]  # fmt: skip
 CacheSize = Annotated[
-    float, typer.Option("--cache-size", envvar="UFLOW_CACHE_SIZE", min=0, help="GiB that kept features may take.")
+    float,
+    typer.Option(
+        "--cache-size", envvar="UFLOW_CACHE_SIZE", min=0, metavar="<float>", help="GiB that kept features may take."
+    ),
 ]
 CACHE_SIZE = 50.0
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+LARGEST_LOG = 300  # 10 to this power is still a number
+
+
+def _log_nfa(value: float | None) -> float | None:
+    if value is not None and not -LARGEST_LOG <= value <= LARGEST_LOG:
+        raise typer.BadParameter(f"{value:g} is no logarithm to use; give one between -{LARGEST_LOG} and {LARGEST_LOG}")
+    return value
+
+
+def _rate(value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value:g} is no share; give one between 0 and 1")
+    return value
+
+
 NfaThreshold = Annotated[
     float | None,
     typer.Option(
-        "--nfa-threshold", help="log10 of the false detections allowed per image.", show_default="0, at most one"
+        "--nfa-threshold", callback=_log_nfa, show_default="0, which is at most one",
+        help="log10 of the false detections allowed per image.",
     ),
-]
+]  # fmt: skip
 FalseAlarmRate = Annotated[
     float | None,
-    typer.Option("--false-alarm-rate", help="Share of good images that may be flagged, instead of --nfa-threshold."),
-]
+    typer.Option(
+        "--false-alarm-rate", callback=_rate,
+        help="Share of good images that may be flagged, instead of --nfa-threshold.",
+    ),
+]  # fmt: skip
 
 
 Strict = Annotated[
@@ -87,6 +107,9 @@ def heed(left_out: Sequence[LeftOut], doubts: Sequence[str] = (), *, strict: boo
 
 
 def _weights_files(text: str) -> tuple[str, ...]:
+    from uflow_cli.config import ModelConfig
+    from uflow_cli.schema import settings_of
+
     files: tuple[str, ...] = settings_of(ModelConfig)["weights"].parse(text)
     return files
 
@@ -147,6 +170,9 @@ def require_one_threshold(nfa_threshold: float | None, false_alarm_rate: float |
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     """`command` with one option for each setting of a run; it gets them by name, None where the user gave none."""
+    from uflow_cli.config import ModelConfig, TrainingConfig
+    from uflow_cli.schema import settings_of
+
     signature = inspect.signature(command, eval_str=True)
     own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     options = [
