@@ -127,6 +127,7 @@ def from_json(kind: type[T], text: str | bytes) -> T:
 def json_schema(kind: type[Any]) -> dict[str, Any]:
     """The JSON schema of what `to_json` makes of records of type `kind`."""
     schema = TypeAdapter(kind).json_schema(mode="serialization")
+    schema.pop("additionalProperties", None)  # `to_json` may have been given more
     properties = {"version": {"const": VERSION, "type": "integer"}, **schema.get("properties", {})}
     required = ["version", *schema.get("required", [])]
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
@@ -180,7 +181,7 @@ class Setting:
     @cached_property
     def schema(self) -> dict[str, Any]:
         """The JSON schema of the field."""
-        return self.adapter.json_schema()
+        return self.adapter.json_schema() | ({"description": self.help} if self.help else {})
 
     @property
     def default(self) -> Any:

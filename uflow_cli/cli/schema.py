@@ -12,18 +12,34 @@ class Name(StrEnum):
     """What has a schema."""
 
     config = "config"
+    detections = "detections"
+    check = "check"
+    evaluation = "evaluation"
 
 
 def schema(
-    name: Annotated[Name, typer.Argument(help="config: the settings of a training, as --config takes them.")],
+    name: Annotated[
+        Name,
+        typer.Argument(help="Settings as `uflow train --config` takes them, or what detect, check and evaluate give."),
+    ],
 ) -> None:
     """Print the JSON schema of what this program reads or writes."""
     import json
 
     from uflow_cli.cli import console
 
-    schemas = {Name.config: _config}
-    console.print_text(json.dumps(schemas[name](), indent=1) + "\n")
+    console.print_text(json.dumps(_config() if name is Name.config else _result(name), indent=1) + "\n")
+
+
+def _result(name: Name) -> dict[str, Any]:
+    """The schema of what a command gives with --json and writes into its folder."""
+    from uflow_cli.check import CheckResult
+    from uflow_cli.detect import DetectionResult
+    from uflow_cli.evaluation import Evaluation
+    from uflow_cli.schema import json_schema
+
+    kinds: dict[Name, type] = {Name.detections: DetectionResult, Name.check: CheckResult, Name.evaluation: Evaluation}
+    return json_schema(kinds[name])
 
 
 def _config() -> dict[str, Any]:

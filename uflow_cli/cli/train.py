@@ -110,10 +110,6 @@ def train(
         raise typer.BadParameter(
             "give either --dataset NAME --category NAME or --images DIR", param_hint="'--dataset' / '--images'"
         )
-    if images is not None and category is not None:
-        raise typer.BadParameter(
-            "--category belongs to --dataset; leave it out with --images", param_hint="'--category'"
-        )
 
     if images is not None and category is not None:
         raise typer.BadParameter("a category is of a --dataset, not of --images", param_hint="'--category'")
