@@ -37,6 +37,13 @@ STYLE: dict[str, Any] = {
 }
 
 
+def load_command(name: str) -> Command:
+    """The command of this name, one of `COMMANDS`."""
+    one = typer.Typer(add_completion=False, **{**STYLE, "no_args_is_help": False})
+    one.command(name, cls=Sections)(getattr(import_module(f"uflow_cli.cli.{name}"), name))
+    return typer.main.get_command(one)
+
+
 class Sections(TyperCommand):
     """A command whose help keeps its options in sections, by their `rich_help_panel`."""
 
@@ -62,9 +69,9 @@ class Program(TyperGroup):
     def get_command(self, ctx: Context, cmd_name: str) -> Command | None:
         """The command of this name; None if there is none, and then all are known, for a suggestion."""
         if cmd_name not in COMMANDS:
-            self.commands = {name: self._load(name) for name in COMMANDS}
+            self.commands = {name: load_command(name) for name in COMMANDS}
             return None
-        return self._load(cmd_name)
+        return load_command(cmd_name)
 
     def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:
         """Write the list of commands."""
@@ -81,12 +88,6 @@ class Program(TyperGroup):
 
                 print_json({"error": error.format_message() if isinstance(error, TyperException) else str(error)})
             raise
-
-    @staticmethod
-    def _load(name: str) -> Command:
-        one = typer.Typer(add_completion=False, **{**STYLE, "no_args_is_help": False})
-        one.command(name, cls=Sections)(getattr(import_module(f"uflow_cli.cli.{name}"), name))
-        return typer.main.get_command(one)
 
 
 app = typer.Typer(
