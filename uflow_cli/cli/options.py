@@ -57,32 +57,17 @@ CacheSize = Annotated[
 ]
 CACHE_SIZE = 50.0
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
-LARGEST_LOG = 300  # 10 to this power is still a number
-
-
-def _log_nfa(value: float | None) -> float | None:
-    if value is not None and not -LARGEST_LOG <= value <= LARGEST_LOG:
-        raise typer.BadParameter(f"{value:g} is no logarithm to use; give one between -{LARGEST_LOG} and {LARGEST_LOG}")
-    return value
-
-
-def _rate(value: float | None) -> float | None:
-    if value is not None and not math.isfinite(value):
-        raise typer.BadParameter(f"{value:g} is no share; give one between 0 and 1")
-    return value
-
-
 NfaThreshold = Annotated[
     float | None,
     typer.Option(
-        "--nfa-threshold", callback=_log_nfa, show_default="0, which is at most one",
+        "--nfa-threshold", show_default="0, which is at most one",
         help="log10 of the false detections allowed per image.",
     ),
 ]  # fmt: skip
 FalseAlarmRate = Annotated[
     float | None,
     typer.Option(
-        "--false-alarm-rate", callback=_rate,
+        "--false-alarm-rate",
         help="Share of good images that may be flagged, instead of --nfa-threshold.",
     ),
 ]  # fmt: skip
@@ -160,8 +145,9 @@ def chosen_cache(folder: Path | None, size: float) -> CacheFolder:
 
 def require_one_threshold(nfa_threshold: float | None, false_alarm_rate: float | None) -> None:
     """Wrong usage if both were given, or a number that is none."""
-    if nfa_threshold is not None and not math.isfinite(nfa_threshold):
-        raise typer.BadParameter(f"a finite number is needed, not {nfa_threshold}", param_hint="'--nfa-threshold'")
+    for name, value in (("--nfa-threshold", nfa_threshold), ("--false-alarm-rate", false_alarm_rate)):
+        if value is not None and not math.isfinite(value):
+            raise typer.BadParameter(f"a finite number is needed, not {value}", param_hint=f"'{name}'")
     if nfa_threshold is not None and false_alarm_rate is not None:
         raise typer.BadParameter(
             "give --nfa-threshold or --false-alarm-rate, not both", param_hint="'--false-alarm-rate'"
