@@ -20,6 +20,7 @@ MIN_HELD_OUT = 8  # docs/method.md, section 5.1
 FEW_IMAGES = 10  # below this many good images, training warns of what cannot be promised
 
 Tests = Literal["paper", "by-size"]
+Merge = Literal["fused", "min"]
 Coupling = Literal["affine", "uniform"]
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 Augment = Literal["flips", "rotations", "tilts", "brightness"]
@@ -63,6 +64,18 @@ class ModelConfig(Settings):
         default="by-size",  # docs/method.md, section 4.4
         description="Number of tests: eq. 9 of the paper, or the same budget split evenly over region sizes.",
     )
+    merge: Merge = Field(
+        default="fused",
+        description="Scales: their evidence fused before one max-tree, or a tree each and the minimum, as published.",
+    )
+    gaussian: bool = Field(
+        default=True, description="Fuse the evidence of Gaussians over the features with the flow's."
+    )
+    lot: int = Field(
+        default=100,
+        ge=1,
+        description="Good images among which log NFA counts false detections: at 0, one is expected in as many.",
+    )
     architecture: str = Field(
         default="u",  # the others are the ablations of the paper's Table 6
         pattern=r"^(u|average|single:[1-9][0-9]?)$",
@@ -93,6 +106,21 @@ class ModelConfig(Settings):
             )
         if even := [size for size in self.kernel_sizes if size % 2 == 0]:
             raise UflowError(f"kernel_sizes: {even[0]} is even; odd sizes are needed, such as 3,1")
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether one max-tree sees the evidence of all scales."""
+        return self.merge == "fused" and not self.paper_exact
+
+    @property
+    def has_gaussians(self) -> bool:
+        """Whether Gaussians over the features are part of the model."""
+        return self.is_fused and self.gaussian
+
+    @property
+    def log_lot(self) -> float:
+        """log10 of the images in a lot; as published, log NFA counts in a single image."""
+        return 0.0 if self.paper_exact else math.log10(self.lot)
 
     def located(self) -> ModelConfig:
         """The same with absolute paths of weights, as a run remembers them."""
@@ -126,7 +154,7 @@ class TrainingConfig(Settings):
         json_schema_extra=AUTO,
     )
     batch_size: int = Field(default=8, ge=1, description="Images per step.")  # docs/method.md, section 8
-    learning_rate: float = Field(default=1e-3, gt=0, description="Peak learning rate.")
+    learning_rate: float = Field(default=3e-3, gt=0, description="Peak learning rate.")
     weight_decay: float = Field(default=1e-5, ge=0, description="Weight decay of Adam.")  # docs/method.md, section 8
     schedule: Schedule = Field(
         default="one-cycle", description="Learning rate: rise and fall, rise and stay, or the paper's."

@@ -20,7 +20,9 @@ from uflow_cli.features import (
     extractor_spec,
     stack_images,
 )
+from uflow_cli.features.gaussian import FeatureGaussians
 from uflow_cli.flow import UFlow
+from uflow_cli.flow.likelihood import squared_norms
 from uflow_cli.images import resize_image
 
 PREPROCESSING_VERSION = 1  # raise it when images are read, resized or normalised in another way: kept features go stale
@@ -35,6 +37,7 @@ class Model:
     normalisation: FeatureNormalisation
     flow: UFlow
     device: torch.device
+    gaussians: FeatureGaussians | None = None
 
     @property
     def scales(self) -> tuple[int, ...]:
@@ -60,22 +63,38 @@ class Model:
         """Embeddings of RGB `images`: (B, C_s, H_s, W_s) per scale, finest first; N(0, 1) on good images."""
         return self.embed(self.features(images))[0]
 
+    def evidence(self, features: Sequence[Tensor], embeddings: Sequence[Tensor]) -> list[Tensor]:
+        """U maps (B, H_s, W_s) of all sources of evidence: of the flow's scales, finest first, then of the Gaussians."""
+        norms = squared_norms(embeddings)
+        if self.gaussians is not None:
+            norms += self.gaussians([features[scale] for scale in self.scales])
+        return norms
+
+    @property
+    def source_channels(self) -> tuple[int, ...]:
+        """What U of each source counts: the channels of the flow's embeddings, then of the Gaussians."""
+        return (*self.flow.embedding_channels, *(self.gaussians.n_channels if self.gaussians is not None else ()))
+
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything that training sets, on the CPU: flow and normalisation."""
-        modules: dict[str, nn.Module] = {"flow": self.flow, "normalisation": self.normalisation}
+        """Everything that training sets, on the CPU: flow, normalisation and Gaussians."""
         return {
             f"{name}.{key}": value.detach().cpu().contiguous()
-            for name, module in modules.items()
+            for name, module in self._modules.items()
             for key, value in module.state_dict().items()
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """The inverse of `state_dict`; RuntimeError if it does not fit."""
-        for name, module in (("flow", self.flow), ("normalisation", self.normalisation)):
+        for name, module in self._modules.items():
             prefix = f"{name}."
             module.load_state_dict(
                 {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
             )
+
+    @property
+    def _modules(self) -> dict[str, nn.Module]:
+        modules: dict[str, nn.Module] = {"flow": self.flow, "normalisation": self.normalisation}
+        return modules if self.gaussians is None else {**modules, "gaussians": self.gaussians}
 
 
 def check_model_config(config: ModelConfig) -> None:
@@ -102,7 +121,9 @@ def build_model(config: ModelConfig, *, device: torch.device, seed: int = 0, pre
         kernel_sizes=config.kernel_sizes, seed=seed,
     ).to(device)  # fmt: skip
     normalisation = FeatureNormalisation(spec.normalisation, spec.channels).to(device)
-    return Model(config, extractor, normalisation, flow, device)
+    channels = [spec.channels[scale] for scale in scales]
+    gaussians = FeatureGaussians(channels).to(device) if config.has_gaussians else None
+    return Model(config, extractor, normalisation, flow, device, gaussians)
 
 
 def choose_device(choice: DeviceChoice) -> torch.device:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from uflow_cli.detection.detector import Detection, Detector, Findings
 from uflow_cli.detection.masks import ScaleRegions
-from uflow_cli.flow.likelihood import anomaly_score, squared_norms
+from uflow_cli.flow.likelihood import anomaly_score
+from uflow_cli.images import resize_map
 from uflow_cli.model import Model
 
 SCORE_SIZE = (256, 256)  # at which the paper compares scores
@@ -81,7 +82,11 @@ def predict(
 ) -> list[Prediction]:
     """Predictions for RGB `images`, each (H, W, 3) of any size; a region is detected where log_nfa < `threshold`."""
     with torch.inference_mode():
-        embeddings = model.embeddings(images)
-        scores = anomaly_score(embeddings, size=SCORE_SIZE)[:, 0].float().cpu().numpy()  # (B, 256, 256)
-        findings = detector.find([u.cpu().numpy() for u in squared_norms(embeddings)])
+        features = model.features(images)
+        embeddings, _ = model.embed(features)
+        findings = detector.find([u.cpu().numpy() for u in model.evidence(features, embeddings)])
+        if detector.fusion is None:
+            scores = anomaly_score(embeddings, size=SCORE_SIZE)[:, 0].float().cpu().numpy()  # (B, 256, 256)
+        else:  # the share of what is strange that is not normal: 1 - the geometric mean of 1 / (1 + c)
+            scores = np.stack([resize_map(1.0 - np.exp(-e), SCORE_SIZE) for e in findings.evidence[0]])
     return [Prediction(image, scores[index], threshold, findings, index) for index, image in enumerate(images)]

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from uflow_cli.detection.detector import Detector
 from uflow_cli.detection.prediction import Prediction, predict
 from uflow_cli.errors import ImageError
-from uflow_cli.flow.likelihood import squared_norms
 from uflow_cli.images import read_image
 from uflow_cli.model import Model
 
@@ -47,11 +46,13 @@ def predictions(
 def squared_norm_maps(
     model: Model, paths: Sequence[Path], *, batch_size: int = BATCH_SIZE
 ) -> Iterator[tuple[Path, list[NDArray[np.float32]] | ImageError]]:
-    """Each path in turn with the U maps of its image, per scale (H_s, W_s), or the error why it cannot be read."""
+    """Each path in turn with the U maps of its image, per source of evidence (H_s, W_s), or the error why it cannot be read."""
 
     def norms(images: Sequence[Image]) -> list[list[NDArray[np.float32]]]:
         with torch.inference_mode():
-            maps = [u.cpu().numpy() for u in squared_norms(model.embeddings(images))]  # per scale (B, H_s, W_s)
+            features = model.features(images)
+            sources = model.evidence(features, model.embed(features)[0])
+            maps = [u.cpu().numpy() for u in sources]  # per source (B, H_s, W_s)
         return [[u[index] for u in maps] for index in range(len(images))]
 
     return _in_batches(paths, norms, batch_size)

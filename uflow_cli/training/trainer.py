@@ -19,7 +19,6 @@ from uflow_cli.calibration import calibrate
 from uflow_cli.errors import TrainingError, UflowError
 from uflow_cli.features import choose_precision
 from uflow_cli.flow import UFlow, bits_per_dimension, negative_log_likelihood
-from uflow_cli.flow.likelihood import squared_norms
 from uflow_cli.model import Model
 from uflow_cli.run.log import Epoch
 from uflow_cli.run.record import Progress, Run, save_weights
@@ -52,7 +51,7 @@ class Trainer:
             self.tensors = tensors
             self._restore()
         else:
-            model.normalisation.load_state_dict(group.on_rank_zero(self._fit_normalisation))
+            model.load_state_dict({**model.state_dict(), **group.on_rank_zero(self._fit_statistics)})
             self.tensors = self._copies()
         self.half = choose_precision(self.config.flow_precision, device=model.device) == "bf16"
         flow = group.synchronised(self._training_flow(), device=model.device)
@@ -180,7 +179,8 @@ class Trainer:
         shared, flow = self.split.shared, self.model.flow
         calibration = calibrate(
             norms if shared else self._loss_and_maps(self.split.calibration)[1], selection=() if shared else norms,
-            n_channels=flow.embedding_channels, tests=self.model.config.tests, reach=flow.reach, shared=shared,
+            n_channels=self.model.source_channels, tests=self.model.config.tests, reach=flow.reach, shared=shared,
+            is_fused=self.model.config.is_fused,
         )  # fmt: skip
         if state.is_recalibrated:
             self.observer.on_warning(
@@ -199,10 +199,15 @@ class Trainer:
             f"rate of at most {RATE_CUT * self.config.learning_rate:g}"
         )
 
-    def _fit_normalisation(self) -> dict[str, Tensor]:
-        batches = batched(self.rows, self.config.batch_size)
-        self.model.normalisation.fit(self.features.read(batch, device=self.model.device) for batch in batches)
-        return self.model.normalisation.state_dict()
+    def _fit_statistics(self) -> dict[str, Tensor]:
+        """What is fitted to the training images in one pass and not trained: normalisation and Gaussians."""
+        model = self.model
+        batches = list(batched(self.rows, self.config.batch_size))
+        model.normalisation.fit(self.features.read(batch, device=model.device) for batch in batches)
+        if model.gaussians is not None:
+            features = (self.features.read(batch, device=model.device) for batch in batches)
+            model.gaussians.fit([of_image[scale] for scale in model.scales] for of_image in features)
+        return {key: value for key, value in model.state_dict().items() if not key.startswith("flow.")}
 
     def _copies(self) -> dict[str, Tensor]:
         """Copies on the CPU of all tensors that training changes."""
@@ -225,12 +230,12 @@ class Trainer:
         """Loss and U maps (N, H_s, W_s) per scale of the held-out images `indices`."""
         flow = self.model.flow.eval()
         if not indices:
-            return math.nan, [torch.empty(0, *grid) for grid in flow.grids]
+            return math.nan, [torch.empty(0, 1, 1) for _ in self.model.source_channels]
         total, norms = 0.0, []
         for batch in batched(indices, self.config.batch_size):
             features = self.features.read(batch, device=self.model.device)
             embeddings, log_det_jacobian = self.model.embed(features)
             total += float(negative_log_likelihood(embeddings, log_det_jacobian).double().sum())
-            norms.append([u.cpu() for u in squared_norms(embeddings)])
+            norms.append([u.cpu() for u in self.model.evidence(features, embeddings)])
         loss = bits_per_dimension(total / len(indices), flow.n_dimensions)
         return loss, [torch.cat(maps) for maps in zip(*norms, strict=True)]
