@@ -16,22 +16,28 @@ from numpy.typing import ArrayLike, NDArray
 
 from uflow_cli.calibration.record import FALSE_BELOW, PROBABILITIES, Calibration, Reference
 from uflow_cli.config import Tests
-from uflow_cli.detection.detector import Detector, FalseAlarmCurve, counted_log_nfa, lowest_log_nfa
-from uflow_cli.detection.nfa import Background, Regions
+from uflow_cli.detection.detector import Detector, FalseAlarmCurve, Fusion, counted_log_nfa, lowest_log_nfa
+from uflow_cli.detection.nfa import Background, Regions, fuse_evidence
 
 TAIL_IMAGES = 6  # of all held-out images, at most half: those that make the tail of a curve; measured with 4 to 20
 MEAN_EXCESS = 1 / math.log(10)  # of log NFA below any level, under the background law: P(log NFA < t) grows as 10^t
 KNOT_RATIO = 1.25  # between the ranks of two knots: 40 of them span 5 to 10,000 regions
 FOLDS = 10
+FLOW_SHARE = 0.75  # of fused evidence; see benchmarks/results/fused.md
+STEEPEST = 1e4  # degrees of freedom of a fitted law, at most
 POSITIONS = 14  # cells along the longer side of a position map, at most
 DIGITS = 5  # significant ones of a reference: what is stored stays small
 
 
 def calibrate(
     norms: Sequence[ArrayLike], *, selection: Sequence[ArrayLike] = (), n_channels: tuple[int, ...], tests: Tests,
-    reach: Sequence[int], shared: bool = False,
+    reach: Sequence[int], shared: bool = False, is_fused: bool = False,
+    log_lot: float = 0.0,
 ) -> Calibration:  # fmt: skip
-    """Calibration from U maps of held-out good images, per scale (N, H_s, W_s).
+    """Calibration from U maps of held-out good images, per source of evidence (N, H_s, W_s), the flow's scales first.
+
+    `reach` has an entry for each of the flow's scales. `is_fused` fuses the evidence of all sources before regions are
+    sought; without it there are no other sources.
 
     `norms` give the false-alarm rate; `selection` are U maps of further images, those that chose the epoch. All of them
     fit the background and draw the curves. The images of `norms` take turns to be left out of the curves and are scored
@@ -41,12 +47,16 @@ def calibrate(
     scored = [np.asarray(u, dtype=np.float32) for u in norms]
     n = len(scored[0])
     if not n:
-        return Calibration(tuple(Background(c) for c in n_channels), (1.0,) * len(n_channels), n_channels, (), shared)
+        n_channels = n_channels[: len(reach)]
+        laws = tuple(Background(c) for c in n_channels)
+        return Calibration(laws, (1.0,) * len(laws), n_channels, (), shared, log_lot=log_lot)
     maps = [np.concatenate(pair) for pair in zip(scored, selection, strict=True)] if selection else scored
     fits = [fit_background(u, n_channels=c) for u, c in zip(maps, n_channels, strict=True)]
-    detector = Detector(tuple(law for law, _ in fits), tests, tuple(reach))
+    laws = tuple(law for law, _ in fits)
+    fusion = fit_fusion(maps, laws, n_flow=len(reach)) if is_fused else None
+    detector = Detector(laws, tests, tuple(reach), fusion=fusion)
     regions = detector.find(maps).regions
-    n_counted, n_scales = len(maps[0]), len(maps)
+    n_counted, n_scales = len(maps[0]), 2 if is_fused else len(maps)
     judged = regions
     if n_counted > 1:
         detector = replace(detector, curves=fit_curves(regions, n_images=n_counted, n_scales=n_scales))
@@ -62,8 +72,30 @@ def calibrate(
         curves=detector.curves,
         n_counted=n_counted,
         false_log_nfas=tuple(round(float(v), 3) for v in np.sort(judged.log_nfa[judged.log_nfa < FALSE_BELOW])),
-        references=tuple(fit_reference(u, n_channels=c) for u, c in zip(maps, n_channels, strict=True)),
+        references=tuple(fit_reference(u, n_channels=c) for u, c, _ in zip(maps, n_channels, reach, strict=False)),
+        log_lot=log_lot,
+        fusion=fusion,
     )
+
+
+def fit_fusion(maps: Sequence[NDArray[np.float32]], laws: Sequence[Background], *, n_flow: int) -> Fusion:
+    """How evidence of sources with these `laws` is fused, and its own laws, from U maps (N, H_s, W_s) of good images.
+
+    The first `n_flow` sources are the flow's scales. All of them together, and each as much as the others, count for
+    `FLOW_SHARE`; the rest goes to the Gaussians, where there are any.
+    """
+    others = len(maps) - n_flow
+    share = FLOW_SHARE if others else 1.0
+    weights = (share / n_flow,) * n_flow + tuple((1.0 - share) / others for _ in range(others))
+    fused = fuse_evidence(maps, background=laws, weights=weights).astype(np.float64)
+    return Fusion(weights, _law_of(fused), _law_of(fused.mean(axis=(1, 2))))
+
+
+def _law_of(values: NDArray[np.float64]) -> Background:
+    """A chi-square law, scaled, of the mean and the variance of `values`; it is steep where they hardly vary."""
+    mean = max(float(values.mean()), 1e-6)
+    k = min(2.0 * mean**2 / max(float(values.var()), 1e-12), STEEPEST)
+    return Background(degrees_of_freedom=k, scale=mean / k)
 
 
 def fit_background(squared_norm: NDArray[np.float32], *, n_channels: int) -> tuple[Background, float]:

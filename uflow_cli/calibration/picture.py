@@ -41,7 +41,7 @@ def _false_alarms(calibration: Calibration) -> list[str]:
     fewest = axes.y(1 / calibration.n_images)
     few = f'width="{_WIDTH}" height="{max(_BOTTOM - fewest, 0):.1f}"'  # rarer than once in all the images
     thresholds = [min(float(t), FALSE_BELOW) for t in np.arange(_LOWEST, FALSE_BELOW + 0.05, 0.1)]
-    seen = [(t, count) for t in thresholds if (count := calibration.false_detections(t)) > 0]
+    seen = [(t, count) for t in thresholds if (count := calibration.false_detections(t + calibration.log_lot)) > 0]
     return [
         axes.note("False detections per good image", y=_TOP - 16, style="label"),
         *axes.rows({10.0**power: f"{10.0**power:g}" for power in range(int(_FEWEST), int(FALSE_BELOW) + 1)}),
@@ -49,7 +49,7 @@ def _false_alarms(calibration: Calibration) -> list[str]:
         f'<rect class="zone" x="{axes.left}" y="{fewest:.1f}" {few}/>',
         f'<path class="best" d="M{axes.x(_FEWEST):.1f},{_BOTTOM}L{axes.x(FALSE_BELOW):.1f},{_TOP}"/>',
         *([axes.line(seen, "held-out")] if seen else []),
-        axes.note("threshold on log₁₀ NFA;", below=40),
+        axes.note("threshold on log₁₀ NFA of one image;", below=40),
         axes.note("measured", below=57, style="held-out"),
         axes.note("beside what is promised (dashed)", x=axes.left + 66, below=57),
     ]
@@ -60,7 +60,7 @@ def _quantiles(calibration: Calibration) -> list[str]:
     lines = [
         (_law_quantiles(law, n_channels), np.array(reference.quantiles))
         for law, reference, n_channels in zip(
-            calibration.background, calibration.references, calibration.n_channels, strict=True
+            calibration.background, calibration.references, calibration.n_channels, strict=False
         )
     ]
     low = math.log(max(min(float(min(a[0], b[0])) for a, b in lines), 1e-3))

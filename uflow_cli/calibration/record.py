@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from uflow_cli.detection.detector import Detector, FalseAlarmCurve
+from uflow_cli.detection.detector import Detector, FalseAlarmCurve, Fusion
 from uflow_cli.detection.nfa import Background
 from uflow_cli.errors import UflowError
 
@@ -39,6 +39,7 @@ class Calibration:
 
     `mean_ratio` is v = mean(U) / C per scale; 1 under the chi-square law of the paper. `curves` turn log NFA under the
     background law into what `n_counted` held-out images showed; without them log NFA is the law's own.
+    What is stored counts false detections per image; thresholds count them in a lot of images (`log_lot`).
     `lowest_log_nfa` is sorted, one value per held-out image that judges no epoch; `shared` tells that there were too
     few for that, so that these images also chose the epoch, which weakens the promise.
     """
@@ -52,15 +53,21 @@ class Calibration:
     n_counted: int = 0
     false_log_nfas: tuple[float, ...] = ()  # sorted, of the regions of those n_images below `FALSE_BELOW`
     references: tuple[Reference, ...] = ()  # per scale, of all held-out images; none where none were held out
+    log_lot: float = 0.0  # log10 of the good images among which thresholds count false detections
+    fusion: Fusion | None = None  # of the sources' evidence; the Gaussians' laws stand behind the scales'
 
     def __post_init__(self) -> None:
-        if self.curves and not len(self.curves) == len(self.background):
-            raise ValueError(f"{len(self.background)} backgrounds, but {len(self.curves)} curves")
+        needed = 2 if self.fusion else len(self.background)  # fused: one of regions, one of whole images
+        if self.curves and len(self.curves) != needed:
+            raise ValueError(f"{needed} curves are needed, not {len(self.curves)}")
 
     def detector(self, model: Model) -> Detector:
         """The detector for the U maps of `model`."""
         config = model.config
-        return Detector(self.background, config.tests, model.flow.reach, self.curves, config.paper_exact)
+        return Detector(
+            self.background, config.tests, model.flow.reach, self.curves, config.paper_exact, self.fusion,
+            self.log_lot,
+        )  # fmt: skip
 
     @property
     def n_images(self) -> int:
@@ -74,17 +81,22 @@ class Calibration:
 
     def false_alarm_images(self, log_epsilon: float) -> int:
         """Held-out images whose lowest log NFA is below `log_epsilon`."""
-        return int(np.searchsorted(np.asarray(self.lowest_log_nfa), log_epsilon, side="left"))
+        return int(np.searchsorted(np.asarray(self.lowest_log_nfa), log_epsilon - self.log_lot, side="left"))
 
     def false_detections(self, log_epsilon: float) -> float:
         """Detections per held-out image at log NFA < `log_epsilon`, at most `FALSE_BELOW`; nan without images."""
-        below = int(np.searchsorted(np.asarray(self.false_log_nfas), log_epsilon, side="left"))
+        below = int(np.searchsorted(np.asarray(self.false_log_nfas), log_epsilon - self.log_lot, side="left"))
         return below / self.n_images if self.n_images else float("nan")
 
     def misfits(self) -> list[int]:
         """Scales whose v lies outside 0.95..1.10, where the flow does not fit the held-out images."""
         low, high = MEAN_RATIO_RANGE
-        return [scale for scale, v in enumerate(self.mean_ratio) if not low <= v <= high]
+        return [scale for scale, v in enumerate(self.mean_ratio[: self.n_scales]) if not low <= v <= high]
+
+    @property
+    def n_scales(self) -> int:
+        """Scales of the flow; the other sources of evidence are Gaussians."""
+        return len(self.references) or len(self.background)
 
     def warnings(self) -> list[str]:
         """A sentence for each misfit, for people."""
@@ -104,7 +116,8 @@ def choose_threshold(
         threshold = 0.0 if nfa_threshold is None else nfa_threshold
         return (
             threshold,
-            f"at most {_power(threshold)} expected false detections per image {_evidence(calibration, threshold)}",
+            f"at most {_power(threshold)} false detections expected {_lot(calibration)}, "
+            f"{_evidence(calibration, threshold)}",
         )
     threshold = threshold_for_rate(calibration, false_alarm_rate)
     caveat = "; these images also chose the epoch, so the promise is approximate" if calibration.shared else ""
@@ -120,7 +133,7 @@ def threshold_for_rate(calibration: Calibration, rate: float) -> float:
 
     UflowError if `rate` is no probability, or smaller than the held-out images can promise.
     """
-    return calibration.lowest_log_nfa[conformal_rank(calibration, rate) - 1]
+    return calibration.lowest_log_nfa[conformal_rank(calibration, rate) - 1] + calibration.log_lot
 
 
 def conformal_rank(calibration: Calibration, rate: float) -> int:
@@ -142,6 +155,10 @@ def conformal_rank(calibration: Calibration, rate: float) -> int:
     return min(rank, calibration.n_images)
 
 
+def _lot(calibration: Calibration) -> str:
+    return f"in {10**calibration.log_lot:.0f} good images" if calibration.log_lot else "per good image"
+
+
 def _power(exponent: float) -> str:
     """10^exponent for people, also where floating point has no number for it."""
     return f"{10**exponent:.3g}" if abs(exponent) < 300 else f"10^{exponent:g}"
@@ -155,7 +172,9 @@ def _evidence(calibration: Calibration, threshold: float) -> str:
     if not calibration.curves:
         return f"under the background model; {seen}"
     n = calibration.n_counted
-    beyond = ", too few to show so rare an event: extrapolated" if threshold < -math.log10(n) else ""
+    beyond = (
+        ", too few to show so rare an event: extrapolated" if threshold - calibration.log_lot < -math.log10(n) else ""
+    )
     return f"as counted on {n} held-out good images{beyond}; {seen}"
 
 
@@ -184,7 +203,16 @@ def calibration_from_dict(values: Mapping[str, Any]) -> Calibration:
             )
             for r in values["references"]
         ),
+        log_lot=float(values.get("log_lot", 0.0)),
+        fusion=_fusion(values.get("fusion")),
     )
+
+
+def _fusion(values: Mapping[str, Any] | None) -> Fusion | None:
+    if values is None:
+        return None
+    laws = (Background(**values[name]) for name in ("law", "image_law"))
+    return Fusion(_floats(values["weights"]), *laws)
 
 
 def _floats(values: Sequence[float]) -> tuple[float, ...]:

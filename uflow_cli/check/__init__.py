@@ -75,7 +75,11 @@ def check_run(
     promises = tuple(judgement for judgement, _ in judged)
     verdict, is_flagged = worst(promises), lowest < judged[0][1]
     if recalibrate:
-        run.recalibrate(calibrate(norms, n_channels=old.n_channels, tests=run.model.tests, reach=model.flow.reach))
+        new = calibrate(
+            norms, n_channels=old.n_channels, tests=run.model.tests, reach=model.flow.reach,
+            is_fused=run.model.is_fused, log_lot=run.model.log_lot,
+        )  # fmt: skip
+        run.recalibrate(new)
     return CheckResult(
         model=run.folder,
         n_images=len(read),
@@ -124,7 +128,9 @@ def _judge(
     if both or nfa_threshold is not None:
         threshold = nfa_threshold or 0.0
         counts = np.bincount(regions.image[regions.log_nfa < threshold], minlength=n)
-        promised = 10.0 ** min(threshold, 300.0)  # more is no number, and no image has as many detections
+        promised = 10.0 ** min(
+            threshold - calibration.log_lot, 300.0
+        )  # more is no number, and no image has as many detections
         judged.append((judge_count(counts, promised=promised), threshold))
     if both or false_alarm_rate is not None:
         rate = max(USUAL_RATE, calibration.smallest_rate) if false_alarm_rate is None else false_alarm_rate

@@ -123,7 +123,7 @@ def worst(judgements: Sequence[Judgement]) -> Verdict:
 def measure_drift(calibration: Calibration, squared_norms: Norms) -> tuple[ScaleDrift, ...]:
     """Drift per scale of U maps (N, H_s, W_s) of fresh good images, finest first."""
     drifts = []
-    for s, (u, reference) in enumerate(zip(squared_norms, calibration.references, strict=True)):
+    for s, (u, reference) in enumerate(zip(squared_norms, calibration.references, strict=False)):
         n_channels = calibration.n_channels[s]
         law, v_now = fit_background(u, n_channels=n_channels)
         now, then = u.mean(axis=(1, 2), dtype=np.float64) / n_channels, np.array(reference.image_levels)
@@ -175,7 +175,7 @@ def likely_cause(calibration: Calibration, squared_norms: Norms, flagged: NDArra
 def _apart_from_the_rest(calibration: Calibration, squared_norms: Norms) -> NDArray[np.bool_]:
     """Images whose level lies far outside what the calibration images spread over, at any scale; (N,)."""
     apart = np.zeros(len(squared_norms[0]), dtype=np.bool_)
-    for u, reference, n_channels in zip(squared_norms, calibration.references, calibration.n_channels, strict=True):
+    for u, reference, n_channels in zip(squared_norms, calibration.references, calibration.n_channels, strict=False):
         now, then = u.mean(axis=(1, 2), dtype=np.float64) / n_channels, np.array(reference.image_levels)
         spread = float(then.std(ddof=1)) if len(then) > 1 else math.inf
         apart |= now > then.mean() + 4 * spread
@@ -190,7 +190,7 @@ def _local_excess(calibration: Calibration, squared_norms: Norms) -> tuple[float
     """
     if len(squared_norms[0]) < 4:
         return None
-    for u, reference, n_channels in zip(squared_norms, calibration.references, calibration.n_channels, strict=True):
+    for u, reference, n_channels in zip(squared_norms, calibration.references, calibration.n_channels, strict=False):
         then = np.array(reference.position_levels)
         halves = [np.log(position_levels(u[start::2], n_channels=n_channels) / then) for start in (0, 1)]
         rise: Floats = np.maximum(halves[0] + halves[1], 0.0) / 2

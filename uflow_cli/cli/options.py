@@ -61,7 +61,7 @@ NfaThreshold = Annotated[
     float | None,
     typer.Option(
         "--nfa-threshold", show_default="0, which is at most one",
-        help="log10 of the false detections allowed per image.",
+        help="log10 of the false detections allowed in a lot of good images.",
     ),
 ]  # fmt: skip
 FalseAlarmRate = Annotated[

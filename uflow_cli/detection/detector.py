@@ -17,8 +17,26 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import maximum_filter
 
 from uflow_cli.config import Tests
-from uflow_cli.detection.masks import ScaleRegions, log_nfa_map, mask_below, published_log_nfa_map, scale_regions
-from uflow_cli.detection.nfa import AContrario, Background, Regions, a_contrario, log_n_tests, log_n_tests_by_size
+from uflow_cli.detection.masks import (
+    LONGEST_SIDE,
+    ScaleRegions,
+    contours,
+    log_nfa_map,
+    mask_below,
+    published_log_nfa_map,
+    scale_regions,
+)
+from uflow_cli.detection.nfa import (
+    AContrario,
+    Background,
+    Regions,
+    a_contrario,
+    chi2_log_tail,
+    fuse_evidence,
+    log_n_tests,
+    log_n_tests_by_size,
+)
+from uflow_cli.images import resize_mask
 
 PEAK_START = 2.0  # a peak below twice the mean has no halo worth the name
 HALF = 0.5  # of the peak's log U over the mean
@@ -53,15 +71,43 @@ class FalseAlarmCurve:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A region of cells below the threshold that is part of a detection, in pixels of the original image."""
+
+    log_nfa: float
+    log_pfa: float
+    area: float  # pixels
+    bounding_box: tuple[int, int, int, int]  # left, top, right, bottom; right and bottom are outside
+
+
+@dataclass(frozen=True)
 class Detection:
-    """A region with log_nfa below the threshold, in pixels of the original image."""
+    """A defect: one or more regions with log_nfa below the threshold, in pixels of the original image.
+
+    Regions whose outlines touch are parts of one detection, which the most significant of them names. A detection of
+    the whole image says that its evidence as a whole is too high, wherever it is; nothing of it is drawn.
+    """
 
     log_nfa: float
     log_pfa: float
     area: float  # pixels
     bounding_box: tuple[int, int, int, int]  # left, top, right, bottom; right and bottom are outside
     centroid: tuple[float, float]  # x, y
-    scale: int  # 1 is the finest that the model sees
+    scale: int  # 1 is the finest that the model sees, or all of them where their evidence is fused
+    is_whole_image: bool = False
+    parts: tuple[Part, ...] = ()  # where there are several
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """How the evidence of several sources becomes one map, and the laws of that map on good images.
+
+    `law` is that of a cell, `image_law` that of the mean over an image; both only rank.
+    """
+
+    weights: tuple[float, ...]
+    law: Background
+    image_law: Background
 
 
 @dataclass(frozen=True)
@@ -71,6 +117,10 @@ class Detector:
     `reach` is how far, in cells, a strange cell spreads into its neighbours. Without `curves` the log NFA is that of
     the law; with them it is what was counted on good images. `paper_exact` restores the published procedure: no halos
     are cleared, and the formula of the tail also calls regions far below the mean significant.
+
+    With a `fusion` the evidence of all maps becomes one before regions are sought, and the image as a whole is one more
+    thing to test; then there are two curves, of regions and of whole images, and no halos to clear. `log_lot` is log10
+    of the good images among which false detections are counted.
     """
 
     background: tuple[Background, ...]
@@ -78,6 +128,8 @@ class Detector:
     reach: tuple[int, ...]
     curves: tuple[FalseAlarmCurve, ...] = ()
     paper_exact: bool = False
+    fusion: Fusion | None = None
+    log_lot: float = 0.0
 
     def find(self, evidence: Sequence[NDArray[np.float32]]) -> Findings:
         """Find the regions in evidence maps, each (B, H_s, W_s), finest first."""
@@ -85,12 +137,27 @@ class Detector:
         if self.paper_exact:
             result = a_contrario(evidence, background=self.background, tests=self.tests, tail="published")
             return Findings(result, tuple(evidence), ceiling, paper_exact=True)
-        cleared = clear_halos(evidence, background=self.background, reach=self.reach)
-        result = a_contrario(cleared, background=self.background, tests=self.tests)
-        if self.curves:
-            counted = counted_log_nfa(result.regions, self.curves)
-            result = replace(result, regions=replace(result.regions, log_nfa=counted))
-        return Findings(result, tuple(evidence), ceiling)
+        if self.fusion is not None:
+            fused = fuse_evidence(evidence, background=self.background, weights=self.fusion.weights)
+            result = a_contrario([fused], background=[self.fusion.law], tests=self.tests)
+            result = replace(result, regions=with_whole_images(result.regions, fused, law=self.fusion.image_law))
+            evidence = [fused]
+        else:
+            cleared = clear_halos(evidence, background=self.background, reach=self.reach)
+            result = a_contrario(cleared, background=self.background, tests=self.tests)
+        log_nfa = counted_log_nfa(result.regions, self.curves) if self.curves else result.regions.log_nfa
+        result = replace(result, regions=replace(result.regions, log_nfa=log_nfa + self.log_lot))
+        return Findings(result, tuple(evidence), ceiling, fusion=self.fusion)
+
+    def localised(self, evidence: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Fused evidence (B, H, W) without the halos that the flow spreads, to show where an image is strange.
+
+        Verdicts rest on all of the evidence: how far a defect spreads also tells that it is one.
+        """
+        assert self.fusion is not None
+        n_flow = len(self.reach)
+        cleared = clear_halos(evidence[:n_flow], background=self.background[:n_flow], reach=self.reach)
+        return fuse_evidence([*cleared, *evidence[n_flow:]], background=self.background, weights=self.fusion.weights)
 
     def ceiling(self, grids: Sequence[tuple[int, int]]) -> float:
         """The log NFA of a cell that is no evidence at all, for `grids` of (height, width) cells.
@@ -98,8 +165,8 @@ class Detector:
         With curves, as many false regions as there are cells; else the number of tests of a single cell.
         """
         if self.curves:
-            return math.log10(sum(height * width for height, width in grids))
-        return log_n_tests(grids) if self.tests == "paper" else float(log_n_tests_by_size(grids, 1))
+            return math.log10(sum(height * width for height, width in grids)) + self.log_lot
+        return self.log_lot + (log_n_tests(grids) if self.tests == "paper" else float(log_n_tests_by_size(grids, 1)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +180,7 @@ class Findings:
     evidence: tuple[NDArray[np.float32], ...]
     ceiling: float
     paper_exact: bool = False  # how maps are up-sampled
+    fusion: Fusion | None = None
 
     @property
     def regions(self) -> Regions:
@@ -126,9 +194,10 @@ class Findings:
 
     def detections(self, image: int, *, threshold: float, size: tuple[int, int]) -> tuple[Detection, ...]:
         """The regions of `image` with log NFA < `threshold` in an original of `size` (H, W), most significant first."""
-        rows = np.flatnonzero((self.regions.image == image) & (self.regions.log_nfa < threshold))
-        chosen = self.regions.select(rows[np.argsort(self.regions.log_nfa[rows], kind="stable")])
-        return tuple(self._detection(chosen, row, size) for row in range(len(chosen)))
+        chosen = self._ranked(image, below=threshold)
+        if self.fusion is None:
+            return tuple(self._detection(chosen, row, size) for row in range(len(chosen)))
+        return self._grouped(image, chosen, size)
 
     def scales(self, image: int) -> tuple[ScaleRegions, ...]:
         """The regions of `image` cell by cell, from which its masks and maps follow."""
@@ -136,16 +205,57 @@ class Findings:
 
     def mask(self, image: int, *, threshold: float, size: tuple[int, int]) -> NDArray[np.bool_]:
         """The union of the outlines of all detections of `image`, (H, W)."""
+        if self.fusion is not None:
+            drawn = self._contours(image, self._ranked(image, below=threshold), size)[0] >= 0
+            return drawn if drawn.shape == size else resize_mask(drawn, size)
         if self.paper_exact:
             return published_log_nfa_map(self.scales(image), size=size) < threshold
         return mask_below(self.scales(image), threshold=threshold, size=size)
 
     def log_nfa_map(self, image: int, *, size: tuple[int, int]) -> NDArray[np.float32]:
         """The lowest log NFA around each pixel of `image`, (H, W); what is below t is the mask at t."""
+        if self.fusion is not None:
+            ranked = self._ranked(image, below=self.ceiling)
+            log_nfa = np.append(ranked.log_nfa, self.ceiling).astype(np.float32)  # the last is where no region is
+            return log_nfa[self._contours(image, ranked, size)[0]]
         return (published_log_nfa_map if self.paper_exact else log_nfa_map)(self.scales(image), size=size)
+
+    def _ranked(self, image: int, *, below: float) -> Regions:
+        """The regions of `image` with a log NFA below that, most significant first."""
+        rows = np.flatnonzero((self.regions.image == image) & (self.regions.log_nfa < below))
+        return self.regions.select(rows[np.argsort(self.regions.log_nfa[rows], kind="stable")])
+
+    def _contours(
+        self, image: int, ranked: Regions, size: tuple[int, int]
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32], list[int]]:
+        """See `contours`; the image as a whole is a group of its own and has no contour."""
+        assert self.fusion is not None
+        mean = self.fusion.law.degrees_of_freedom * self.fusion.law.scale
+        shrink = min(1.0, LONGEST_SIDE / max(size))
+        drawn = (max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink)))
+        return contours(self.evidence[0][image], self.result.labels[0][image], ranked, mean=mean, size=drawn)
+
+    def _grouped(self, image: int, ranked: Regions, size: tuple[int, int]) -> tuple[Detection, ...]:
+        """A detection for each group of regions whose outlines touch, and one for the image as a whole."""
+        region, group, groups = self._contours(image, ranked, size)
+        members: dict[int, list[int]] = {}
+        for row, number in enumerate(groups):
+            members.setdefault(number, []).append(row)
+        detections = []
+        for number, rows in members.items():
+            singles = [self._detection(ranked, row, size) for row in rows]
+            inside = np.nonzero((group == number) & (region >= 0))
+            detections.append(_outlined(singles, inside, shape=group.shape, size=size))
+        return tuple(detections)
 
     def _detection(self, regions: Regions, row: int, size: tuple[int, int]) -> Detection:
         scale = int(regions.scale[row])
+        if scale == len(self.evidence):  # the image as a whole
+            height, width = size
+            return Detection(
+                log_nfa=float(regions.log_nfa[row]), log_pfa=float(regions.log_pfa[row]), area=float(height * width),
+                bounding_box=(0, 0, width, height), centroid=(width / 2, height / 2), scale=1, is_whole_image=True,
+            )  # fmt: skip
         _, rows, columns = self.evidence[scale].shape
         y, x = size[0] / rows, size[1] / columns  # pixels per cell
         return Detection(
@@ -159,6 +269,48 @@ class Findings:
             centroid=(float((regions.column[row] + 0.5) * x), float((regions.row[row] + 0.5) * y)),
             scale=scale + 1,
         )  # fmt: skip
+
+
+def _outlined(
+    singles: Sequence[Detection], inside: tuple[NDArray[np.intp], NDArray[np.intp]], *, shape: tuple[int, ...],
+    size: tuple[int, int],
+) -> Detection:  # fmt: skip
+    """One detection of regions, the most significant first, that share an outline, drawn in `shape` of the original."""
+    first, (rows, columns) = singles[0], inside
+    if not len(rows):
+        return first
+    y, x = size[0] / shape[0], size[1] / shape[1]
+    parts = tuple(Part(one.log_nfa, one.log_pfa, one.area, one.bounding_box) for one in singles)
+    return replace(
+        first,
+        area=float(len(rows) * x * y),
+        bounding_box=(
+            int(columns.min() * x), int(rows.min() * y), math.ceil((columns.max() + 1) * x),
+            math.ceil((rows.max() + 1) * y),
+        ),
+        centroid=(float((columns.mean() + 0.5) * x), float((rows.mean() + 0.5) * y)),
+        parts=parts if len(parts) > 1 else (),
+    )  # fmt: skip
+
+
+def with_whole_images(regions: Regions, evidence: NDArray[np.float32], *, law: Background) -> Regions:
+    """`regions` and a row for each image as a whole, of scale 1, where the mean of its evidence is above the law's."""
+    means = evidence.mean(axis=(1, 2), dtype=np.float64)
+    log_pfa = chi2_log_tail(means, degrees_of_freedom=law.degrees_of_freedom, scale=law.scale)
+    images = np.flatnonzero(log_pfa < 0)
+    height, width = evidence.shape[1:]
+    columns: dict[str, object] = {
+        "image": images, "scale": 1, "label": 0, "level": means[images], "log_pfa": log_pfa[images],
+        "log_nfa": log_pfa[images], "area": height * width, "top": 0, "left": 0, "bottom": height, "right": width,
+        "row": (height - 1) / 2, "column": (width - 1) / 2, "peak": means[images],
+        "total": means[images] * height * width,
+    }  # fmt: skip
+    joined = {}
+    for name, more in columns.items():
+        own = getattr(regions, name)
+        joined[name] = np.concatenate([own, np.broadcast_to(np.asarray(more, dtype=own.dtype), len(images))])
+    order = np.lexsort((joined["scale"], joined["image"]))  # lexsort is stable: labels keep their order
+    return Regions(**{name: values[order] for name, values in joined.items()})
 
 
 def counted_log_nfa(regions: Regions, curves: Sequence[FalseAlarmCurve]) -> NDArray[np.float64]:

@@ -84,9 +84,10 @@ def predict(
     with torch.inference_mode():
         features = model.features(images)
         embeddings, _ = model.embed(features)
-        findings = detector.find([u.cpu().numpy() for u in model.evidence(features, embeddings)])
+        sources = [u.cpu().numpy() for u in model.evidence(features, embeddings)]
+        findings = detector.find(sources)
         if detector.fusion is None:
             scores = anomaly_score(embeddings, size=SCORE_SIZE)[:, 0].float().cpu().numpy()  # (B, 256, 256)
-        else:  # the share of what is strange that is not normal: 1 - the geometric mean of 1 / (1 + c)
-            scores = np.stack([resize_map(1.0 - np.exp(-e), SCORE_SIZE) for e in findings.evidence[0]])
+        else:  # 1 - the geometric mean over sources of 1 / (1 + c)
+            scores = np.stack([resize_map(1.0 - np.exp(-e), SCORE_SIZE) for e in detector.localised(sources)])
     return [Prediction(image, scores[index], threshold, findings, index) for index, image in enumerate(images)]

@@ -49,7 +49,7 @@ def report_summary(run: Run, evaluation: Evaluation) -> ReportSummary:
         Fact("epoch kept", f"{run.progress.best_epoch} of {run.progress.epochs_done}", evaluation.selection),
         *(
             Fact(
-                f"background, scale {s}",
+                f"background, scale {s}" if s <= calibration.n_scales else f"Gaussian {s - calibration.n_scales}",
                 f"v = {v:.3f}, k = {b.degrees_of_freedom:.1f} of {c}",
                 "1 and C for perfect noise",
             )

@@ -48,6 +48,7 @@ PAPER_EXACT_CAVEAT = (
 )
 CALIBRATION_CHART_NAME = "calibration.svg"
 BEFORE_RECALIBRATION_NAME = "config.before-recalibration.json"
+BEFORE_FUSION: dict[str, Any] = {"merge": "min", "gaussian": False}  # settings of runs that do not have them
 WEIGHTS_PATTERN = "flow-*.safetensors"
 KEYS = {"weights", "origin", "extractor_digest"}  # tell a run's configuration from other programs'
 
@@ -166,7 +167,10 @@ def load_run(folder: Path, *, weights: Sequence[str] | None = None) -> Run:
     """
     values = _read_config(folder)
     try:
+        if "merge" not in values["model"]:
+            values["model"] = {**values["model"], **BEFORE_FUSION}
         run = replace(from_dict(Run, {**values, "folder": ""}), folder=folder)
+        run = replace(run, calibration=replace(run.calibration, log_lot=run.model.log_lot))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / CONFIG_NAME} is damaged ({error}); train again") from error
     except UflowError as error:  # the same format, but settings that came later

@@ -153,7 +153,7 @@ class Trainer:
         sign = 1.0 if self.criterion.higher_is_better else -1.0
         best = before is None or sign * value > sign * before.value
         mean_squares = tuple(
-            float(u.double().mean()) / c for u, c in zip(norms, self.model.flow.embedding_channels, strict=True)
+            float(u.double().mean()) / c for u, c in zip(norms, self.model.flow.embedding_channels, strict=False)
         )
         rate = float(self.optimiser.param_groups[0]["lr"])
         seconds = (self.state.log[-1].seconds if self.state.log else 0.0) + time.monotonic() - start
@@ -180,7 +180,7 @@ class Trainer:
         calibration = calibrate(
             norms if shared else self._loss_and_maps(self.split.calibration)[1], selection=() if shared else norms,
             n_channels=self.model.source_channels, tests=self.model.config.tests, reach=flow.reach, shared=shared,
-            is_fused=self.model.config.is_fused,
+            is_fused=self.model.config.is_fused, log_lot=self.model.config.log_lot,
         )  # fmt: skip
         if state.is_recalibrated:
             self.observer.on_warning(

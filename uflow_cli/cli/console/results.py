@@ -51,7 +51,8 @@ def _print_detections_table(result: DetectionResult) -> None:
             table.add_row(
                 "" if i else escape(name), "" if i else "[bold red]defect[/]", _log_nfa(region.log_nfa),
                 f"{region.area:.0f}", f"{left},{top}-{right},{bottom}",
-                f"{region.centroid[0]:.0f},{region.centroid[1]:.0f}", str(region.scale),
+                f"{region.centroid[0]:.0f},{region.centroid[1]:.0f}",
+                "image" if region.is_whole_image else str(region.scale),
             )  # fmt: skip
         if len(image.regions) > REGIONS_SHOWN:
             table.add_row(f"  and {len(image.regions) - REGIONS_SHOWN} more", "", "", "", "", "", "")

@@ -204,18 +204,20 @@ def print_training_result(run: Run) -> None:
 def _print_calibration(console: Console, calibration: Calibration) -> None:
     """The fit of the embeddings and the false alarms on held-out images."""
     table = Table(title="embeddings of held-out good images", title_justify="left", box=None, pad_edge=False)
-    for name in ("scale", "channels C", "v = mean U / C", "degrees of freedom k"):
+    for name in ("source", "channels C", "v = mean U / C", "degrees of freedom k"):
         table.add_column(name, justify="right")
     for scale, (background, ratio, channels) in enumerate(
         zip(calibration.background, calibration.mean_ratio, calibration.n_channels, strict=True), 1
     ):
-        table.add_row(str(scale), str(channels), f"{ratio:.3f}", f"{background.degrees_of_freedom:.1f}")
+        source = f"scale {scale}" if scale <= calibration.n_scales else f"Gaussian {scale - calibration.n_scales}"
+        table.add_row(source, str(channels), f"{ratio:.3f}", f"{background.degrees_of_freedom:.1f}")
     console.print(table)
     console.print(_false_alarms(calibration))
     flagged = calibration.false_alarm_images(0.0)
     chosen = ", which also chose the epoch," if calibration.shared else ""
     console.print(
-        f"at log NFA < 0, {flagged} of {calibration.n_images} held-out good images{chosen} are flagged; "
+        f"at log NFA < 0, one false detection expected in {10**calibration.log_lot:.0f} good images, {flagged} of "
+        f"{calibration.n_images} held-out good images{chosen} are flagged; "
         f"the smallest false-alarm rate they can promise is {calibration.smallest_rate:.3f}", soft_wrap=True,
     )  # fmt: skip
     for warning in calibration.warnings():
@@ -227,10 +229,11 @@ def _false_alarms(calibration: Calibration) -> Table:
     table = Table(title="false alarms on held-out good images", title_justify="left", box=None, pad_edge=False)
     for name in ("log NFA below", "promised per image", "measured per image", "images flagged"):
         table.add_column(name, justify="right")
-    for threshold in (1, 0, -1, -2):
+    log_lot = calibration.log_lot
+    for threshold in (2, 1, 0, -1) if log_lot else (1, 0, -1, -2):
         flagged = calibration.false_alarm_images(threshold)
         table.add_row(
-            str(threshold), f"{10.0**threshold:g}", f"{calibration.false_detections(threshold):.3g}",
+            str(threshold), f"{10.0 ** (threshold - log_lot):g}", f"{calibration.false_detections(threshold):.3g}",
             f"{flagged} of {calibration.n_images}",
         )  # fmt: skip
     return table
