@@ -64,7 +64,7 @@ class Model:
         return self.embed(self.features(images))[0]
 
     def evidence(self, features: Sequence[Tensor], embeddings: Sequence[Tensor]) -> list[Tensor]:
-        """U maps (B, H_s, W_s) of all sources of evidence: of the flow's scales, finest first, then of the Gaussians."""
+        """U maps (B, H_s, W_s) of all sources: of the flow's scales, finest first, then of the Gaussians."""
         norms = squared_norms(embeddings)
         if self.gaussians is not None:
             norms += self.gaussians([features[scale] for scale in self.scales])

@@ -150,14 +150,18 @@ class Detector:
         return Findings(result, tuple(evidence), ceiling, fusion=self.fusion)
 
     def localised(self, evidence: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-        """Fused evidence (B, H, W) without the halos that the flow spreads, to show where an image is strange.
+        """Fused evidence (B, H, W) with half of the halos that the flow spreads, to show where an image is strange.
 
-        Verdicts rest on all of the evidence: how far a defect spreads also tells that it is one.
+        It is the mean of the evidence with and without halos. Verdicts rest on all of it: how far a defect spreads also
+        tells that it is one.
         """
         assert self.fusion is not None
         n_flow = len(self.reach)
         cleared = clear_halos(evidence[:n_flow], background=self.background[:n_flow], reach=self.reach)
-        return fuse_evidence([*cleared, *evidence[n_flow:]], background=self.background, weights=self.fusion.weights)
+        laws, weights = self.background, self.fusion.weights
+        without = fuse_evidence([*cleared, *evidence[n_flow:]], background=laws, weights=weights)
+        halved: NDArray[np.float32] = 0.5 * (fuse_evidence(evidence, background=laws, weights=weights) + without)
+        return halved
 
     def ceiling(self, grids: Sequence[tuple[int, int]]) -> float:
         """The log NFA of a cell that is no evidence at all, for `grids` of (height, width) cells.
@@ -244,8 +248,7 @@ class Findings:
         detections = []
         for number, rows in members.items():
             singles = [self._detection(ranked, row, size) for row in rows]
-            inside = np.nonzero((group == number) & (region >= 0))
-            detections.append(_outlined(singles, inside, shape=group.shape, size=size))
+            detections.append(_outlined(singles, (group == number) & (region >= 0), size=size))
         return tuple(detections)
 
     def _detection(self, regions: Regions, row: int, size: tuple[int, int]) -> Detection:
@@ -271,15 +274,12 @@ class Findings:
         )  # fmt: skip
 
 
-def _outlined(
-    singles: Sequence[Detection], inside: tuple[NDArray[np.intp], NDArray[np.intp]], *, shape: tuple[int, ...],
-    size: tuple[int, int],
-) -> Detection:  # fmt: skip
-    """One detection of regions, the most significant first, that share an outline, drawn in `shape` of the original."""
-    first, (rows, columns) = singles[0], inside
+def _outlined(singles: Sequence[Detection], inside: NDArray[np.bool_], *, size: tuple[int, int]) -> Detection:
+    """One detection of regions, the most significant first, that share the outline `inside`."""
+    first, (rows, columns) = singles[0], np.nonzero(inside)
     if not len(rows):
         return first
-    y, x = size[0] / shape[0], size[1] / shape[1]
+    y, x = size[0] / inside.shape[0], size[1] / inside.shape[1]
     parts = tuple(Part(one.log_nfa, one.log_pfa, one.area, one.bounding_box) for one in singles)
     return replace(
         first,

@@ -4,8 +4,8 @@ A region R holds the cells around a summit of U down to its level m(R). Its outl
 is inside where bilinearly up-sampled U is at least `OUTLINE_LEVEL` · m(R), no further than a cell from R. How
 significant R is moves nothing, as it does where log NFA itself is interpolated (the published way).
 
-Fused evidence has a contour instead: a pixel is inside where up-sampled evidence is above `CONTRAST` of the way from the
-mean of good images to the region's peak. Regions whose wider contours, at `TOUCHING` of that way, meet are one defect.
+Fused evidence has a contour instead: a pixel is inside where up-sampled evidence is above `CONTRAST` of the way from
+the mean of good images to the region's peak. Regions whose wider contours, at `TOUCHING` of that way, meet are one defect.
 """
 
 from __future__ import annotations
@@ -129,7 +129,8 @@ def _component(above: NDArray[np.bool_], seed: NDArray[np.bool_]) -> NDArray[np.
     chosen = np.zeros(int(numbers.max()) + 1, dtype=np.bool_)
     chosen[np.unique(numbers[seed])] = True
     chosen[0] = False
-    return chosen[numbers]
+    component: NDArray[np.bool_] = chosen[numbers]
+    return component
 
 
 def _nearest(n_cells: int, n_pixels: int) -> NDArray[np.intp]:

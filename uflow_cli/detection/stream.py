@@ -46,7 +46,7 @@ def predictions(
 def squared_norm_maps(
     model: Model, paths: Sequence[Path], *, batch_size: int = BATCH_SIZE
 ) -> Iterator[tuple[Path, list[NDArray[np.float32]] | ImageError]]:
-    """Each path in turn with the U maps of its image, per source of evidence (H_s, W_s), or the error why it cannot be read."""
+    """Each path in turn with the U maps of its image, per source (H_s, W_s), or the error why it cannot be read."""
 
     def norms(images: Sequence[Image]) -> list[list[NDArray[np.float32]]]:
         with torch.inference_mode():
