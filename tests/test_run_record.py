@@ -149,7 +149,7 @@ def test_run_of_an_older_version_lacks_settings_and_takes_their_defaults(copied_
     values = json.loads((copied_run / CONFIG_NAME).read_text())
     edit_config(copied_run, model={"extractor": values["model"]["extractor"]}, training={"epochs": 3})
     run = load_run(copied_run)
-    assert run.model == ModelConfig()
+    assert run.model == ModelConfig(merge="min", gaussian=False)  # what that version did
     assert run.training == TrainingConfig(epochs=3)
 
 
@@ -217,7 +217,10 @@ def test_a_run_folder_of_release_0_1_0_is_read(tmp_path):
     assert run.origin == Origin("folder", "good", 6, 6, 6, good="/data/good")
     assert (run.model.input_size, run.model.flow_steps, run.model.kernel_sizes) == (64, 4, (3, 1))
     assert run.progress.held_out_loss == values["progress"]["held_out_loss"]
-    assert calibration_to_dict(run.calibration) == calibration_to_dict(calibration_from_dict(values["calibration"]))
+    old = calibration_from_dict(values["calibration"])
+    assert calibration_to_dict(run.calibration) == calibration_to_dict(old) | {"log_lot": 2.0}
+    assert (run.model.merge, run.model.has_gaussians) == ("min", False)
+    assert run.calibration.false_alarm_images(2.0) == old.false_alarm_images(0.0)  # counted per image then
     write_run(run)
     assert load_run(tmp_path) == run
     assert json.loads((tmp_path / CONFIG_NAME).read_text())["version"] == VERSION

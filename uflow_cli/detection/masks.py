@@ -5,7 +5,8 @@ is inside where bilinearly up-sampled U is at least `OUTLINE_LEVEL` · m(R), no 
 significant R is moves nothing, as it does where log NFA itself is interpolated (the published way).
 
 Fused evidence has a contour instead: a pixel is inside where up-sampled evidence is above `CONTRAST` of the way from
-the mean of good images to the region's peak. Regions whose wider contours, at `TOUCHING` of that way, meet are one defect.
+the mean of good images to the region's peak. Regions whose wider contours, at `TOUCHING` of that way, meet are one
+defect.
 """
 
 from __future__ import annotations
@@ -15,12 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import label
 
 from uflow_cli.detection.nfa import AContrario, Regions
-from uflow_cli.images import resize_map
+from uflow_cli.images import connected_parts, resize_map
 
-EIGHT_CONNECTED = np.ones((3, 3), dtype=np.int8)
 OUTLINE_LEVEL = 0.9  # of m(R); mIoU over seeds of two products is highest about here (benchmarks/results)
 
 CONTRAST = 0.65  # mIoU on four products is highest about here (benchmarks/results)
@@ -108,9 +107,7 @@ def contours(
             continue
         seed = cells == ranked.label[row]
         if not seed.any():  # drawn so small that no pixel's centre is in it
-            y, x = (
-                (float(at) + 0.5) / n for at, n in zip((ranked.row[row], ranked.column[row]), labels.shape, strict=True)
-            )
+            y, x = (ranked.row[row] + 0.5) / labels.shape[0], (ranked.column[row] + 0.5) / labels.shape[1]
             seed[min(int(y * size[0]), size[0] - 1), min(int(x * size[1]), size[1] - 1)] = True
         peak = np.unravel_index(np.argmax(np.where(seed, up, -np.inf)), size)
         places.append((int(peak[0]), int(peak[1])))
@@ -118,14 +115,14 @@ def contours(
         inner, outer = (_component(up >= mean + share * height, seed) for share in (CONTRAST, TOUCHING))
         first[inner & (first < 0)] = row
         wide |= outer
-    group, _ = label(wide, EIGHT_CONNECTED)
+    group = connected_parts(wide)
     groups = [0 if place is None else int(group[place]) for place in places]
     return first, group, [number or -row - 1 for row, number in enumerate(groups)]
 
 
 def _component(above: NDArray[np.bool_], seed: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The connected parts of `above` that `seed` touches."""
-    numbers, _ = label(above, EIGHT_CONNECTED)
+    numbers = connected_parts(above)
     chosen = np.zeros(int(numbers.max()) + 1, dtype=np.bool_)
     chosen[np.unique(numbers[seed])] = True
     chosen[0] = False

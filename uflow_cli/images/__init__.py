@@ -6,6 +6,7 @@ Images are (H, W, 3) uint8 RGB, masks (H, W) bool (True = defect), sizes (height
 from uflow_cli.images.drawing import (
     OPENCV_VERSION,
     colour_map,
+    connected_parts,
     draw_outlines,
     draw_polygons,
     encode_png,
@@ -50,6 +51,7 @@ __all__ = [
     "Source",
     "View",
     "colour_map",
+    "connected_parts",
     "decode_image",
     "decoder_versions",
     "describe_left_out",

@@ -37,6 +37,12 @@ def resize_mask(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bo
     return resized
 
 
+def connected_parts(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """The 8-connected parts of `mask` (H, W), numbered from 1; 0 outside."""
+    _, numbers = cv2.connectedComponents(mask.view(np.uint8), connectivity=8, ltype=cv2.CV_32S)
+    return np.asarray(numbers, dtype=np.int32)
+
+
 def tilt_image(image: NDArray[np.uint8], degrees: float) -> NDArray[np.uint8]:
     """Turn (H, W, 3) uint8 anticlockwise about its centre, bilinear; what turns in mirrors what is beside it."""
     height, width = image.shape[:2]

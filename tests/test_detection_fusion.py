@@ -1,0 +1,139 @@
+"""Fused evidence: one defect is one detection with one outline, lots, whole images, and the promise on noise."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from uflow_cli.calibration import calibrate
+from uflow_cli.calibration.fitting import FLOW_SHARE, fit_fusion
+from uflow_cli.detection.detector import Detector
+from uflow_cli.detection.nfa import Background, fuse_evidence
+
+CHANNELS = (20, 30, 25)  # two scales of a flow, one Gaussian
+SIZE = (120, 120)
+
+
+def norms(n: int, *, seed: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    sides = (12, 6, 6)
+    return [rng.chisquare(c, (n, s, s)).astype(np.float32) for c, s in zip(CHANNELS, sides, strict=True)]
+
+
+def detector(*, log_lot: float = 0.0, n: int = 60) -> Detector:
+    calibration = calibrate(
+        norms(n, seed=1), n_channels=CHANNELS, tests="by-size", reach=(2, 2), is_fused=True, log_lot=log_lot
+    )
+    return Detector(
+        calibration.background, "by-size", (2, 2), calibration.curves, fusion=calibration.fusion,
+        log_lot=calibration.log_lot,
+    )  # fmt: skip
+
+
+def with_bump(at: tuple[int, int], *, seed: int = 5, height: float = 200.0) -> list[np.ndarray]:
+    """One image with a defect of 4 x 4 fine cells at `at`."""
+    fine, coarse, gaussian = norms(1, seed=seed)
+    fine[0, at[0] : at[0] + 4, at[1] : at[1] + 4] += height
+    for u in (coarse, gaussian):
+        u[0, at[0] // 2 : at[0] // 2 + 2, at[1] // 2 : at[1] // 2 + 2] += height
+    return [fine, coarse, gaussian]
+
+
+def test_one_defect_is_one_detection_with_its_outline():
+    findings = detector().find(with_bump((4, 6)))
+    [found] = [d for d in findings.detections(0, threshold=-1.0, size=SIZE) if not d.is_whole_image]
+    mask = findings.mask(0, threshold=-1.0, size=SIZE)
+    truth = np.zeros(SIZE, dtype=np.bool_)
+    truth[40:80, 60:100] = True
+    assert (mask & truth).sum() / (mask | truth).sum() > 0.6
+    assert found.area == mask.sum()
+    rows, columns = np.nonzero(mask)
+    assert found.bounding_box == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+    assert found.centroid == pytest.approx((80, 60), abs=6)
+
+
+def test_two_defects_are_two_detections():
+    maps = [np.maximum(a, b) for a, b in zip(with_bump((0, 0)), with_bump((8, 8)), strict=True)]
+    found = detector().find(maps).detections(0, threshold=-1.0, size=SIZE)
+    assert len([d for d in found if not d.is_whole_image]) == 2
+
+
+def test_regions_of_one_outline_are_parts_of_the_most_significant():
+    maps = with_bump((4, 4))
+    maps[0][0, 6] *= 0.8  # a dip that parts the bump into two regions of the tree
+    findings = detector().find(maps)
+    found = [d for d in findings.detections(0, threshold=2.0, size=SIZE) if d.parts]
+    for detection in found:
+        assert len(detection.parts) > 1
+        assert detection.log_nfa == min(part.log_nfa for part in detection.parts)
+    detections = findings.detections(0, threshold=2.0, size=SIZE)
+    n_regions = sum(len(d.parts) or 1 for d in detections)
+    assert n_regions == int((findings.regions.log_nfa < 2.0).sum())
+
+
+@pytest.mark.parametrize("threshold", [-3.0, -1.0, 0.0, 1.5])
+def test_the_mask_is_what_the_map_says_at_every_threshold(threshold):
+    findings = detector().find(with_bump((4, 6)))
+    mask = findings.mask(0, threshold=threshold, size=SIZE)
+    np.testing.assert_array_equal(findings.log_nfa_map(0, size=SIZE) < threshold, mask)
+
+
+def test_large_images_are_drawn_smaller_and_enlarged():
+    findings = detector().find(with_bump((4, 6)))
+    small, large = (findings.mask(0, threshold=-1.0, size=size) for size in (SIZE, (2400, 2400)))
+    assert large.shape == (2400, 2400)
+    assert large.mean() == pytest.approx(small.mean(), rel=0.1)
+
+
+def test_images_smaller_than_the_grid_have_masks_too():
+    findings = detector().find(with_bump((4, 6)))
+    assert findings.mask(0, threshold=-1.0, size=(5, 5)).any()
+
+
+def test_an_image_strange_everywhere_is_detected_as_a_whole():
+    maps = [1.25 * u for u in norms(1, seed=9)]
+    whole = [d for d in detector().find(maps).detections(0, threshold=-1.0, size=SIZE) if d.is_whole_image]
+    assert len(whole) == 1
+    assert whole[0].bounding_box == (0, 0, 120, 120)
+
+
+def test_a_lot_adds_its_logarithm():
+    maps, one, hundred = with_bump((4, 6)), detector(), detector(log_lot=2.0)
+    np.testing.assert_allclose(hundred.find(maps).regions.log_nfa, one.find(maps).regions.log_nfa + 2.0)
+    assert hundred.ceiling([(12, 12)]) == one.ceiling([(12, 12)]) + 2.0
+
+
+def test_lots_leave_what_is_counted_as_it_is():
+    single, lots = (
+        calibrate(norms(30, seed=1), n_channels=CHANNELS, tests="by-size", reach=(2, 2), is_fused=True, log_lot=lot)
+        for lot in (0.0, 2.0)
+    )
+    assert replace(lots, log_lot=0.0) == single
+    assert lots.false_alarm_images(2.0) == single.false_alarm_images(0.0)
+    assert lots.false_detections(1.0) == single.false_detections(-1.0)
+
+
+@pytest.mark.parametrize(("log_lot", "threshold"), [(0.0, 0.0), (1.0, 0.0)])
+def test_the_promise_holds_on_fresh_noise(log_lot, threshold):
+    findings = detector(log_lot=log_lot).find(norms(400, seed=77))
+    per_image = (findings.regions.log_nfa < threshold).sum() / 400
+    promised = 10.0 ** (threshold - log_lot)
+    assert 0.3 * promised < per_image < 1.6 * promised
+
+
+def test_weights_share_between_flow_and_gaussians():
+    maps = norms(10, seed=1)
+    laws = [Background(float(c)) for c in CHANNELS]
+    both = fit_fusion(maps, laws, n_flow=2).weights
+    assert both == pytest.approx((FLOW_SHARE / 2, FLOW_SHARE / 2, 1 - FLOW_SHARE))
+    assert fit_fusion(maps[:2], laws[:2], n_flow=2).weights == (0.5, 0.5)
+
+
+def test_halved_halos_lie_between_all_and_none():
+    maps, fused = with_bump((4, 6)), detector()
+    assert fused.fusion is not None
+    whole = fuse_evidence(maps, background=fused.background, weights=fused.fusion.weights)
+    shown = fused.localised(maps)
+    assert np.all(shown <= whole + 1e-6)
+    assert np.all(shown >= 0.5 * whole - 1e-6)
+    assert (shown < whole - 1e-3).any()
