@@ -466,7 +466,12 @@ def test_unreadable_images_are_all_counted_and_the_first_is_named(paths):
 def test_known_content_is_not_decoded_again(model, paths, cache, monkeypatch):
     load(model, paths[:9], cache)
     decoded = []
-    monkeypatch.setattr("uflow_cli.images.views.decode_image", lambda data, path: decoded.append(path))
+
+    def decode(data, path):
+        decoded.append(path)
+        return np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+
+    monkeypatch.setattr("uflow_cli.images.views.decode_image", decode)
     survey_images(paths, known=FeatureCache(cache, model), on_progress=lambda *_: None)
     assert sorted(decoded) == paths[9:]
 

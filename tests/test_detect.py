@@ -40,7 +40,9 @@ def test_outputs_have_the_size_of_their_image_and_agree_with_the_json(small_run,
         assert overlay.shape == image.shape
         assert mask.any() == (entry["verdict"] == "defect") == bool(entry["regions"])
         for region in entry["regions"]:
-            assert set(region) == {"log_nfa", "log_pfa", "area", "bounding_box", "centroid", "scale"}
+            assert set(region) == {
+                "log_nfa", "log_pfa", "area", "bounding_box", "centroid", "scale", "is_whole_image", "parts",
+            }  # fmt: skip
             assert region["log_nfa"] < 0
     assert values["n_defects"] == result.n_defects == 1
     assert {path.name for path in out.iterdir()} == {

@@ -51,7 +51,7 @@ def test_mean_distance_of_what_it_was_fitted_to_is_the_number_of_channels():
     gaussians, maps = FeatureGaussians(CHANNELS), features(50)
     gaussians.fit([maps])
     for u, n in zip(gaussians(maps), gaussians.n_channels, strict=True):
-        assert float(u.mean()) == pytest.approx(n, rel=0.06)  # a little less: shrinkage
+        assert float(u.mean()) == pytest.approx(n, rel=0.1)  # a little less: shrinkage
 
 
 def test_channels_that_never_change_do_not_break_it():

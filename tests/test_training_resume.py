@@ -109,6 +109,8 @@ def break_write(monkeypatch):
 
         def replace_or_break(self: Path, target: Path) -> Path:
             nonlocal count
+            if Path(target).parent.name == "in-use":  # marks of kept features are not counted
+                return replace(self, target)
             count += 1
             if count == number or (count > number and isinstance(error, Killed)):
                 raise error
@@ -140,7 +142,7 @@ def test_a_kill_at_any_write_leaves_a_whole_run_that_goes_on(
     assert outcome(tmp_path / "run") == uninterrupted
 
 
-@pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 8, WRITES - 2])
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 8, 10, 11, WRITES - 2])
 def test_a_full_disk_is_one_error_and_training_goes_on_once_there_is_room(
     few_paths, tmp_path, uninterrupted, break_write, monkeypatch, number
 ):
@@ -283,7 +285,7 @@ def test_litter_of_a_kill_is_removed(stopped):
 def test_state_tells_where_training_stands(stopped):
     state, tensors = read_state(stopped[1])
     assert [record.epoch for record in state.log] == [1]
-    assert {name.split(".")[0] for name in tensors} == {"flow", "normalisation", "adam"}
+    assert {name.split(".")[0] for name in tensors} == {"flow", "normalisation", "gaussians", "adam"}
     assert not state.is_over
 
 

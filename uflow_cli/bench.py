@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from uflow_cli.calibration import calibrate
 from uflow_cli.config import ModelConfig
-from uflow_cli.detection.detector import Detector
 from uflow_cli.detection.nfa import Background, a_contrario
 from uflow_cli.detection.prediction import predict
 from uflow_cli.features import stack_images
@@ -179,8 +179,14 @@ def _pipeline_comparisons(seed: int, *, device: torch.device) -> Iterator[Compar
     model.normalisation.fit(features)
     yield Comparison("flow, forward", "image", 4, {device.type: _synchronised(_forward(model, features))})
     yield Comparison("flow, training step", "image", 4, {device.type: _synchronised(_training_step(model, features))})
-    laws = tuple(Background(c) for c in model.flow.embedding_channels)
-    detector = Detector(laws, model.config.tests, model.flow.reach)
+    assert model.gaussians is not None
+    model.gaussians.fit([[f.clone() for f in batch] for batch in features])
+    with torch.inference_mode():
+        maps = [model.evidence(batch, model.embed(batch)[0]) for batch in features]
+    detector = calibrate(
+        [torch.cat(source).cpu().numpy() for source in zip(*maps, strict=True)], n_channels=model.source_channels,
+        tests=model.config.tests, reach=model.flow.reach, is_fused=True,
+    ).detector(model)  # fmt: skip
     contenders: dict[str, Callable[[int], object]] = {
         device.type: lambda turn: [(p.detections, p.mask) for p in predict(model, detector, [images[turn % 4]])]
     }

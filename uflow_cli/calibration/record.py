@@ -116,7 +116,7 @@ def choose_threshold(
         threshold = 0.0 if nfa_threshold is None else nfa_threshold
         return (
             threshold,
-            f"at most {_power(threshold)} false detections expected {_lot(calibration)}, "
+            f"at most {_power(threshold)} expected false detections {_lot(calibration)}, "
             f"{_evidence(calibration, threshold)}",
         )
     threshold = threshold_for_rate(calibration, false_alarm_rate)

@@ -79,7 +79,9 @@ class Trainer:
                     return self.group.on_rank_zero(lambda: publish(self.folder, self.state, "stopped"))
             return self.group.on_rank_zero(lambda: publish(self.folder, self.state, "finished"))
         except BaseException as error:
-            if self.group.is_rank_zero and self.state.log:
+            # an epoch that could not be written to the end may have taken the place of the weights that are known here
+            has_weights = bool(self.state.weights) and (self.folder / str(self.state.weights)).is_file()
+            if self.group.is_rank_zero and has_weights:
                 with contextlib.suppress(UflowError):
                     publish(self.folder, self.state, "stopped" if isinstance(error, KeyboardInterrupt) else "failed")
             raise
