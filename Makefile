@@ -16,7 +16,7 @@ demo: $(VENV)/.installed
 test: test-native test-python
 
 test-python: $(VENV)/.installed-dev
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 test-native:
 	.ci/system-packages test
