@@ -1,4 +1,4 @@
-"""A synthetic product to try everything on: photographs of woven fabric, good and defective, with exact masks."""
+"""Synthetic products to try everything on: photographs of fabric, metal and labels, good and defective, exact masks."""
 
 from uflow_cli.sample.writing import CATEGORIES, KINDS, MARKER, sample_image, write_sample
 

@@ -16,7 +16,7 @@ Rng: TypeAlias = np.random.Generator
 
 N_CHARACTERS: Final = 256  # threads with a character of their own, more than any image shows; a power of two
 _WRAP: Final = N_CHARACTERS - 1  # x & _WRAP is x % N_CHARACTERS, several times faster
-_FINE: Final = 2  # sub-pixels per pixel and axis
+FINE: Final = 2  # sub-pixels per pixel and axis
 _THREADS: Final = 32.0  # threads across the shorter side
 _GAP: Final = -3.0  # height between and below the threads, in thread radii
 _WARP_COLOUR: Final = (0.24, 0.32, 0.41)  # linear RGB: a blue-grey twill
@@ -31,7 +31,7 @@ class Cloth:
     `u`, `v`: (H, W), position in threads; warp thread i lies at i < u < i + 1, weft thread j at j < v < j + 1.
     `heights`: (4, H, W) of warp, weft, what lies on top, and the ground below; the highest is seen.
     `brightness`: (4, H, W) of the same, times their `colours`: (4, 3) linear RGB. `tint`: (H, W, 3), times that.
-    `mask`: (H, W), where a defect is.
+    `mask`: (H, W), where a defect is. `light`: how bright the lamp of its lot is.
     """
 
     u: Array
@@ -41,6 +41,12 @@ class Cloth:
     colours: Array
     tint: Array
     mask: Mask
+    light: float = 1.0
+
+    @property
+    def image_mask(self) -> Mask:
+        """`mask` on the grid of the image."""
+        return np.asarray(average(self.mask.astype(np.float32)) >= 0.5)
 
     @property
     def pitch(self) -> float:
@@ -90,13 +96,18 @@ def _threads(rng: Rng, across: Array, along: Array, *, up: float) -> tuple[Array
     return np.where(np.abs(offset) < 1, height, np.float32(_GAP)), light
 
 
-def weave(rng: Rng, size: tuple[int, int]) -> Cloth:
-    """A good piece of cloth, laid down a little differently each time."""
-    shape = (size[0] * _FINE, size[1] * _FINE)
+def weave(rng: Rng, size: tuple[int, int], lot: Rng | None = None) -> Cloth:
+    """A good piece of cloth, laid down a little differently each time; `lot` shifts yarn, weave and light."""
+    shape = (size[0] * FINE, size[1] * FINE)
     pitch = min(shape) / _THREADS
     y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
     x, y = (x - shape[1] / 2) / pitch, (y - shape[0] / 2) / pitch
     angle, zoom, shift = rng.normal(0, 0.012), 1 + rng.normal(0, 0.01), rng.uniform(0, N_CHARACTERS, 2)
+    colours = np.asarray([_WARP_COLOUR, _WEFT_COLOUR, (0, 0, 0), _GROUND_COLOUR])
+    light = 1.0
+    if lot is not None:
+        zoom, light = zoom * lot.normal(1, 0.03), lot.normal(1, 0.05)
+        colours = colours * lot.normal(1, 0.03, (4, 3))
     cos, sin = float(zoom * np.cos(angle)), float(zoom * np.sin(angle))
     u = cos * x + sin * y + float(shift[0]) + 0.3 * noise(rng, shape, 2)
     v = cos * y - sin * x + float(shift[1]) + 0.3 * noise(rng, shape, 2)
@@ -110,9 +121,10 @@ def weave(rng: Rng, size: tuple[int, int]) -> Cloth:
         v=v,
         heights=np.stack([warp[0], weft[0], nothing, ground]),
         brightness=np.stack([warp[1], weft[1], np.ones_like(speckle), speckle]),
-        colours=np.asarray([_WARP_COLOUR, _WEFT_COLOUR, (0, 0, 0), _GROUND_COLOUR], dtype=np.float32),
+        colours=colours.astype(np.float32),
         tint=np.ones((*shape, 3), dtype=np.float32),
         mask=np.zeros(shape, dtype=np.bool_),
+        light=light,
     )
 
 
@@ -129,7 +141,7 @@ def photograph(rng: Rng, cloth: Cloth) -> NDArray[np.uint8]:
     hollow = np.clip(ndimage.uniform_filter(height, round(1.3 * cloth.pitch)) - height, 0, 3)
     y, x = np.mgrid[-1 : 1 : height.shape[0] * 1j, -1 : 1 : height.shape[1] * 1j].astype(np.float32)
     fall_x, fall_y = (rng.normal(0, 0.06, 2) + 0.05 * np.array([np.cos(azimuth), np.sin(azimuth)])).tolist()
-    lamp = rng.normal(1.15, 0.04) * (1 + fall_x * x + fall_y * y - 0.05 * (x**2 + y**2))
+    lamp = cloth.light * rng.normal(1.15, 0.04) * (1 + fall_x * x + fall_y * y - 0.05 * (x**2 + y**2))
     light = brightness * lamp * (0.42 + 0.58 * facing) / (1 + 0.55 * hollow)
     linear = average(colour * light[..., None]) * (1 + rng.normal(0, 0.008, 3))
     linear = ndimage.gaussian_filter(np.clip(linear, 0, 1), (0.45, 0.45, 0), truncate=3)
@@ -139,6 +151,6 @@ def photograph(rng: Rng, cloth: Cloth) -> NDArray[np.uint8]:
 
 def average(values: Array) -> Array:
     """Mean over the sub-pixels: (H * 2, W * 2, ...) to (H, W, ...)."""
-    rows, cols = (side // _FINE for side in values.shape[:2])
-    fine = values.reshape(rows, _FINE, cols, _FINE, *values.shape[2:])
+    rows, cols = (side // FINE for side in values.shape[:2])
+    fine = values.reshape(rows, FINE, cols, FINE, *values.shape[2:])
     return np.asarray(fine.mean(axis=(1, 3), dtype=np.float32))

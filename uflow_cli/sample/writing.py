@@ -2,10 +2,10 @@
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +13,27 @@ from numpy.typing import NDArray
 from uflow_cli.errors import DatasetError
 from uflow_cli.files import swap_folder
 from uflow_cli.images import write_png
-from uflow_cli.sample.cloth import average, photograph, weave
-from uflow_cli.sample.defects import DEFECTS
+from uflow_cli.sample import cloth, defects, label, metal
 
-CATEGORIES: Final = ("fabric",)
-KINDS: Final = tuple(DEFECTS)
+Part = TypeVar("Part", cloth.Cloth, label.Label, metal.Flange)
+
+
+@dataclass(frozen=True)
+class Product(Generic[Part]):
+    """How a product is made, spoilt (by kind of defect, with a severity in 0..1) and photographed."""
+
+    make: Callable[[cloth.Rng, tuple[int, int], cloth.Rng | None], Part]
+    defects: dict[str, Callable[[cloth.Rng, Part, float], Part]]
+    photograph: Callable[[cloth.Rng, Part], NDArray[np.uint8]]
+
+
+PRODUCTS: Final[dict[str, Product[Any]]] = {
+    "fabric": Product(cloth.weave, defects.DEFECTS, cloth.photograph),
+    "label": Product(label.print_label, label.DEFECTS, label.photograph),
+    "metal": Product(metal.turn, metal.DEFECTS, metal.photograph),
+}
+CATEGORIES: Final = tuple(PRODUCTS)
+KINDS: Final = {category: tuple(product.defects) for category, product in PRODUCTS.items()}
 MARKER: Final = "sample.json"  # says that a folder is ours, and which files in it are
 MIN_SIDE: Final = 64  # below this a thread is thinner than two pixels and the weave is lost
 _FORMAT: Final = 1
@@ -26,32 +42,47 @@ _SPLITS: Final = ("train", "test")
 
 @dataclass(frozen=True)
 class _Recipe:
-    """One image of the sample: `kind` is "good" or a kind of defect."""
+    """One image of the sample: `kind` is "good" or a kind of defect, `lot` counts from 1 (None: there are no lots)."""
 
     split: str
     kind: str
     index: int
+    lot: int | None
+
+    @property
+    def stem(self) -> str:
+        return f"{self.index:03d}" if self.lot is None else f"lot{self.lot}_{self.index:03d}"
 
     @property
     def picture(self) -> str:
-        return f"{self.split}/{self.kind}/{self.index:03d}.png"
+        return f"{self.split}/{self.kind}/{self.stem}.png"
 
     @property
     def mask(self) -> str | None:
-        return None if self.kind == "good" else f"ground_truth/{self.kind}/{self.index:03d}_mask.png"
+        return None if self.kind == "good" else f"ground_truth/{self.kind}/{self.stem}_mask.png"
 
 
 def sample_image(
-    *, seed: int = 0, split: str = "test", kind: str = "good", index: int = 0, size: tuple[int, int] = (256, 256)
+    *,
+    category: str = "fabric",
+    seed: int = 0,
+    split: str = "test",
+    kind: str = "good",
+    index: int = 0,
+    size: tuple[int, int] = (256, 256),
+    lot: int | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """One image (H, W, 3) and where its defect is, (H, W): a function of its arguments, whatever else is made."""
-    number = (_SPLITS.index(split), ("good", *KINDS).index(kind), index)
-    rng = np.random.default_rng([seed, *number])
-    cloth = weave(rng, size)
+    """One image (H, W, 3) and where its defect is, (H, W): a function of its arguments, whatever else is made.
+
+    Images of one `lot` share shifts of light, colour and texture; None is the product without such shifts.
+    """
+    product = PRODUCTS[category]
+    rng = np.random.default_rng([seed, _SPLITS.index(split), ("good", *KINDS[category]).index(kind), index])
+    part = product.make(rng, size, None if lot is None else np.random.default_rng([seed, len(_SPLITS), 0, lot]))
     if kind != "good":
         severity = (0.35 + 0.618034 * index) % 1.0  # golden ratio: any number of images covers 0..1 evenly
-        cloth = DEFECTS[kind](rng, cloth, severity)
-    return photograph(rng, cloth), average(cloth.mask.astype(np.float32)) >= 0.5
+        part = product.defects[kind](rng, part, severity)
+    return product.photograph(rng, part), part.image_mask
 
 
 def write_sample(
@@ -63,22 +94,28 @@ def write_sample(
     n_test_good: int = 12,
     n_test_per_defect: int = 6,
     size: tuple[int, int] = (256, 256),
+    lots: int = 1,
 ) -> Path:
     """Write the sample to `root`/`category` in MVTec layout and return that folder.
+
+    Several `lots` take turns, and the names of their files begin with `lot1_`, `lot2_` and so on.
 
     An earlier sample there is replaced, anything else is left alone: DatasetError. Also for settings that make no
     sample and for a disk that does not take it. A run that is killed leaves what was there before.
     """
-    _check(category=category, seed=seed, counts=(n_train, n_test_good, n_test_per_defect), size=size)
+    _check(category=category, seed=seed, counts=(n_train, n_test_good, n_test_per_defect), size=size, lots=lots)
     root, folder = Path(root), Path(root) / category
     _check_replaceable(folder)
-    recipes = list(_recipes(n_train, n_test_good, n_test_per_defect))
+    counts = {("train", "good"): n_train, ("test", "good"): n_test_good}
+    counts |= {("test", kind): n_test_per_defect for kind in KINDS[category]}
+    recipes = list(_recipes(counts, lots))
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{category}-", dir=root, ignore_cleanup_errors=True) as workshop:
             made = Path(workshop) / "new"
-            files = _write_images(made, recipes, seed=seed, size=size)
+            files = _write_images(made, recipes, category=category, seed=seed, size=size)
             settings = {"category": category, "seed": seed, "size": list(size)}
+            settings |= {"lots": lots} if lots > 1 else {}
             marker = {"format": _FORMAT, "made_by": "uflow sample", **settings, "files": files}
             (made / MARKER).write_text(json.dumps(marker, indent=1) + "\n", encoding="utf-8")
             swap_folder(made, folder, old=Path(workshop) / "old")
@@ -89,17 +126,27 @@ def write_sample(
     return folder
 
 
-def _recipes(n_train: int, n_test_good: int, n_test_per_defect: int) -> Iterator[_Recipe]:
-    yield from (_Recipe("train", "good", index) for index in range(n_train))
-    yield from (_Recipe("test", "good", index) for index in range(n_test_good))
-    yield from (_Recipe("test", kind, index) for kind in KINDS for index in range(n_test_per_defect))
+def _recipes(counts: dict[tuple[str, str], int], lots: int) -> Iterator[_Recipe]:
+    for (split, kind), count in counts.items():
+        for index in range(count):
+            yield _Recipe(split, kind, index, lot=None if lots == 1 else index % lots + 1)
 
 
-def _write_images(folder: Path, recipes: list[_Recipe], *, seed: int, size: tuple[int, int]) -> list[str]:
+def _write_images(
+    folder: Path, recipes: list[_Recipe], *, category: str, seed: int, size: tuple[int, int]
+) -> list[str]:
     """Write pictures and masks; returns their names inside the folder."""
     names = []
     for recipe in recipes:
-        picture, mask = sample_image(seed=seed, split=recipe.split, kind=recipe.kind, index=recipe.index, size=size)
+        picture, mask = sample_image(
+            category=category,
+            seed=seed,
+            split=recipe.split,
+            kind=recipe.kind,
+            index=recipe.index,
+            size=size,
+            lot=recipe.lot,
+        )
         write_png(folder / recipe.picture, picture)
         names.append(recipe.picture)
         if recipe.mask is not None:
@@ -108,7 +155,7 @@ def _write_images(folder: Path, recipes: list[_Recipe], *, seed: int, size: tupl
     return names
 
 
-def _check(*, category: str, seed: int, counts: tuple[int, int, int], size: tuple[int, int]) -> None:
+def _check(*, category: str, seed: int, counts: tuple[int, int, int], size: tuple[int, int], lots: int) -> None:
     if category not in CATEGORIES:
         raise DatasetError(f"the sample has no category {category!r}; known: {', '.join(CATEGORIES)}")
     if seed < 0:
@@ -118,6 +165,8 @@ def _check(*, category: str, seed: int, counts: tuple[int, int, int], size: tupl
             f"{counts[0]} training, {counts[1]} good test and {counts[2]} test images per defect make no sample; "
             "at least 1 training image is needed and no count may be negative"
         )
+    if not 1 <= lots <= counts[0]:
+        raise DatasetError(f"{lots} lots of {counts[0]} training images; there must be 1 to {counts[0]}")
     if min(size) < MIN_SIDE:
         raise DatasetError(f"size {size[0]} x {size[1]} is too small; each side must be {MIN_SIDE} pixels or more")
 
