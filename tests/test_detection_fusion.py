@@ -133,7 +133,7 @@ def test_halved_halos_lie_between_all_and_none():
     maps, fused = with_bump((4, 6)), detector()
     assert fused.fusion is not None
     whole = fuse_evidence(maps, background=fused.background, weights=fused.fusion.weights)
-    shown = fused.localised(maps)
+    shown = fused.localised(maps, whole)
     assert np.all(shown <= whole + 1e-6)
     assert np.all(shown >= 0.5 * whole - 1e-6)
     assert (shown < whole - 1e-3).any()

@@ -149,18 +149,18 @@ class Detector:
         result = replace(result, regions=replace(result.regions, log_nfa=log_nfa + self.log_lot))
         return Findings(result, tuple(evidence), ceiling, fusion=self.fusion)
 
-    def localised(self, evidence: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    def localised(self, evidence: Sequence[NDArray[np.float32]], fused: NDArray[np.float32]) -> NDArray[np.float32]:
         """Fused evidence (B, H, W) with half of the halos that the flow spreads, to show where an image is strange.
 
-        It is the mean of the evidence with and without halos. Verdicts rest on all of it: how far a defect spreads also
-        tells that it is one.
+        It is the mean of `fused`, which has them whole, and of the evidence without. Verdicts rest on all of it: how
+        far a defect spreads also tells that it is one.
         """
         assert self.fusion is not None
         n_flow = len(self.reach)
         cleared = clear_halos(evidence[:n_flow], background=self.background[:n_flow], reach=self.reach)
         laws, weights = self.background, self.fusion.weights
         without = fuse_evidence([*cleared, *evidence[n_flow:]], background=laws, weights=weights)
-        halved: NDArray[np.float32] = 0.5 * (fuse_evidence(evidence, background=laws, weights=weights) + without)
+        halved: NDArray[np.float32] = 0.5 * (fused + without)
         return halved
 
     def ceiling(self, grids: Sequence[tuple[int, int]]) -> float:

@@ -89,5 +89,6 @@ def predict(
         if detector.fusion is None:
             scores = anomaly_score(embeddings, size=SCORE_SIZE)[:, 0].float().cpu().numpy()  # (B, 256, 256)
         else:  # 1 - the geometric mean over sources of 1 / sqrt(1 + c)
-            scores = np.stack([resize_map(1.0 - np.exp(-0.5 * e), SCORE_SIZE) for e in detector.localised(sources)])
+            shown = detector.localised(sources, findings.evidence[0])
+            scores = np.stack([resize_map(1.0 - np.exp(-0.5 * e), SCORE_SIZE) for e in shown])
     return [Prediction(image, scores[index], threshold, findings, index) for index, image in enumerate(images)]
