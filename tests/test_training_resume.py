@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import errno
+import hashlib
 import json
 import shutil
 import threading
@@ -14,6 +15,7 @@ import pytest
 import torch
 from filelock import FileLock
 from products import Recorder, good_image, shared_cache
+from safetensors.numpy import load_file
 
 from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.errors import CheckpointError, TrainingError, UflowError
@@ -58,7 +60,9 @@ def outcome(folder):
     head, *rows = [line.split(",") for line in (folder / "log.csv").read_text().splitlines()]
     log = [{name: cell for name, cell in zip(head, row, strict=True) if name not in CLOCK} for row in rows]
     names = sorted(path.name for path in folder.iterdir())
-    return names, config, log, (folder / config["weights"]).read_bytes()
+    tensors = load_file(folder / config["weights"])
+    weights = {name: hashlib.sha256(tensor.tobytes()).hexdigest() for name, tensor in tensors.items()}
+    return names, config, log, weights
 
 
 @pytest.fixture(scope="module")

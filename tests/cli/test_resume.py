@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import importlib
 import json
 import os
 import random
 import shutil
 import signal
-import sys
 import threading
 import time
 
 import forked_program
 import pytest
 from products import good_image
+from safetensors.numpy import load_file
 
 from uflow_cli.images import write_png
 from uflow_cli.run.record import CONFIG_NAME, load_run
@@ -43,7 +45,9 @@ def outcome(folder):
     clock = {"seconds", "images_per_second"}
     log = [{name: cell for name, cell in zip(head, row, strict=True) if name not in clock} for row in rows]
     names = sorted(path.name for path in folder.iterdir())
-    return names, config, log, (folder / config["weights"]).read_bytes()
+    tensors = load_file(folder / config["weights"])
+    weights = {name: hashlib.sha256(tensor.tobytes()).hexdigest() for name, tensor in tensors.items()}
+    return names, config, log, weights
 
 
 def command(folder, out, epochs):
@@ -133,7 +137,7 @@ def interrupted(uflow, good_folder, tmp_path, monkeypatch):
         event.set()
         yield event
 
-    monkeypatch.setattr(sys.modules["uflow_cli.cli.train"], "stop_on_interrupt", interrupted_at_once)
+    monkeypatch.setattr(importlib.import_module("uflow_cli.cli.train"), "stop_on_interrupt", interrupted_at_once)
     assert uflow(*settings(folder, tmp_path / "run", 2)).code == 0
     monkeypatch.undo()
     assert load_run(tmp_path / "run").progress.state == "stopped"
