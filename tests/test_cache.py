@@ -23,13 +23,13 @@ from uflow_cli.cache import (
     ComputedFeatures,
     FeatureCache,
     ResidentFeatures,
-    default_folder,
     load_features,
 )
 from uflow_cli.config import ModelConfig
 from uflow_cli.errors import ImageError, UflowError
 from uflow_cli.features import weights_digest
 from uflow_cli.features.records import RecordLayout, pack, unpack
+from uflow_cli.files import default_folder
 from uflow_cli.images import Augmentation, done_ahead, survey_images, with_views, write_png
 from uflow_cli.model import Model, build_model
 

@@ -17,10 +17,9 @@ import json
 import os
 import secrets
 import shutil
-import sys
 import weakref
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -42,17 +41,6 @@ FORMAT = 2  # of the files; raise it when their layout changes
 SUFFIX = ".f16"
 OLD_SUFFIX = ".features"  # format 1, many images in a file: no longer read, removed like files used long ago
 EXTRACTION_BATCH = 8
-
-
-def default_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where this system keeps what can be computed again."""
-    if sys.platform == "win32":
-        base = Path(environment.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "uflow"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,26 @@
-"""Files that are never half written."""
+"""Files that are never half written, and the folder where those lie that can be made again."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from uflow_cli.errors import UflowError
+
+
+def default_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where this system keeps what can be computed again."""
+    if sys.platform == "win32":
+        base = Path(environment.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "uflow"
 
 
 @contextlib.contextmanager

@@ -61,6 +61,20 @@ def test_mvtec_layout_trains_into_the_default_run_folder(uflow, product, tmp_pat
     assert run.origin.n_training + run.origin.n_selection == 20
 
 
+def test_a_data_set_at_its_usual_place_is_found_and_the_place_is_said(uflow, product, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("UFLOW_DATA", raising=False)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "MVTecAD").symlink_to(product, target_is_directory=True)
+    arguments = ["train", "--dataset", "mvtec", "--category", "stripes", *QUICK]
+    outcome = uflow(*arguments, "--architecture", "single:9")  # ends before any work
+    assert outcome.code == 1
+    assert "data set mvtec is in data/MVTecAD" in outcome.err
+    (tmp_path / "data" / "MVTecAD").unlink()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert "data set mvtec was not found in data, data/mvtec, " in one_line(uflow(*arguments).err)
+
+
 def test_architecture_and_coupling_are_stored_with_the_run(uflow, good_folder, tmp_path):
     choice = ["--architecture", "single:2", "--coupling", "uniform"]
     assert uflow("train", "--good", good_folder, "--out", tmp_path / "run", *choice, *QUICK).code == 0

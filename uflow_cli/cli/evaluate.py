@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from uflow_cli.cli.options import (
-    DATA_ROOT,
     DEVICE,
     Category,
     DataRoot,
@@ -21,6 +20,7 @@ from uflow_cli.cli.options import (
     NfaThreshold,
     Strict,
     WeightsFiles,
+    chosen_root,
     chosen_run,
     heed,
     require_one_threshold,
@@ -40,7 +40,7 @@ MAX_RESAMPLES = 100_000
 def evaluate(
     dataset: DatasetName = None,
     category: Category = None,
-    data_root: DataRoot = DATA_ROOT,
+    data_root: DataRoot = None,
     test: Annotated[
         Path | None,
         typer.Option("--test", help="Folder of test images, good/ and one per kind of defect, instead of --dataset."),
@@ -81,7 +81,7 @@ def evaluate(
         raise typer.BadParameter("give --test or --dataset, not both", param_hint="'--test'")
 
     from uflow_cli.categories import EvaluationSettings
-    from uflow_cli.datasets import doubtful_masks, doubtful_split, folder_dataset, load_dataset
+    from uflow_cli.datasets import doubtful_masks, doubtful_split, folder_dataset
 
     settings = EvaluationSettings(nfa_threshold, false_alarm_rate, fair, bootstrap)
     if category is not None and (category == "all" or "," in category):
@@ -96,11 +96,22 @@ def evaluate(
     if test is not None:
         data = folder_dataset(good, test=test, masks=masks)
     else:
-        data = load_dataset(dataset or run.origin.dataset, root=data_root, category=category or run.origin.category)
+        data = _data_of(run, dataset, category, data_root)
     heed(data.left_out, [*doubtful_split(data.train, data.test), *doubtful_masks(data.test)], strict=strict)
     _evaluate_one(
         run, data, out=out or run.folder / "evaluation", report=report, settings=settings, device=device, as_json=json
     )
+
+
+def _data_of(run: Run, dataset: str | None, category: str | None, data_root: Path | None) -> Dataset:
+    """The data set that was named, or that of the training, where it was then if it is there still."""
+    from uflow_cli.datasets import load_dataset
+
+    origin = run.origin
+    name, product = dataset or origin.dataset, category or origin.category
+    if data_root is None and name == origin.dataset and origin.root is not None and Path(origin.root).is_dir():
+        return load_dataset(name, root=Path(origin.root), category=product)
+    return load_dataset(name, root=chosen_root(name, product, data_root), category=product)
 
 
 def _evaluate_one(
@@ -132,7 +143,7 @@ def _evaluate_one(
 
 
 def _evaluate_many(
-    dataset: str | None, category: str, data_root: Path, *, runs: Path | None, out: Path | None,
+    dataset: str | None, category: str, data_root: Path | None, *, runs: Path | None, out: Path | None,
     settings: EvaluationSettings, device: Device, n_workers: int,
     weights: Sequence[str] | None, as_json: bool,
 ) -> None:  # fmt: skip
@@ -144,10 +155,11 @@ def _evaluate_many(
     from uflow_cli.datasets import choose_categories
     from uflow_cli.report import table_rows
 
-    names = choose_categories(dataset, category, root=data_root)
+    root = chosen_root(dataset, category, data_root)
+    names = choose_categories(dataset, category, root=root)
     runs = runs or Path("runs") / dataset
     out = out or runs / "evaluation"
-    tasks = [EvaluationTask(dataset, name, data_root, runs / name, out / name, weights) for name in names]
+    tasks = [EvaluationTask(dataset, name, root, runs / name, out / name, weights) for name in names]
     outcomes = []
     with console.progress("evaluating categories", total=len(tasks)) as advance:
         for outcome in evaluate_categories(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -28,7 +29,6 @@ class DeviceName(StrEnum):
 
 
 METAVARS = {"integer": "int", "number": "float", "string": "str"}
-DATA_ROOT = Path("data")
 DEVICE = DeviceName.auto
 
 DatasetName = Annotated[str | None, typer.Option("--dataset", help="Layout of the data set: mvtec, btad, visa, ...")]
@@ -36,7 +36,14 @@ Category = Annotated[
     str | None,
     typer.Option("--category", help="Product within the data set, such as screw; a,b or all where many can be."),
 ]
-DataRoot = Annotated[Path, typer.Option("--data-root", help="Folder that holds the data set's categories.")]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-root",
+        help="Folder that holds the data set, or its categories.  "
+        "[default: UFLOW_DATA, data, datasets, then uflow/datasets in the system's cache folder]",
+    ),
+]
 Device = Annotated[DeviceName, typer.Option("--device", help="auto takes a CUDA GPU where there is one.")]
 ModelFolder = Annotated[
     Path | None,
@@ -122,6 +129,17 @@ def chosen_run(model: Path | None, *, weights: Sequence[str] | None = None) -> R
     return run
 
 
+def chosen_root(dataset: str, category: str | None, data_root: Path | None) -> Path:
+    """The folder that holds the data set; says which where --data-root does not name it."""
+    from uflow_cli.cli import console
+    from uflow_cli.datasets import find_root
+
+    root = find_root(dataset, category, root=data_root)
+    if root != data_root and os.environ.get("RANK", "0") == "0":  # of torchrun's processes, the first alone talks
+        console.note(f"data set {dataset} is in {root}")
+    return root
+
+
 def data_of(origin: Origin) -> Dataset:
     """What is now where a training had its images from."""
     from uflow_cli.datasets import folder_dataset, load_dataset
@@ -136,7 +154,8 @@ def data_of(origin: Origin) -> Dataset:
 
 def chosen_cache(folder: Path | None, size: float) -> CacheFolder:
     """The cache that --cache-dir and --cache-size name."""
-    from uflow_cli.cache import GIB, CacheFolder, default_folder
+    from uflow_cli.cache import GIB, CacheFolder
+    from uflow_cli.files import default_folder
 
     if not math.isfinite(size):
         raise typer.BadParameter(f"{size} is no number of GiB; give one such as 50", param_hint="'--cache-size'")

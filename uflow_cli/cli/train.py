@@ -15,7 +15,6 @@ import typer
 
 from uflow_cli.cli.options import (
     CACHE_SIZE,
-    DATA_ROOT,
     DEVICE,
     CacheDir,
     CacheSize,
@@ -26,6 +25,7 @@ from uflow_cli.cli.options import (
     DeviceName,
     Strict,
     chosen_cache,
+    chosen_root,
     data_of,
     heed,
     with_settings,
@@ -53,7 +53,7 @@ def train(
     context: typer.Context,
     dataset: DatasetName = None,
     category: Category = None,
-    data_root: DataRoot = DATA_ROOT,
+    data_root: DataRoot = None,
     images: Annotated[
         Path | None, typer.Option("--images", "--good", help="Folder of good images, instead of --dataset.")
     ] = None,
@@ -117,12 +117,13 @@ def train(
     def resolved(dataset: str, category: str) -> tuple[ModelConfig, TrainingConfig]:
         return resolve(given, config_file=config, dataset=dataset, category=category)
 
+    root = chosen_root(dataset, category, data_root) if dataset else Path()
     cache = None if no_cache else chosen_cache(cache_dir, cache_size)
     if dataset is not None and category is not None and (category == "all" or "," in category):
         if strict:
-            _heed_all(dataset, category, data_root)
+            _heed_all(dataset, category, root)
         _train_many(
-            dataset, category, data_root=data_root, out=out, settings=resolved, device=device, cache=cache,
+            dataset, category, data_root=root, out=out, settings=resolved, device=device, cache=cache,
             overwrite=overwrite, tensorboard=tensorboard,
         )  # fmt: skip
         return
@@ -132,7 +133,7 @@ def train(
     from uflow_cli.training import criterion_of, is_rank_zero
     from uflow_cli.training import train as train_run
 
-    data = load_dataset(dataset, root=data_root, category=category) if dataset else folder_dataset(images or Path())
+    data = load_dataset(dataset, root=root, category=category) if dataset else folder_dataset(images or Path())
     if is_rank_zero() or strict:
         heed(data.left_out, strict=strict)
     model_config, training_config = resolved(data.name, data.category)
@@ -146,7 +147,7 @@ def train(
         result = train_run(
             [image.path for image in data.train], out=run, dataset=data.name, category=data.category,
             model_config=model_config, config=training_config, device=choose_device(device.value), observer=observer,
-            should_stop=should_stop, overwrite=overwrite, root=data_root if dataset else None, good=images,
+            should_stop=should_stop, overwrite=overwrite, root=root if dataset else None, good=images,
             cache=cache,
             criterion=criterion_of(model_config, data, cache=cache, on_progress=observer.on_features),
         )  # fmt: skip

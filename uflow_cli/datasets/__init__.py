@@ -1,6 +1,7 @@
 """Data sets: from folders on disk to good images for training and labelled images for tests. One module per layout."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from uflow_cli.datasets import btad, folder, kolektor, lgg_mri, mvtec, shanghait
 from uflow_cli.datasets.doubts import doubtful_masks, doubtful_split, shared_files
 from uflow_cli.datasets.folder import folder_dataset
 from uflow_cli.datasets.labelled_image import GOOD, Dataset, LabelledImage, read_label_mask, require_mask
+from uflow_cli.datasets.places import places
 from uflow_cli.errors import DatasetError
 
 __all__ = [
@@ -18,6 +20,7 @@ __all__ = [
     "choose_categories",
     "doubtful_masks",
     "doubtful_split",
+    "find_root",
     "folder_dataset",
     "list_categories",
     "load_dataset",
@@ -47,6 +50,41 @@ DATASETS: dict[str, Layout] = {
     "shanghaitech": Layout(shanghaitech.LAYOUT, shanghaitech.categories, shanghaitech.load),
     "visa": Layout(visa.LAYOUT, visa.categories, visa.load),
 }
+
+
+def find_root(
+    name: str, wish: str | None = None, *, root: Path | None = None, environment: Mapping[str, str] = os.environ
+) -> Path:
+    """The folder that holds the categories of data set `name`, in or below `root` or wherever data sets usually lie.
+
+    The first one that has what `wish` names, see `choose_categories`; else the first that has any category, or `root`
+    itself: whoever loads from it says what is wrong. Without `root`, DatasetError that says where was looked.
+    """
+    layout, looked, found = _layout(name), dict[Path, None](), list[Path]()
+    for place in places(name, root=root, environment=environment):
+        looked[place] = None
+        if not _categories(layout, place):
+            continue
+        try:
+            choose_categories(name, wish or "all", root=place)
+        except DatasetError:
+            found.append(place)
+        else:
+            return place
+    if found or root is not None:
+        return found[0] if found else Path(root or "")
+    raise DatasetError(
+        f"data set {name} was not found in {', '.join(map(str, looked))}; {layout.expected}, in one of these or where "
+        "--data-root says"
+    )
+
+
+def _categories(layout: Layout, root: Path) -> list[str]:
+    """The categories below `root`; none where it does not fit the layout."""
+    try:
+        return layout.categories(root) if root.is_dir() else []
+    except DatasetError:
+        return []
 
 
 def list_categories(name: str, *, root: Path) -> list[str]:
