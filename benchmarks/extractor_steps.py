@@ -36,7 +36,7 @@ def steps(name: str, strides: Sequence[int] | None, *, device: torch.device) -> 
             ]
         )
     else:
-        pruned = backbone.skeleton(spec, input_size=SIDE).eval().to(device)
+        pruned = backbone.skeleton(spec, input_size=(SIDE, SIDE)).eval().to(device)
         network = spec.sources[0].network
         sides = [SIDE]
         size = {"img_size": SIDE} if timm.models.get_pretrained_cfg(network).fixed_input_size else {}

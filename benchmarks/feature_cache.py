@@ -41,7 +41,7 @@ def make_model(name: str, *, input_size: int, device: torch.device, pretrained: 
         return build_model(config, device=device)
     extractor = build_extractor(config, device=device, pretrained=False)
     spec = extractor.spec
-    flow = UFlow(spec.channels, spec.grids(input_size)).to(device)
+    flow = UFlow(spec.channels, spec.grids((input_size, input_size))).to(device)
     normalisation = FeatureNormalisation(spec.normalisation, spec.channels).to(device)
     return Model(config, extractor, normalisation, flow, device)
 

@@ -104,7 +104,7 @@ def train_once(images: Path, out: Path, cache: Path, channels: tuple[int, int]) 
     spec = replace(real.extractor.spec, channels=channels, strides=(8, 16), normalisation="layer")
     tiny = Model(
         real.config, FeatureExtractor(spec, TinyBackbone(channels)), type(real.normalisation)("layer", channels),
-        UFlow(channels, spec.grids(INPUT)), device,
+        UFlow(channels, spec.grids((INPUT, INPUT))), device,
     )  # fmt: skip
     del real
     peak, stop = [0.0], threading.Event()

@@ -51,19 +51,19 @@ def test_scales_and_normalisation_are_the_papers(name):
 def test_every_extractor_gives_the_maps_that_it_declares(name):
     spec = extractor_spec(ModelConfig(extractor=name))
     assert all(coarse == 2 * fine for fine, coarse in itertools.pairwise(spec.strides))
-    check_maps(find_backbone(name), spec, input_size=448)
+    check_maps(find_backbone(name), spec, input_size=(448, 448))
 
 
 def test_maps_other_than_declared_are_refused():
     spec = extractor_spec(ModelConfig(extractor="resnet18"))
     with pytest.raises(UflowError, match=r"\(64, 112, 112\).*\(65, 112, 112\)"):
-        check_maps(find_backbone("resnet18"), replace(spec, channels=(65, 128, 256)), input_size=448)
+        check_maps(find_backbone("resnet18"), replace(spec, channels=(65, 128, 256)), input_size=(448, 448))
 
 
 def test_network_that_cannot_take_the_input_size_is_refused():
     backbone = find_backbone("timm:crossvit_9_240")
     with pytest.raises(UflowError, match=r"crossvit_9_240 .*input size 448"):
-        check_maps(backbone, backbone.spec(None), input_size=448)
+        check_maps(backbone, backbone.spec(None), input_size=(448, 448))
 
 
 def test_keys_of_the_embedded_weights_map_to_timms():
@@ -158,15 +158,19 @@ def test_unknown_extractor_names_the_closest(name, message):
 @pytest.mark.parametrize("side", [0, 32, 100, 449])
 def test_input_size_must_be_a_multiple_of_the_coarsest_stride(side):
     with pytest.raises(UflowError, match="multiple of 32"):
-        check_input_size(extractor_spec(ModelConfig()), side)
+        check_input_size(extractor_spec(ModelConfig()), (side, side))
+    with pytest.raises(UflowError, match=f"input size 448 x {side} does not fit .* multiple of 32"):
+        check_input_size(extractor_spec(ModelConfig()), (448, side))
 
 
 @pytest.mark.parametrize("name", ["ms-cait", "cait-m48"])
 def test_fixed_position_embeddings_take_one_input_size(name):
     spec = extractor_spec(ModelConfig(extractor=name))
-    check_input_size(spec, 448)
+    check_input_size(spec, (448, 448))
     with pytest.raises(UflowError, match=rf"input size 224 does not fit {name}.*448"):
-        check_input_size(spec, 224)
+        check_input_size(spec, (224, 224))
+    with pytest.raises(UflowError, match=rf"input size 448 x 896 does not fit {name}.* 448 x 448 alone"):
+        check_input_size(spec, (448, 896))
 
 
 def test_facts_count_what_is_used():

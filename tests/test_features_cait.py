@@ -65,7 +65,7 @@ def plain_tokens(state: dict[str, Tensor], x: Tensor, *, block: int) -> Tensor:
 
 
 def test_tokens_equal_a_plain_restatement(states, files):
-    extractor = FeatureExtractor(SMALL.spec(None), SMALL.load(SMALL.spec(None), files, input_size=64))
+    extractor = FeatureExtractor(SMALL.spec(None), SMALL.load(SMALL.spec(None), files, input_size=(64, 64)))
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     fine, coarse = extractor(images)
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
@@ -79,8 +79,8 @@ def test_tokens_equal_a_plain_restatement(states, files):
 def test_one_stride_gives_one_of_the_scales(files):
     spec = SMALL.spec((32,))
     images = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
-    alone = FeatureExtractor(spec, SMALL.load(spec, files[1:], input_size=64))(images)
-    both = FeatureExtractor(SMALL.spec(None), SMALL.load(SMALL.spec(None), files, input_size=64))(images)
+    alone = FeatureExtractor(spec, SMALL.load(spec, files[1:], input_size=(64, 64)))(images)
+    both = FeatureExtractor(SMALL.spec(None), SMALL.load(SMALL.spec(None), files, input_size=(64, 64)))(images)
     assert len(alone) == 1
     torch.testing.assert_close(alone[0], both[1])
 
@@ -122,23 +122,25 @@ def test_attention_in_pieces_equals_timms(n_tokens):
 def test_key_that_is_needed_is_missed_and_one_that_is_not_is_not(states, tmp_path):
     spec = SMALL.spec((16,))
     kept = {key: value for key, value in states[0].items() if not key.startswith(("blocks.3", "head", "cls_token"))}
-    SMALL.load(spec, [write_weights(tmp_path / "kept.safetensors", kept)], input_size=64)
+    SMALL.load(spec, [write_weights(tmp_path / "kept.safetensors", kept)], input_size=(64, 64))
     lost = {key: value for key, value in states[0].items() if key != "blocks.2.gamma_1"}
     with pytest.raises(WeightsError, match=r"lost.pth does not fit cait_xxs24_224.*1 of \d+ .*blocks.2.gamma_1"):
-        SMALL.load(spec, [write_weights(tmp_path / "lost.pth", lost)], input_size=64)
+        SMALL.load(spec, [write_weights(tmp_path / "lost.pth", lost)], input_size=(64, 64))
 
 
 def test_files_in_the_wrong_order_are_told_by_their_shapes(files):
     with pytest.raises(
         WeightsError, match=r"coarse.pth does not fit .*pos_embed is \(1, 4, 192\) and should be \(1, 16, 192\)"
     ):
-        SMALL.load(SMALL.spec(None), files[::-1], input_size=64)
+        SMALL.load(SMALL.spec(None), files[::-1], input_size=(64, 64))
 
 
 def test_half_precision_files_give_single_precision_features(states, tmp_path):
     spec = SMALL.spec((16,))
     halves = {key: value.half() for key, value in states[0].items()}
-    extractor = FeatureExtractor(spec, SMALL.load(spec, [write_weights(tmp_path / "half.pth", halves)], input_size=64))
+    extractor = FeatureExtractor(
+        spec, SMALL.load(spec, [write_weights(tmp_path / "half.pth", halves)], input_size=(64, 64))
+    )
     assert {p.dtype for p in extractor.parameters()} == {torch.float32}
     assert not any(p.requires_grad for p in extractor.parameters())
 
@@ -147,7 +149,7 @@ def test_networks_do_not_hang_on_their_file(states, tmp_path):
     """The file is mapped while it is read; what happens to it later must not reach the network."""
     spec = SMALL.spec((16,))
     path = write_weights(tmp_path / "weights.pth", states[0])
-    extractor = FeatureExtractor(spec, SMALL.load(spec, [path], input_size=64))
+    extractor = FeatureExtractor(spec, SMALL.load(spec, [path], input_size=(64, 64)))
     images = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
     before = extractor(images)[0]
     path.write_bytes(bytes(path.stat().st_size))
@@ -155,6 +157,6 @@ def test_networks_do_not_hang_on_their_file(states, tmp_path):
     assert (
         extractor.digest
         == FeatureExtractor(
-            spec, SMALL.load(spec, [write_weights(tmp_path / "again.safetensors", states[0])], input_size=64)
+            spec, SMALL.load(spec, [write_weights(tmp_path / "again.safetensors", states[0])], input_size=(64, 64))
         ).digest
     )

@@ -34,7 +34,9 @@ def test_joined_maps_are_those_of_the_network_at_each_size():
     assert [f.shape for f in found] == [e.shape for e in expected]
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
-    assert tuple(tuple(f.shape[2:]) for f in found) == joined.spec.grids(128) == ((16, 16), (8, 8), (4, 4), (2, 2))
+    assert (
+        tuple(tuple(f.shape[2:]) for f in found) == joined.spec.grids((128, 128)) == ((16, 16), (8, 8), (4, 4), (2, 2))
+    )
 
 
 def test_the_network_runs_once_per_size():
@@ -49,7 +51,7 @@ def test_specification_counts_joined_channels():
     spec = describe_extractor("efficientnet-lite0", scales="448:16|448:32 + 224:16| 224:32").spec
     assert spec.channels == (112, 320 + 112, 320)
     assert spec.strides == (16, 32, 64)
-    assert spec.grids(448) == ((28, 28), (14, 14), (7, 7))
+    assert spec.grids((448, 448)) == ((28, 28), (14, 14), (7, 7))
     assert spec.scales == "448:16 | 448:32+224:16 | 224:32"
     assert len(spec.sources) == 1
 
@@ -87,6 +89,7 @@ def test_scales_that_make_no_sense_are_one_line(scales, reason):
     ("settings", "reason"),
     [
         ({"input_size": 96}, "largest of its scales is 128"),
+        ({"input_size": (128, 160)}, "128 x 160 does not fit .* a multiple of 64"),
         ({"strides": (8, 16)}, "drop one of them"),
         ({"extractor": "cait-m48"}, "cait-m48"),
         ({"scales": "128:64 | 64:64"}, "stride 64"),

@@ -58,7 +58,7 @@ def test_maps_are_those_of_timms_features_only(name, files):
     for f, e in zip(features, expected, strict=True):
         torch.testing.assert_close(f, e, rtol=1e-4, atol=1e-4)
         assert f.std() > 1e-3
-    grids = extractor.spec.grids(64)
+    grids = extractor.spec.grids((64, 64))
     assert [tuple(f.shape[1:]) for f in features] == [
         (c, *g) for c, g in zip(extractor.spec.channels, grids, strict=True)
     ]

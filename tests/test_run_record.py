@@ -215,7 +215,7 @@ def test_a_run_folder_of_release_0_1_0_is_read(tmp_path):
     assert is_run(tmp_path)
     run = load_run(tmp_path)
     assert run.origin == Origin("folder", "good", 6, 6, 6, good="/data/good")
-    assert (run.model.input_size, run.model.flow_steps, run.model.kernel_sizes) == (64, 4, (3, 1))
+    assert (run.model.input_size, run.model.flow_steps, run.model.kernel_sizes) == ((64, 64), 4, (3, 1))
     assert run.progress.held_out_loss == values["progress"]["held_out_loss"]
     old = calibration_from_dict(values["calibration"])
     assert calibration_to_dict(run.calibration) == calibration_to_dict(old) | {"log_lot": 2.0}

@@ -30,6 +30,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from torch import Tensor
 
+from uflow_cli.config import plain_size
 from uflow_cli.errors import UflowError
 from uflow_cli.features.records import RecordLayout, Records, pack, unpack
 from uflow_cli.files import remove_litter, replacing, write_text
@@ -57,7 +58,7 @@ class Summary:
     """The features that one extractor gave at one input size, with the same weights and versions."""
 
     extractor: str
-    input_size: int
+    input_size: int | list[int]  # pixels: side, or height and width
     n_images: int  # views count as images
     n_bytes: int
     last_used: float  # seconds since 1970
@@ -115,8 +116,8 @@ class CacheFolder:
             about: dict[str, Any] = {}
             with contextlib.suppress(OSError, ValueError):
                 about = json.loads((self.path / f"{folder}.json").read_text(encoding="utf-8"))
-            name, side = str(about.get("extractor", "unknown")), int(about.get("input_size", 0))
-            summaries.append(Summary(name, side, len(files), sum(f.n_bytes for f in files), files[-1].last_used))
+            name, size = str(about.get("extractor", "unknown")), about.get("input_size", 0)
+            summaries.append(Summary(name, size, len(files), sum(f.n_bytes for f in files), files[-1].last_used))
         return sorted(summaries, key=lambda summary: summary.last_used)
 
     def clear(self) -> tuple[int, int]:
@@ -244,7 +245,7 @@ class FeatureCache:
     def __init__(self, folder: CacheFolder, model: Model) -> None:
         self.folder, self.layout = folder, record_layout(model)
         self._about = {
-            "extractor": model.config.extractor, "input_size": model.config.input_size,
+            "extractor": model.config.extractor, "input_size": plain_size(model.config.input_size),
             "settings": feature_settings(model),
         }  # fmt: skip
         settings = json.dumps(self._about["settings"], sort_keys=True)
@@ -306,7 +307,7 @@ def feature_settings(model: Model) -> dict[str, Any]:
         "extractor": json.loads(json.dumps(asdict(model.extractor.spec), default=str)),
         "weights": model.extractor.digest,
         "precision": model.extractor.precision,
-        "input_size": model.config.input_size,
+        "input_size": plain_size(model.config.input_size),
         "preprocessing": PREPROCESSING_VERSION,
         "device": model.device.type,
         "versions": {
@@ -418,8 +419,8 @@ def _compute(model: Model, sources: Sequence[Source], layout: RecordLayout) -> I
     The last batch is filled up with its last image: convolutions may round differently for another batch size, and an
     image's features shall not depend on how many others were missing beside it.
     """
-    side = model.config.input_size
-    pixels = done_ahead(lambda source: source.pixels(side), sources, ahead=2 * EXTRACTION_BATCH)
+    size = model.config.input_size
+    pixels = done_ahead(lambda source: source.pixels(size), sources, ahead=2 * EXTRACTION_BATCH)
     while images := list(itertools.islice(pixels, EXTRACTION_BATCH)):
         full = [*images, *[images[-1]] * (EXTRACTION_BATCH - len(images))]
         yield pack([maps[: len(images)] for maps in model.features(full)], layout)

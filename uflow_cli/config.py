@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, PlainSerializer
 from pydantic.config import JsonDict
 
 from uflow_cli.errors import UflowError
@@ -26,6 +26,34 @@ DeviceChoice = Literal["auto", "cpu", "cuda"]
 Augment = Literal["flips", "rotations", "tilts", "brightness"]
 Precision = Literal["auto", "fp32", "bf16"]
 Schedule = Literal["one-cycle", "constant", "published"]
+
+Size = tuple[int, int]  # height and width in pixels
+
+
+def shown_size(size: Size) -> str:
+    """`size` for people: one number where it is square."""
+    return str(size[0]) if size[0] == size[1] else f"{size[0]} x {size[1]}"
+
+
+def plain_size(size: Size) -> int | list[int]:
+    """`size` as files hold it: one number where it is square."""
+    return size[0] if size[0] == size[1] else list(size)
+
+
+def _both_sides(value: Any) -> Any:
+    """One side stands for both."""
+    if isinstance(value, int):
+        return (value, value)
+    return (*value, *value) if isinstance(value, tuple) and len(value) == 1 else value
+
+
+Side = Annotated[int, Field(ge=1)]
+InputSize = Annotated[
+    tuple[Side, Side],
+    Field(json_schema_extra={"form": "one side in pixels or two, height,width"}),
+    BeforeValidator(_both_sides),
+    PlainSerializer(plain_size, return_type=int | list[int], when_used="json"),
+]
 
 AUTO: JsonDict = {"none": "auto"}  # the word for None in files and options
 
@@ -59,7 +87,9 @@ class ModelConfig(Settings):
         default="auto",
         description="Number format of the extractor; auto: bf16 where the device gains by it. A run keeps its choice.",
     )
-    input_size: int = Field(default=448, ge=1, description="Side in pixels to which images are resized.")
+    input_size: InputSize = Field(
+        default=(448, 448), description="Height and width in pixels to which images are resized; one number: a square."
+    )
     tests: Tests = Field(
         default="by-size",  # docs/method.md, section 4.4
         description="Number of tests: eq. 9 of the paper, or the same budget split evenly over region sizes.",

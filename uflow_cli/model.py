@@ -46,8 +46,8 @@ class Model:
 
     def features(self, images: Sequence[NDArray[np.uint8]]) -> list[Tensor]:
         """Features of RGB `images`, each (H, W, 3) of any size: (B, C_s, H_s, W_s) per scale, not yet normalised."""
-        side = (self.config.input_size, self.config.input_size)
-        batch = stack_images([torch.from_numpy(resize_image(image, side)) for image in images])  # (B, 3, S, S)
+        size = self.config.input_size
+        batch = stack_images([torch.from_numpy(resize_image(image, size)) for image in images])  # (B, 3, H, W)
         batch = batch.to(self.device).contiguous(memory_format=torch.channels_last)
         maps: list[Tensor] = self.extractor(batch)
         return maps

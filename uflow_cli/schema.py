@@ -219,7 +219,8 @@ class Setting:
         limits = " and ".join(f"{word} {self._one[key]:.15g}" for key, word in LIMITS.items() if key in self._one)
         one = f"one of {', '.join(self.choices)}" if self.choices else f"{KINDS[self.kind]} {limits}".rstrip()
         one = self.schema.get("form", one)
-        needed = f"a list, each {one}," if self.is_list else f"{one}{',' if self.none else ''}"
+        is_each = self.is_list and "form" not in self.schema
+        needed = f"a list, each {one}," if is_each else f"{one}{',' if self.none else ''}"
         return f"{needed}{f' or {self.none!r},' if self.none else ''} is needed"
 
     def convert(self, value: object) -> Any:
@@ -243,7 +244,8 @@ class Setting:
     @property
     def _one(self) -> dict[str, Any]:
         """The schema of one value, of a list or alone."""
-        return dict(self._value["items"] if self.is_list else self._value)
+        value = self._value
+        return dict((value.get("items") or value["prefixItems"][0]) if self.is_list else value)
 
     def _number(self, text: str) -> object:
         """`text` as a number, if the setting has numbers and it is one."""

@@ -223,7 +223,7 @@ def test_file_and_options_train_and_are_stored(uflow, good_folder, tmp_path):
     assert outcome.code == 0, outcome.err
     run = load_run(tmp_path / "run")
     assert (run.training.epochs, run.training.batch_size, run.training.learning_rate) == (1, 4, 2e-3)
-    assert (run.model.input_size, run.training.preset) == (64, "lite")
+    assert (run.model.input_size, run.training.preset) == ((64, 64), "lite")
 
 
 def test_shown_configuration_needs_no_data_and_knows_the_category(uflow):

@@ -11,6 +11,7 @@ import torch
 from timm.models.cait import TalkingHeadAttn  # noqa: TID251
 from torch import Tensor, nn
 
+from uflow_cli.config import Size
 from uflow_cli.features.extractor import ExtractorSpec, choose_strides
 from uflow_cli.features.networks import Intermediates, SideBySide, blank, hub_weights
 from uflow_cli.features.weights import load_strictly, read_weights
@@ -61,11 +62,11 @@ class CaitBackbone:
             fixed_input=True,
         )
 
-    def skeleton(self, spec: ExtractorSpec, *, input_size: int) -> nn.Module:  # noqa: ARG002 - it is fixed
+    def skeleton(self, spec: ExtractorSpec, *, input_size: Size) -> nn.Module:  # noqa: ARG002 - it is fixed
         """The networks with random weights."""
         return SideBySide(self._networks(spec.strides))
 
-    def load(self, spec: ExtractorSpec, files: Sequence[Path], *, input_size: int) -> nn.Module:  # noqa: ARG002
+    def load(self, spec: ExtractorSpec, files: Sequence[Path], *, input_size: Size) -> nn.Module:  # noqa: ARG002
         """The networks with weights; the parts that are cut away are neither made nor read."""
         with blank():
             networks = self._networks(spec.strides)

@@ -9,7 +9,7 @@ from pathlib import Path
 import timm  # noqa: TID251
 import torch
 
-from uflow_cli.config import ModelConfig
+from uflow_cli.config import ModelConfig, Size, shown_size
 from uflow_cli.errors import UflowError
 from uflow_cli.features.cait import CAIT_M48, CAIT_S24, CaitBackbone
 from uflow_cli.features.extractor import Backbone, ExtractorSpec, FeatureExtractor, choose_precision
@@ -85,27 +85,27 @@ def build_extractor(config: ModelConfig, *, device: torch.device, pretrained: bo
     return extractor.to(device).to(memory_format=torch.channels_last)
 
 
-def check_maps(backbone: Backbone, spec: ExtractorSpec, *, input_size: int) -> None:
+def check_maps(backbone: Backbone, spec: ExtractorSpec, *, input_size: Size) -> None:
     """UflowError unless maps have the channels and grids that the network's own description promises."""
     try:
         with blank():
             network = backbone.skeleton(spec, input_size=input_size).eval()
         with torch.no_grad():
-            maps = network(torch.empty(1, 3, input_size, input_size, device="meta"))
+            maps = network(torch.empty(1, 3, *input_size, device="meta"))
     except (AssertionError, RuntimeError, ValueError, TypeError) as error:  # how networks refuse a size
         reason = " ".join(str(error).split())[:200]
         if "meta tensor" in reason:  # a network that looks at numbers cannot be asked without any
             return
         raise UflowError(
-            f"{spec.name} cannot be built for input size {input_size}{f' ({reason})' if reason else ''}; "
+            f"{spec.name} cannot be built for input size {shown_size(input_size)}{f' ({reason})' if reason else ''}; "
             "choose another --input-size or another extractor"
         ) from error
     expected = [(c, h, w) for c, (h, w) in zip(spec.channels, spec.grids(input_size), strict=True)]
     found = [tuple(feature_map.shape[1:]) for feature_map in maps]
     if found != expected:
         raise UflowError(
-            f"{spec.name} gives maps {found} at input size {input_size} where its strides call for {expected}; "
-            "choose another input size, other --strides or another extractor"
+            f"{spec.name} gives maps {found} at input size {shown_size(input_size)} where its strides call for "
+            f"{expected}; choose another input size, other --strides or another extractor"
         )
 
 
@@ -123,6 +123,6 @@ def describe_extractor(name: str, *, scales: str | None = None) -> ExtractorFact
     backbone = chosen_backbone(name, scales=scales)
     spec = backbone.spec(None)
     with blank():
-        network = backbone.skeleton(spec, input_size=spec.input_size)
+        network = backbone.skeleton(spec, input_size=(spec.input_size, spec.input_size))
     n_parameters = sum(parameter.numel() for parameter in network.parameters())
     return ExtractorFacts(spec, n_parameters, tuple(source.cached() for source in spec.sources))

@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from uflow_cli.config import Precision
+from uflow_cli.config import Precision, Size, shown_size
 from uflow_cli.errors import UflowError
 from uflow_cli.features.weights import WeightsSource
 
@@ -36,14 +36,15 @@ class ExtractorSpec:
     sources: tuple[WeightsSource, ...]  # one per network
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
-    input_size: int = 448  # default side of the square input, in pixels
-    fixed_input: bool = False  # whether no other side will do
+    input_size: int = 448  # default side of the square input, in pixels; with `scales` the height of the largest
+    fixed_input: bool = False  # whether no other side will do; with `scales` no other height
     embedded: bool = False  # whether it is meant for any machine, see `choose_precision`
     scales: str | None = None  # maps of several input sizes, see `multi_size`
 
-    def grids(self, input_size: int) -> tuple[tuple[int, int], ...]:
-        """Feature grids (H_s, W_s) for a square input of `input_size` pixels, finest first."""
-        return tuple((input_size // stride, input_size // stride) for stride in self.strides)
+    def grids(self, input_size: Size) -> tuple[Size, ...]:
+        """Feature grids (H_s, W_s) for an input of `input_size` pixels, finest first."""
+        height, width = input_size
+        return tuple((height // stride, width // stride) for stride in self.strides)
 
 
 def choose_strides(name: str, asked: Sequence[int], *, offered: Sequence[int]) -> tuple[int, ...]:
@@ -66,19 +67,18 @@ def coarsest_strides(offered: Sequence[int], *, n_scales: int = 3, coarsest: int
     return tuple(chain or [min(offered)])
 
 
-def check_input_size(spec: ExtractorSpec, input_size: int) -> None:
-    """Raise UflowError unless `input_size` is the extractor's own, or a positive multiple of the coarsest stride."""
-    if spec.fixed_input:
-        if input_size != spec.input_size:
-            wants = "the largest of its scales is" if spec.scales else "its position embeddings are made for"
-            alone = "" if spec.scales else " alone"
-            raise UflowError(f"input size {input_size} does not fit {spec.name}: {wants} {spec.input_size}{alone}")
+def check_input_size(spec: ExtractorSpec, input_size: Size) -> None:
+    """Raise UflowError unless `input_size` is the extractor's own, or positive multiples of the coarsest stride."""
+    own, misfit = spec.input_size, f"input size {shown_size(input_size)} does not fit {spec.name}"
+    if spec.scales and input_size[0] != own:
+        raise UflowError(f"{misfit}: the largest of its scales is {own}, which is the height of the input")
+    if spec.fixed_input and not spec.scales:
+        if input_size != (own, own):
+            raise UflowError(f"{misfit}: its position embeddings are made for {own} x {own} alone")
         return
     coarsest = max(spec.strides)
-    if input_size < 2 * coarsest or input_size % coarsest:
-        raise UflowError(
-            f"input size {input_size} does not fit {spec.name}: use a multiple of {coarsest}, at least {2 * coarsest}"
-        )
+    if any(side < 2 * coarsest or side % coarsest for side in input_size):
+        raise UflowError(f"{misfit}: use a multiple of {coarsest}, at least {2 * coarsest}")
 
 
 class Backbone(Protocol):
@@ -91,10 +91,10 @@ class Backbone(Protocol):
     def spec(self, strides: Sequence[int] | None) -> ExtractorSpec:
         """Its specification with the chosen `strides`, or its own; UflowError for strides that it cannot give."""
 
-    def skeleton(self, spec: ExtractorSpec, *, input_size: int) -> nn.Module:
-        """The networks with random weights, cut down to what `spec` needs: images (B, 3, S, S) to a list of maps."""
+    def skeleton(self, spec: ExtractorSpec, *, input_size: Size) -> nn.Module:
+        """The networks with random weights, cut down to what `spec` needs: images (B, 3, H, W) to a list of maps."""
 
-    def load(self, spec: ExtractorSpec, files: Sequence[Path], *, input_size: int) -> nn.Module:
+    def load(self, spec: ExtractorSpec, files: Sequence[Path], *, input_size: Size) -> nn.Module:
         """The same with the weights in `files`, one per source of `spec`; WeightsError if they do not fit."""
 
 
@@ -125,8 +125,8 @@ class FeatureExtractor(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Features of uint8 RGB `images` (B, 3, S, S): a list of (B, C_s, H_s, W_s) float32, finest first."""
-        x = (images.to(self.mean.dtype) / 255.0 - self.mean) / self.std  # (B, 3, S, S)
+        """Features of uint8 RGB `images` (B, 3, H, W): a list of (B, C_s, H_s, W_s) float32, finest first."""
+        x = (images.to(self.mean.dtype) / 255.0 - self.mean) / self.std  # (B, 3, H, W)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             maps: list[Tensor] = self.backbone(x)
         return [feature_map.float() for feature_map in maps]

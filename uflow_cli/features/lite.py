@@ -9,6 +9,7 @@ from pathlib import Path
 import timm  # noqa: TID251
 from torch import Tensor, nn
 
+from uflow_cli.config import Size
 from uflow_cli.features.extractor import ExtractorSpec, choose_strides
 from uflow_cli.features.weights import LitePackage, load_strictly, read_weights
 
@@ -39,13 +40,13 @@ class LiteBackbone:
             embedded=True,
         )
 
-    def skeleton(self, spec: ExtractorSpec, *, input_size: int) -> nn.Module:  # noqa: ARG002 - any will do
+    def skeleton(self, spec: ExtractorSpec, *, input_size: Size) -> nn.Module:  # noqa: ARG002 - any will do
         """The network with random weights, up to the coarsest stride."""
         indices = tuple([stride for stride, _ in SCALES].index(stride) for stride in spec.strides)
         network: nn.Module = timm.create_model(NETWORK, pretrained=False, features_only=True, out_indices=indices)
         return network
 
-    def load(self, spec: ExtractorSpec, files: Sequence[Path], *, input_size: int) -> nn.Module:
+    def load(self, spec: ExtractorSpec, files: Sequence[Path], *, input_size: Size) -> nn.Module:
         """The network with the package's weights, or with a file that names them as timm does."""
         [path] = files
         network = self.skeleton(spec, input_size=input_size)

@@ -1,7 +1,8 @@
 """One network that sees each image at several sizes, its maps of equal grid joined into one scale.
 
-Written as `448:16 | 448:32+224:16 | 224:32`: SIZE:STRIDE names the map of that stride when the image has SIZE x SIZE
-pixels, `+` joins the channels of maps that have the same grid, `|` separates scales, the finest first.
+Written as `448:16 | 448:32+224:16 | 224:32`: SIZE:STRIDE names the map of that stride when the image is SIZE pixels
+high and has the proportions of the input, `+` joins the channels of maps that have the same grid, `|` separates scales,
+the finest first.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from uflow_cli.config import Size
 from uflow_cli.errors import UflowError
 from uflow_cli.features.extractor import Backbone, ExtractorSpec
 
@@ -52,7 +54,7 @@ def _written(scale: Sequence[SizedMap]) -> str:
 
 @dataclass(frozen=True)
 class MultiSizeBackbone:
-    """The network of `base` at the sizes that `scales` name; images come at the largest."""
+    """The network of `base` at the sizes that `scales` name, which are heights; images come at the largest."""
 
     base: Backbone
     scales: tuple[tuple[SizedMap, ...], ...]
@@ -86,15 +88,15 @@ class MultiSizeBackbone:
             scales=" | ".join(_written(scale) for scale in self.scales),
         )
 
-    def skeleton(self, spec: ExtractorSpec, *, input_size: int) -> nn.Module:  # noqa: ARG002 - `scales` name it
+    def skeleton(self, spec: ExtractorSpec, *, input_size: Size) -> nn.Module:  # noqa: ARG002 - `scales` say all
         """The network with random weights."""
         base = self._base_spec()
-        return SeveralSizes(self.base.skeleton(base, input_size=self.input_size), base.strides, self.scales)
+        return SeveralSizes(self.base.skeleton(base, input_size=input_size), base.strides, self.scales)
 
-    def load(self, spec: ExtractorSpec, files: Sequence[Path], *, input_size: int) -> nn.Module:  # noqa: ARG002
+    def load(self, spec: ExtractorSpec, files: Sequence[Path], *, input_size: Size) -> nn.Module:  # noqa: ARG002
         """The network with weights."""
         base = self._base_spec()
-        return SeveralSizes(self.base.load(base, files, input_size=self.input_size), base.strides, self.scales)
+        return SeveralSizes(self.base.load(base, files, input_size=input_size), base.strides, self.scales)
 
     def _base_spec(self) -> ExtractorSpec:
         """The network's own specification with all strides that are used, and those between them."""
@@ -115,9 +117,10 @@ class SeveralSizes(nn.Module):
         self.network, self.strides, self.scales = network, tuple(strides), tuple(map(tuple, scales))
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Joined maps of images `x` (B, 3, S, S), S the largest size: per scale (B, C_s, H_s, W_s)."""
+        """Joined maps of images `x` (B, 3, H, W), H the largest size: per scale (B, C_s, H_s, W_s)."""
         maps: dict[SizedMap, Tensor] = {}
         for size in dict.fromkeys(size for scale in self.scales for size, _ in scale):
-            image = x if size == x.shape[-1] else F.interpolate(x, (size, size), mode="area")
+            height, width = x.shape[-2:]
+            image = x if size == height else F.interpolate(x, (size, size * width // height), mode="area")
             maps |= zip(((size, stride) for stride in self.strides), self.network(image), strict=True)
         return [torch.cat([maps[pair] for pair in scale], dim=1) for scale in self.scales]

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from uflow_cli.config import Size, plain_size, shown_size
 from uflow_cli.errors import UflowError, WeightsError
 from uflow_cli.features.extractor import ExtractorSpec, Normalisation, choose_strides, coarsest_strides
 from uflow_cli.features.weights import HUB_FILES, HubWeights, read_weights
@@ -54,11 +55,11 @@ class PyramidBackbone:
             std=_three(settings.std),
         )
 
-    def skeleton(self, spec: ExtractorSpec, *, input_size: int) -> nn.Module:
+    def skeleton(self, spec: ExtractorSpec, *, input_size: Size) -> nn.Module:
         """The network with random weights, up to the coarsest stride."""
         return self._cut(self._create(input_size), spec)
 
-    def load(self, spec: ExtractorSpec, files: Sequence[Path], *, input_size: int) -> nn.Module:
+    def load(self, spec: ExtractorSpec, files: Sequence[Path], *, input_size: Size) -> nn.Module:
         """The network with the weights in the one file, adapted to `input_size` where timm can do so."""
         [path] = files
         state = read_weights(path)
@@ -73,7 +74,9 @@ class PyramidBackbone:
             else:
                 return self._cut(network, spec)
         reason = " ".join(str(error).split())
-        raise WeightsError(f"{path} does not fit {self.network} at input size {input_size} ({reason[:200]})") from error
+        raise WeightsError(
+            f"{path} does not fit {self.network} at input size {shown_size(input_size)} ({reason[:200]})"
+        ) from error
 
     def _possible_classes(self, state: Mapping[str, Tensor]) -> tuple[int, ...]:
         """How many classes the head in a file may have: it is not used, but all else is checked with it."""
@@ -84,9 +87,9 @@ class PyramidBackbone:
                 return (int(state[f"{name}.weight"].shape[0]),)
         return settings.num_classes, 0
 
-    def _create(self, input_size: int, **options: Any) -> nn.Module:
+    def _create(self, input_size: Size, **options: Any) -> nn.Module:
         settings = timm.models.get_pretrained_cfg(self.network)
-        size = {"img_size": input_size} if settings is not None and settings.fixed_input_size else {}
+        size = {"img_size": plain_size(input_size)} if settings is not None and settings.fixed_input_size else {}
         network: nn.Module = timm.create_model(self.network, **{"pretrained": False, **size, **options})
         return network
 
@@ -140,7 +143,7 @@ class Intermediates(nn.Module):
         self.network, self.norm, self.side = network, norm, side
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Maps of normalised images `x` (B, 3, S, S), in the order of `indices`, each (B, C, H, W)."""
+        """Maps of normalised images `x` (B, 3, H, W), in the order of `indices`, each (B, C, H, W)."""
         if self.side is not None and x.shape[-1] != self.side:
             x = F.interpolate(x, (self.side, self.side), mode="bicubic", align_corners=True)
         maps: list[Tensor] = self.network.forward_intermediates(  # type: ignore[operator]  # timm's
@@ -157,7 +160,7 @@ class SideBySide(nn.Module):
         self.networks = nn.ModuleList(networks)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """All maps of images `x` (B, 3, S, S)."""
+        """All maps of images `x` (B, 3, H, W)."""
         return [feature_map for network in self.networks for feature_map in network(x)]
 
 

@@ -126,12 +126,12 @@ class Source:
             return self.digest
         return hashlib.sha256(self.digest + repr(self.view).encode()).digest()
 
-    def pixels(self, side: int) -> NDArray[np.uint8]:
-        """Pixels of the view, (side, side, 3). Raises ImageError, also if the file has changed since."""
+    def pixels(self, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """Pixels of the view in `size` (H, W): (H, W, 3). Raises ImageError, also if the file has changed since."""
         data = read_encoded(self.path)
         if hashlib.sha256(data).digest() != self.digest:
             raise ImageError(f"{self.path}: the file changed while it was in use; start again when it is settled")
-        return resize_image(self.view.apply(decode_image(data, path=self.path)), (side, side))
+        return resize_image(self.view.apply(decode_image(data, path=self.path)), size)
 
 
 def survey_images(

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from uflow_cli.config import ModelConfig, TrainingConfig, all_settings
 from uflow_cli.errors import UflowError
-from uflow_cli.schema import Setting, checked, settings_of
+from uflow_cli.schema import Setting, checked, settings_of, to_dict
 
 CATEGORIES = "category"  # [category.<dataset>.<category>]: a preset's settings for one category
 PAPER_EXACT = {  # what paper_exact means for other settings (docs/method.md, section 8)
@@ -99,7 +98,7 @@ def _merged(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def config_text(model: ModelConfig, training: TrainingConfig) -> str:
     """Both configurations as a TOML text that `read_config_file` reads back."""
-    values = {**asdict(model), **asdict(training)}
+    values = {**to_dict(model), **to_dict(training)}
     lines = [f"{name} = {_toml(values[name], setting)}" for name, setting in all_settings().items()]
     return "\n".join(lines) + "\n"
 
@@ -107,6 +106,6 @@ def config_text(model: ModelConfig, training: TrainingConfig) -> str:
 def _toml(value: Any, setting: Setting) -> str:
     if value is None:
         return json.dumps(setting.none)
-    if isinstance(value, tuple):
+    if isinstance(value, list):
         return f"[{', '.join(_toml(item, setting) for item in value)}]"
     return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

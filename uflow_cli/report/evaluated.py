@@ -43,7 +43,7 @@ def report_summary(run: Run, evaluation: Evaluation) -> ReportSummary:
     facts = (
         Fact("model", str(run.folder)),
         Fact("data set", f"{evaluation.dataset}/{evaluation.category}"),
-        Fact("extractor", f"{run.model.extractor} at {run.model.input_size} x {run.model.input_size}"),
+        Fact("extractor", f"{run.model.extractor} at {run.model.input_size[0]} x {run.model.input_size[1]}"),
         Fact("training images", str(origin.n_training), "good ones only"),
         Fact("held-out images", _held_out(run), "good ones that never trained the flow"),
         Fact("epoch kept", f"{run.progress.best_epoch} of {run.progress.epochs_done}", evaluation.selection),

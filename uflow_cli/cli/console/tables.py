@@ -173,8 +173,9 @@ def print_cache(folder: CacheFolder, held: Sequence[Summary], *, as_json: bool) 
         table.add_column(name, justify="left" if name == "extractor" else "right")
     for summary in held:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(summary.last_used))
+        size = summary.input_size if isinstance(summary.input_size, list) else [summary.input_size]
         table.add_row(
-            escape(summary.extractor), str(summary.input_size), str(summary.n_images), _size(summary.n_bytes), used
+            escape(summary.extractor), " x ".join(map(str, size)), str(summary.n_images), _size(summary.n_bytes), used
         )
     console.print(table)
 
