@@ -24,7 +24,7 @@ from uflow_cli.features import (
 )
 from uflow_cli.features.catalogue import check_maps
 from uflow_cli.features.extractor import choose_strides, coarsest_strides
-from uflow_cli.features.lite import timm_key_of_lite0
+from uflow_cli.features.lite import BLOCKS, timm_key_of_lite
 
 CPU = torch.device("cpu")
 PAPERS = {  # docs/method.md, section 1: channels, strides and normalisation
@@ -69,7 +69,7 @@ def test_network_that_cannot_take_the_input_size_is_refused():
 def test_keys_of_the_embedded_weights_map_to_timms():
     names = {"_conv_stem.weight", "_bn0.running_mean", "_blocks.0._project_conv.weight", "_blocks.1._project_conv.weight",
              "_blocks.15._bn2.bias", "_fc.bias"}  # fmt: skip
-    mapped = {name: timm_key_of_lite0(name, expanded_blocks=frozenset({"1", "15"})) for name in names}
+    mapped = {name: timm_key_of_lite(name, expanded_blocks=frozenset({"1", "15"}), blocks=BLOCKS[0]) for name in names}
     assert mapped == {
         "_conv_stem.weight": "conv_stem.weight",
         "_bn0.running_mean": "bn1.running_mean",
@@ -80,8 +80,10 @@ def test_keys_of_the_embedded_weights_map_to_timms():
     }
 
 
-def test_embedded_weights_see_pictures(lite):
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_packaged_weights_see_pictures(number):
     """Only pretrained weights answer a structured image with features far from those of noise of the same histogram."""
+    lite = build_extractor(ModelConfig(extractor=f"efficientnet-lite{number}", precision="fp32"), device=CPU)
     side = 128
     rows = torch.arange(side)
     disc = ((rows[:, None] - 64) ** 2 + (rows[None, :] - 64) ** 2 < 40**2).to(torch.uint8) * 200

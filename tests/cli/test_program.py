@@ -51,6 +51,14 @@ def test_python_m_is_the_program():
     assert result.stdout == f"uflow {__version__}\n"
 
 
+def test_the_program_alone_says_in_three_lines_what_to_do_next(uflow):
+    outcome = uflow()
+    assert (outcome.code, outcome.err) == (0, "")
+    assert len(outcome.out.splitlines()) == 3
+    named = set(re.findall(r"uflow (\w+)", outcome.out))
+    assert named == {"sample", "train", "detect", "doctor"} <= set(COMMANDS)
+
+
 def test_every_command_is_listed(uflow):
     outcome = uflow("--help")
     assert outcome.code == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -73,6 +74,34 @@ def test_a_data_set_at_its_usual_place_is_found_and_the_place_is_said(uflow, pro
     (tmp_path / "data" / "MVTecAD").unlink()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert "data set mvtec was not found in data, data/mvtec, " in one_line(uflow(*arguments).err)
+
+
+def test_the_commands_that_are_printed_after_training_run_as_they_stand(uflow, product, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my data").symlink_to(product, target_is_directory=True)
+    outcome = uflow("train", "--dataset", "mvtec", "--data-root", "my data", "--out", "a run", *QUICK)
+    commands = [shlex.split(line) for line in outcome.out.partition("model in a run; next:\n")[2].splitlines()]
+    assert [words[:3] for words in commands] == [
+        ["uflow", "detect", "my data/stripes/test"],
+        ["uflow", "evaluate", "--model"],
+    ]
+    for words in commands:
+        assert uflow(*words[1:]).code == 0
+    assert (tmp_path / "a run" / "report").is_dir()
+
+
+def test_without_data_the_sample_is_offered_on_a_terminal_and_named_elsewhere(uflow, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    outcome = uflow("train", *QUICK)
+    assert outcome.code == 2
+    assert "uflow sample --out data, then uflow train --dataset mvtec --category fabric" in outcome.err
+    monkeypatch.setattr("uflow_cli.cli.train.ask", lambda question: "data/fabric" in question)
+    monkeypatch.setattr(
+        "uflow_cli.sample.write_sample", lambda out, category: (out / category / "train" / "good").mkdir(parents=True)
+    )
+    outcome = uflow("train", *QUICK)
+    assert "data/fabric/train/good" in one_line(outcome.err)  # holds no image here
+    assert outcome.code == 1
 
 
 def test_architecture_and_coupling_are_stored_with_the_run(uflow, good_folder, tmp_path):

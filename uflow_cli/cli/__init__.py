@@ -28,9 +28,14 @@ COMMANDS = {
     "bench": "Time every part of the work on this machine.",
     "cache": "Show or clear the features that are kept for later runs.",
     "schema": "Print the JSON schema of a result, or of the settings.",
+    "doctor": "Say what is here to work with, what is missing, and what would be slow.",
 }
+NEXT = """\
+try it:           uflow sample --out data; uflow train --dataset mvtec --category fabric
+your own images:  uflow train --images GOOD_IMAGES/    then    uflow detect NEW_IMAGES/
+see what is here: uflow doctor    all commands: uflow --help    a command's options: uflow train --help
+"""
 STYLE: dict[str, Any] = {
-    "no_args_is_help": True,
     "rich_markup_mode": None,  # plain help stays readable at any width, and saves the import of rich
     "pretty_exceptions_enable": False,  # a bug keeps its plain traceback
     "context_settings": {"help_option_names": ["-h", "--help"]},
@@ -39,7 +44,7 @@ STYLE: dict[str, Any] = {
 
 def load_command(name: str) -> Command:
     """The command of this name, one of `COMMANDS`."""
-    one = typer.Typer(add_completion=False, **{**STYLE, "no_args_is_help": False})
+    one = typer.Typer(add_completion=False, **STYLE)
     one.command(name, cls=Sections)(getattr(import_module(f"uflow_cli.cli.{name}"), name))
     return typer.main.get_command(one)
 
@@ -104,13 +109,15 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _program(
-    version: Annotated[
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001 - its callback does it
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
     ] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand is None:
+        typer.echo(NEXT, nl=False)
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import os
+import sys
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -127,6 +128,11 @@ def chosen_run(model: Path | None, *, weights: Sequence[str] | None = None) -> R
     if run.caveat:
         console.warn(run.caveat)
     return run
+
+
+def ask(question: str) -> bool:
+    """Whether the user says yes; no where nobody sits at a terminal."""
+    return sys.stdin.isatty() and sys.stderr.isatty() and typer.confirm(question, err=True)
 
 
 def chosen_root(dataset: str, category: str | None, data_root: Path | None) -> Path:

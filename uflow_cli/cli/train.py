@@ -24,6 +24,7 @@ from uflow_cli.cli.options import (
     Device,
     DeviceName,
     Strict,
+    ask,
     chosen_cache,
     chosen_root,
     data_of,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from uflow_cli.config import ModelConfig, TrainingConfig
     from uflow_cli.training import Observer
 
+SAMPLE, SAMPLE_ROOT = "fabric", Path("data")
 KEPT_BESIDE_RESUME = (
     "resume",
     "device",
@@ -106,11 +108,16 @@ def train(
         model_config, training_config = resolve(given, config_file=config, dataset=dataset, category=category)
         console.print_text(config_text(model_config, training_config))
         return
+    if images is None and dataset is None and ask(
+        f"No images were named. Train on a small synthetic product, in {SAMPLE_ROOT / SAMPLE}?"
+    ):  # fmt: skip
+        dataset, category, data_root = "mvtec", SAMPLE, _sample_root()
     if (images is None) == (dataset is None):
         raise typer.BadParameter(
-            "give either --dataset NAME --category NAME or --images DIR", param_hint="'--dataset' / '--images'"
+            f"give either --dataset NAME --category NAME or --images DIR; to try it first: uflow sample --out "
+            f"{SAMPLE_ROOT}, then uflow train --dataset mvtec --category {SAMPLE}",
+            param_hint="'--dataset' / '--images'",
         )
-
     if images is not None and category is not None:
         raise typer.BadParameter("a category is of a --dataset, not of --images", param_hint="'--category'")
 
@@ -152,7 +159,16 @@ def train(
             criterion=criterion_of(model_config, data, cache=cache, on_progress=observer.on_features),
         )  # fmt: skip
     if is_rank_zero():
-        console.print_training_result(result)
+        console.print_training_result(result, data)
+
+
+def _sample_root() -> Path:
+    """The folder that holds the sample, which is written if it is not there."""
+    from uflow_cli.sample import write_sample
+
+    if not (SAMPLE_ROOT / SAMPLE).is_dir():
+        write_sample(SAMPLE_ROOT, category=SAMPLE)
+    return SAMPLE_ROOT
 
 
 def _heed_all(dataset: str, category: str, data_root: Path) -> None:
@@ -220,7 +236,7 @@ def _resume(
             weights=weights,
         )  # fmt: skip
     if is_rank_zero():
-        console.print_training_result(result)
+        console.print_training_result(result, data)
 
 
 def _require_alone(context: typer.Context) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from uflow_cli.config import Size
 from uflow_cli.features.extractor import ExtractorSpec, choose_strides
 from uflow_cli.features.networks import Intermediates, SideBySide, blank, hub_weights
-from uflow_cli.features.weights import load_strictly, read_weights
+from uflow_cli.features.weights import HubWeights, load_strictly, read_weights
 
 QUERIES = 98  # per piece on a CPU: of 49, 98, 196, 392 and 784 the fastest or level with it, in both precisions
 
@@ -45,6 +45,11 @@ class CaitBackbone:
 
     name: str
     scales: tuple[CaitScale, ...]
+
+    @property
+    def sources(self) -> tuple[HubWeights, ...]:
+        """The weights of all networks."""
+        return tuple(hub_weights(scale.network) for scale in self.scales)
 
     def spec(self, strides: Sequence[int] | None) -> ExtractorSpec:
         """All scales, or those of `strides`."""

@@ -21,7 +21,7 @@ from uflow_cli.features.weights import find_weights
 TIMM_PREFIX = "timm:"
 
 BACKBONES: tuple[Backbone, ...] = (
-    LiteBackbone(),
+    *(LiteBackbone(number) for number in (0, 1, 2)),
     CaitBackbone("ms-cait", (CAIT_M48, CAIT_S24)),
     CaitBackbone("cait-m48", (CAIT_M48,)),
     # Weights by tag, lest another timm load others: torchvision's, the first and until 2022 timm's own.

@@ -88,6 +88,10 @@ class Backbone(Protocol):
     def name(self) -> str:
         """The name that users give."""
 
+    @property
+    def sources(self) -> tuple[WeightsSource, ...]:
+        """The weights of its networks, of all its scales."""
+
     def spec(self, strides: Sequence[int] | None) -> ExtractorSpec:
         """Its specification with the chosen `strides`, or its own; UflowError for strides that it cannot give."""
 

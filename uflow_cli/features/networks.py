@@ -37,6 +37,11 @@ class PyramidBackbone:
     strides: tuple[int, ...] | None = None  # used unasked; None: `coarsest_strides`
     normalisation: Normalisation = "channel"
 
+    @property
+    def sources(self) -> tuple[HubWeights, ...]:
+        """The weights of the one network."""
+        return (hub_weights(self.network),)
+
     def spec(self, strides: Sequence[int] | None) -> ExtractorSpec:
         """Channels and strides as the network itself tells."""
         channels = self._channels_by_stride()
@@ -50,7 +55,7 @@ class PyramidBackbone:
             strides=chosen,
             offered=offered,
             normalisation=self.normalisation,
-            sources=(hub_weights(self.network),),
+            sources=self.sources,
             mean=_three(settings.mean),
             std=_three(settings.std),
         )

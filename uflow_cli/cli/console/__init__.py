@@ -6,6 +6,7 @@ from uflow_cli.cli.console.tables import (
     print_bench,
     print_cache,
     print_cleared,
+    print_diagnosis,
     print_runs,
     print_sample,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "print_check",
     "print_cleared",
     "print_detections",
+    "print_diagnosis",
     "print_evaluation",
     "print_evaluations",
     "print_json",

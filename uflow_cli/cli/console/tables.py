@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -12,11 +13,12 @@ from rich.cells import cell_len
 from rich.markup import escape
 from rich.table import Table
 
-from uflow_cli.cli.console.terminal import amount, out, print_json
+from uflow_cli.cli.console.terminal import amount, out, print_json, print_text
 
 if TYPE_CHECKING:
     from uflow_cli.bench import Bench
     from uflow_cli.cache import CacheFolder, Summary
+    from uflow_cli.doctor import Diagnosis
     from uflow_cli.features import ExtractorFacts
     from uflow_cli.run.listing import ListedRun
     from uflow_cli.run.record import Run
@@ -248,6 +250,28 @@ def _to_dict(facts: ExtractorFacts) -> dict[str, Any]:
     }
 
 
+COLOURS = {"good": "green", "slow": "yellow", "missing": "yellow", "broken": "red"}
+
+
+def print_diagnosis(diagnosis: Diagnosis, *, as_json: bool) -> None:
+    """What was found, a line each, and below what is not good what to do about it; or all of it as JSON."""
+    if as_json:
+        from uflow_cli.schema import to_json
+
+        print_text(to_json(diagnosis))
+        return
+    console = out()
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for finding in diagnosis.findings:
+        table.add_row(escape(finding.name), f"[{COLOURS[finding.state]}]{finding.state}[/]", escape(finding.value))
+        if finding.advice:
+            table.add_row("", "", f"[dim]{escape(finding.advice)}[/]")
+    console.print(table)
+
+
 def print_bench(bench: Bench) -> None:
     """All timings as one table, and what they were taken on."""
     from uflow_cli.bench import NO_CHANGE
@@ -277,6 +301,7 @@ def print_sample(folder: Path, *, category: str) -> None:
     console = out()
     console.print(f"sample data set written to {escape(str(folder))}", soft_wrap=True)
     console.print(
-        f"train on it: uflow train --dataset mvtec --data-root {escape(str(folder.parent))} --category {category}",
+        f"train on it: uflow train --dataset mvtec --data-root {escape(shlex.quote(str(folder.parent)))} "
+        f"--category {category}",
         soft_wrap=True,
     )

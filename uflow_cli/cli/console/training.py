@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,6 +23,7 @@ from uflow_cli.cli.console.terminal import PlainLines, Rate, duration, err, note
 if TYPE_CHECKING:
     from uflow_cli.calibration import Calibration
     from uflow_cli.categories import TrainingTask
+    from uflow_cli.datasets import Dataset
     from uflow_cli.run.log import Epoch
     from uflow_cli.run.record import Run
     from uflow_cli.workers import Outcome
@@ -181,8 +184,8 @@ def print_training_start(
         )
 
 
-def print_training_result(run: Run) -> None:
-    """The result of a training: the epoch whose weights are kept, and its calibration on held-out images."""
+def print_training_result(run: Run, data: Dataset) -> None:
+    """The result of a training: the epoch kept, its calibration on held-out images, and what to do next."""
     console = out()
     calibration, progress_ = run.calibration, run.progress
     stopped = (
@@ -195,10 +198,19 @@ def print_training_result(run: Run) -> None:
     )
     if calibration.n_images:
         _print_calibration(console, calibration)
-    console.print(
-        f"model in {escape(str(run.folder))}; use it: uflow detect IMAGE --model {escape(str(run.folder))}",
-        soft_wrap=True,
-    )
+    console.print(f"model in {escape(str(run.folder))}; next:", soft_wrap=True)
+    for command in next_commands(run, data):
+        console.print(f"  {escape(command)}", soft_wrap=True)
+
+
+def next_commands(run: Run, data: Dataset) -> list[str]:
+    """What one does with a trained run, ready for the shell."""
+    model, images = shlex.quote(str(run.folder)), data.test or data.train
+    folder = shlex.quote(os.path.commonpath([image.path.parent for image in images]))
+    if not data.test:
+        return [f"uflow detect {folder} --model {model}  # or any other images"]
+    report = shlex.quote(str(run.folder / "report"))
+    return [f"uflow detect {folder} --model {model}", f"uflow evaluate --model {model} --report {report}"]
 
 
 def _print_calibration(console: Console, calibration: Calibration) -> None:
