@@ -68,6 +68,24 @@ def test_a_jpeg_damaged_in_its_middle_is_named_and_silent(
     assert capfd.readouterr().err == ""
 
 
+# WebP
+
+
+def test_a_webp_damaged_in_its_middle_is_named_and_sound_ones_are_read(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for quality in (1, 50, 100):
+        for size in ((1, 1), (17, 40), (120, 90)):
+            picture = Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8))
+            for options in ({}, {"lossless": True}, {"exif": Image.Exif().tobytes()}):
+                assert read(tmp_path / "a.webp", encoded("WEBP", picture, quality=quality, **options)).shape[:2] == size
+    see_through = Image.fromarray(np.insert(ROUGH, 3, 255, axis=2))
+    assert read(tmp_path / "a.webp", encoded("WEBP", see_through)).shape == ROUGH.shape
+    webp = encoded("WEBP", Image.fromarray(ROUGH), quality=90)
+    for middle in range(len(webp) // 4, len(webp) * 3 // 4, len(webp) // 20):
+        with pytest.raises(ImageError, match=r"a\.webp: the WebP file is damaged"):
+            read(tmp_path / "a.webp", webp[:middle] + bytes([webp[middle] ^ 0x5A]) + webp[middle + 1 :])
+
+
 # PNG
 
 

@@ -1,6 +1,7 @@
 """TIFF in all its kinds: what is seen follows from the numbers that were written and from what the tags mean."""
 
 import itertools
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image
+from scipy import ndimage
 
 from uflow_cli import images
 from uflow_cli.errors import ImageError
@@ -143,7 +145,7 @@ def test_a_damaged_strip_or_tile_is_named(
     path = tmp_path / "a.tif"
     whole, start, end = saved(path, rough, photometric="rgb", compression=compression, **layout)
     assert images.read_image(path).shape == rough.shape
-    unchecked = compression in ("webp", "zstd")  # their formats hold nothing to notice a wrong middle by
+    unchecked = compression == "zstd"  # it holds nothing to notice a wrong middle by
     for first in (start,) if unchecked else (start, (start + end) // 2):
         path.write_bytes(whole[:first] + bytes(end - first) + whole[end:])
         with pytest.raises(ImageError, match=r"a\.tif: the TIFF file (is damaged|cannot be decoded)"):
@@ -172,6 +174,43 @@ def test_what_cannot_be_read_is_unsupported_and_not_damaged(
         images.read_image(tmp_path / "a.tif")
     assert "damaged" not in str(raised.value)
     assert any(word in str(raised.value) for word in ("expected", "save it", "develop it"))
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "group3", "group4"])
+def test_wrong_codes_that_are_valid_are_mostly_noticed(tmp_path: Path, compression: str) -> None:
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(ndimage.uniform_filter(rng.random((120, 160)), 9) > 0.5)
+    picture.convert("L" if compression == "tiff_lzw" else "1").save(path := tmp_path / "a.tif", compression=compression)
+    whole = path.read_bytes()
+    with tifffile.TiffFile(path) as file:
+        start, length = file.pages.first.dataoffsets[0], file.pages.first.databytecounts[0]
+    noticed = 0
+    for place in rng.integers(start + length // 4, start + length * 3 // 4, 30):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x5A]) + whole[place + 1 :])
+        try:
+            images.read_image(path)
+        except ImageError:
+            noticed += 1
+    assert noticed >= 20
+
+
+@pytest.mark.parametrize("compression", ["lzw", "packbits", "zstd"])
+def test_a_last_strip_may_be_short_or_filled_up(tmp_path: Path, compression: str) -> None:
+    rough = np.random.default_rng(0).integers(0, 30, (40, 30, 3), dtype=np.uint8)
+    for planar in ("contig", "separate"):
+        stored = rough if planar == "contig" else np.moveaxis(rough, -1, 0)
+        options: dict[str, Any] = {"photometric": "rgb", "planarconfig": planar, "compression": compression}
+        tifffile.imwrite(tmp_path / "a.tif", stored, rowsperstrip=16, **options)
+        np.testing.assert_array_equal(images.read_image(tmp_path / "a.tif"), rough)
+
+
+def test_a_last_strip_may_be_filled_up(tmp_path: Path) -> None:
+    rough = np.random.default_rng(0).integers(0, 30, (48, 30, 3), dtype=np.uint8)
+    whole, _, _ = saved(tmp_path / "a.tif", rough, photometric="rgb", compression="lzw", rowsperstrip=16)
+    height = struct.pack("<HHII", 257, 4, 1, 48)
+    assert height in whole
+    (tmp_path / "a.tif").write_bytes(whole.replace(height, struct.pack("<HHII", 257, 4, 1, 40)))
+    np.testing.assert_array_equal(images.read_image(tmp_path / "a.tif"), rough[:40])
 
 
 def test_every_cut_of_a_tiff_is_noticed(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def decode(data: bytes, kind: str) -> Pixels:
     own = {
         "JPEG": decode_jpeg,
         "PNG": _decode_png,
-        "WebP": _decode_webp,
+        "WebP": decode_webp,
         "BMP": _decode_bmp,
         "JPEG 2000": decode_jpeg_2000,
     }
@@ -249,11 +249,36 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
 # Everything that Pillow reads
 
 
-def _decode_webp(data: bytes) -> Pixels:
+def decode_webp(data: bytes) -> Pixels:
+    """Decode a WebP. It has no checksum, but damage inside leaves its decoder with bytes too few or too many."""
     declared = 8 + int.from_bytes(data[4:8], "little")
     if len(data) < declared:
         raise DamagedError(f"it declares {declared} bytes and has {len(data)}: it is cut short")
-    return open_with_pillow(WebPImagePlugin.WebPImageFile, data)
+    pixels = open_with_pillow(WebPImagePlugin.WebPImageFile, data)
+    shorter = _shorter_webp(data)
+    if shorter is not None:
+        try:
+            open_with_pillow(WebPImagePlugin.WebPImageFile, shorter)
+        except OSError:
+            return pixels
+        raise DamagedError(f"its picture ends {_NEEDED} or more bytes before its data does")
+    return pixels
+
+
+_NEEDED = 8  # of the last bytes of a WebP picture: its decoder misses them; sound ones bear a loss of two
+
+
+def _shorter_webp(data: bytes) -> bytes | None:
+    """The WebP with its last bytes of picture data cut off, and nothing else; None where it has frames or is tiny."""
+    position = 12
+    while position + 8 <= len(data):
+        kind, size = data[position : position + 4], int.from_bytes(data[position + 4 : position + 8], "little")
+        if kind in (b"VP8 ", b"VP8L") and size > 4 * _NEEDED:
+            payload = data[position + 8 : position + 8 + size - _NEEDED]
+            chunk = kind + len(payload).to_bytes(4, "little") + payload + b"\0" * (len(payload) % 2)
+            return b"RIFF" + (len(chunk) + 4).to_bytes(4, "little") + b"WEBP" + chunk
+        position += 8 + size + size % 2
+    return None
 
 
 def decode_jpeg_2000(data: bytes) -> Pixels:

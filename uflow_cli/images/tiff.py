@@ -18,6 +18,7 @@ from uflow_cli.images.formats import (
     check_size,
     decode_jpeg,
     decode_jpeg_2000,
+    decode_webp,
     open_with_pillow,
     upright,
 )
@@ -26,8 +27,11 @@ _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _MASK, _INK, _YCBCR = range(7)
 _CAMERA_RAW = (32803, 34892)
 _OLD_JPEG, _JPEG = 6, 7
 _JPEG_2000 = (33003, 33005, 34712)
+_FAX = (3, 4)
+_EXACT = (5, 32773, 34926, 50000)  # LZW, PackBits, Zstandard: damage often changes how much comes out of them
+_WEBP = 50001
 _UNCHECKED = (22610, 34934)  # JPEG XR, whose decoder does not notice damage
-_LOSSY = (_OLD_JPEG, _JPEG, 34892, 50001)
+_LOSSY = (_OLD_JPEG, _JPEG, 34892, _WEBP)
 
 _ENDIAN: dict[str, Literal["little", "big"]] = {"<": "little", ">": "big"}
 _VALUE_SIZES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
@@ -57,6 +61,8 @@ def decode_tiff(data: bytes) -> Pixels:
         values = np.moveaxis(values[..., 0], 0, -1) if page.planarconfig == 2 else values[0]
         if values.dtype in (np.bool_, np.float16):  # too short to calculate with
             values = values.astype(np.uint8 if values.dtype == np.bool_ else np.float32)
+        if page.compression in _FAX and page.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO):
+            _check_fax(values, data, is_inverted=page.photometric == _WHITE_IS_ZERO)
         peak = 1.0 if values.dtype.kind == "f" else 2.0 ** int(page.bitspersample) - 1
         values, peak = _colours(page, values, peak)
         orientation = page.tags.valueof(274, 1)
@@ -126,6 +132,30 @@ def _check_segments(page: Any, data: bytes) -> None:
             decode_jpeg(tables[:-2] + stream[2:] if tables else stream)
         elif page.compression in _JPEG_2000:
             decode_jpeg_2000(data[offset : offset + count])
+        elif page.compression == _WEBP:
+            decode_webp(data[offset : offset + count])
+        elif page.compression in _EXACT and page.fillorder == 1:
+            _check_length(page, number, _tifffile().TIFF.DECOMPRESSORS[page.compression](data[offset : offset + count]))
+
+
+def _check_length(page: Any, number: int, decoded: bytes) -> None:
+    """Raise DamagedError unless strip or tile `number` was decoded to as many bytes as its pixels take."""
+    samples = page.samplesperpixel if page.planarconfig != 2 else 1
+    columns = page.tilewidth if page.is_tiled else page.imagewidth
+    row_bytes = -(-columns * samples * page.bitspersample // 8)
+    rows = page.tilelength if page.is_tiled else min(page.rowsperstrip, page.imagelength)
+    fewest = rows
+    if not page.is_tiled:  # the last strip may have the rows that are left or, in some files, those of all strips
+        fewest = min(rows, page.imagelength - (number - 1) % -(-page.imagelength // rows) * rows)
+    if len(decoded) % row_bytes or not fewest <= len(decoded) // row_bytes <= rows:
+        raise DamagedError(f"part {number} of its picture holds {len(decoded)} bytes, not {fewest * row_bytes}")
+
+
+def _check_fax(values: NDArray[Any], data: bytes, *, is_inverted: bool) -> None:
+    """Raise DamagedError where two decoders of CCITT codes see other pictures: each goes on after damage in its way."""
+    other = open_with_pillow(TiffImagePlugin.TiffImageFile, data).values
+    if not np.array_equal((values != 0) != is_inverted, other != 0):
+        raise DamagedError("its fax codes are wrong")
 
 
 def _colours(page: Any, values: NDArray[Any], peak: float) -> tuple[NDArray[Any], float]:
