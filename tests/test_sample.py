@@ -200,7 +200,7 @@ def test_a_root_that_cannot_be_a_folder_is_a_clear_error(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"category": "steel"}, r"no category 'steel'; known: fabric, label, metal"),
+        ({"category": "steel"}, r"no category 'steel'; known: fabric, label, metal, strip"),
         ({"n_train": 0}, "at least 1 training image"),
         ({"n_test_good": -1}, "no count may be negative"),
         ({"size": (63, 256)}, "63 x 256 is too small"),

@@ -10,7 +10,9 @@ import typer
 
 def sample(
     out: Annotated[Path, typer.Option("--out", help="Folder to write; the data set becomes its sub-folder.")],
-    category: Annotated[str, typer.Option(help="Product to make: fabric, label or metal.")] = "fabric",
+    category: Annotated[
+        str, typer.Option(help="Product to make: fabric, label, metal or strip (500 x 1250).")
+    ] = "fabric",
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same pictures.")] = 0,
     lots: Annotated[
         int, typer.Option(min=1, help="Production lots that take turns; with several, file names begin with lot1_ ...")

@@ -1,4 +1,4 @@
-"""Synthetic products to try everything on: photographs of fabric, metal and labels, good and defective, exact masks."""
+"""Synthetic products to try everything on, photographed: fabric, metal, labels, strips; good, defective, exact masks."""
 
 from uflow_cli.sample.writing import CATEGORIES, KINDS, MARKER, sample_image, write_sample
 

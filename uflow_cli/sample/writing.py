@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from uflow_cli.errors import DatasetError
 from uflow_cli.files import swap_folder
 from uflow_cli.images import write_png
-from uflow_cli.sample import cloth, defects, label, metal
+from uflow_cli.sample import cloth, defects, label, metal, strip
 
-Part = TypeVar("Part", cloth.Cloth, label.Label, metal.Flange)
+Part = TypeVar("Part", cloth.Cloth, label.Label, metal.Flange, strip.Strip)
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,14 @@ class Product(Generic[Part]):
     make: Callable[[cloth.Rng, tuple[int, int], cloth.Rng | None], Part]
     defects: dict[str, Callable[[cloth.Rng, Part, float], Part]]
     photograph: Callable[[cloth.Rng, Part], NDArray[np.uint8]]
+    size: tuple[int, int] = (256, 256)  # of its pictures, unasked
 
 
 PRODUCTS: Final[dict[str, Product[Any]]] = {
     "fabric": Product(cloth.weave, defects.DEFECTS, cloth.photograph),
     "label": Product(label.print_label, label.DEFECTS, label.photograph),
     "metal": Product(metal.turn, metal.DEFECTS, metal.photograph),
+    "strip": Product(strip.roll, strip.DEFECTS, strip.photograph, strip.SIZE),
 }
 CATEGORIES: Final = tuple(PRODUCTS)
 KINDS: Final = {category: tuple(product.defects) for category, product in PRODUCTS.items()}
@@ -69,7 +71,7 @@ def sample_image(
     split: str = "test",
     kind: str = "good",
     index: int = 0,
-    size: tuple[int, int] = (256, 256),
+    size: tuple[int, int] | None = None,
     lot: int | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """One image (H, W, 3) and where its defect is, (H, W): a function of its arguments, whatever else is made.
@@ -77,6 +79,7 @@ def sample_image(
     Images of one `lot` share shifts of light, colour and texture; None is the product without such shifts.
     """
     product = PRODUCTS[category]
+    size = size or product.size
     rng = np.random.default_rng([seed, _SPLITS.index(split), ("good", *KINDS[category]).index(kind), index])
     part = product.make(rng, size, None if lot is None else np.random.default_rng([seed, len(_SPLITS), 0, lot]))
     if kind != "good":
@@ -93,7 +96,7 @@ def write_sample(
     n_train: int = 60,
     n_test_good: int = 12,
     n_test_per_defect: int = 6,
-    size: tuple[int, int] = (256, 256),
+    size: tuple[int, int] | None = None,
     lots: int = 1,
 ) -> Path:
     """Write the sample to `root`/`category` in MVTec layout and return that folder.
@@ -103,6 +106,7 @@ def write_sample(
     An earlier sample there is replaced, anything else is left alone: DatasetError. Also for settings that make no
     sample and for a disk that does not take it. A run that is killed leaves what was there before.
     """
+    size = size or (PRODUCTS[category].size if category in PRODUCTS else (MIN_SIDE, MIN_SIDE))
     _check(category=category, seed=seed, counts=(n_train, n_test_good, n_test_per_defect), size=size, lots=lots)
     root, folder = Path(root), Path(root) / category
     _check_replaceable(folder)
