@@ -103,6 +103,18 @@ def test_misfits_name_the_scales_outside_the_range():
     assert calibration.misfits() == [1, 2]
 
 
+def test_a_scored_image_is_judged_without_its_group():
+    """Two groups, one of which is odd: with its own siblings in the curve it looks ordinary."""
+    log_nfa = np.concatenate([np.linspace(-1.0, 0.0, 20), np.linspace(-9.0, -8.0, 20)])
+    regions = regions_of(np.arange(40), np.zeros(40, dtype=int), log_nfa)
+    settings = {"n_images": 40, "n_scales": 1, "scored": np.arange(40), "ceiling": 5.0}
+    odd = slice(20, 40)
+    alone = cross_fitted_lowest(regions, **settings)[odd]
+    apart = cross_fitted_lowest(regions, **settings, groups=["a"] * 20 + ["b"] * 20)[odd]
+    assert alone.mean() > -1.0
+    assert apart.max() < -1.2
+
+
 @pytest.mark.parametrize("n_images", [2, 5, 8, 40])
 def test_false_detections_of_new_images_keep_the_promise_at_every_level(n_images):
     """The definition of NFA (docs/method.md, section 4.5): at log NFA < t, 10^t false detections per good image, in the mean."""

@@ -259,6 +259,7 @@ def test_lgg_is_split_by_patient_and_trains_on_empty_masks(root: Path, inner: st
     tested = {image.path.parent.name for image in dataset.test}
     assert trained | tested == set(patients)
     assert not trained & tested
+    assert {image.group for image in dataset.train} == trained
     assert len(trained) == round(lgg_mri.TRAIN_SHARE * len(patients))
     assert len(dataset.train) == 2 * len(trained)
     assert kinds(dataset) == {"good": 2 * len(tested), "tumour": len(tested)}

@@ -59,6 +59,27 @@ def test_split_depends_on_the_seed_alone():
     assert split_images(50, held_out_fraction=0.15, seed=1) != split_images(50, held_out_fraction=0.15, seed=2)
 
 
+@pytest.mark.parametrize("sizes", [(1, 1), (10, 10), (5,) * 8, (30, 3, 3), (20,) * 12, (1,) * 200, (4, 90, 6)])
+def test_split_never_parts_a_group(sizes):
+    groups = [str(group) for group, size in enumerate(sizes) for _ in range(size)]
+    split = split_images(len(groups), held_out_fraction=0.15, seed=1, groups=groups)
+    held_out = {*split.selection, *split.calibration}
+    assert sorted([*split.training, *held_out]) == list(range(len(groups)))
+    uses = [{groups[i] for i in rows} for rows in (split.training, split.selection, split.calibration)]
+    assert all(uses)
+    assert not uses[0] & (uses[1] | uses[2])
+    assert split.shared or not uses[1] & uses[2]
+    assert len(held_out) <= len(groups) // 2
+    if max(sizes) <= 20 and len(sizes) > 3:
+        assert len(held_out) >= 0.15 * len(groups)
+        assert split.shared == (len(held_out) < 24 or len(uses[1] | uses[2]) < 3)
+
+
+def test_a_single_group_cannot_be_split():
+    with pytest.raises(TrainingError, match="one group, 'a'"):
+        split_images(20, held_out_fraction=0.15, seed=0, groups=["a"] * 20)
+
+
 @pytest.mark.parametrize("n_images", [0, 1])
 def test_too_few_images_to_hold_one_out(n_images):
     with pytest.raises(TrainingError, match="at least 2"):

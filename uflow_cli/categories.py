@@ -22,7 +22,7 @@ import torch
 import uflow_cli
 from uflow_cli.cache import CacheFolder
 from uflow_cli.config import DeviceChoice, ModelConfig, TrainingConfig
-from uflow_cli.datasets import Dataset, load_dataset
+from uflow_cli.datasets import Dataset, groups_of, load_dataset
 from uflow_cli.errors import TrainingError, UflowError
 from uflow_cli.evaluation import Evaluation, evaluate_run, evaluation_from_dict, evaluation_to_dict
 from uflow_cli.files import write_text
@@ -108,6 +108,7 @@ def _train(
             return
         train(
             paths, out=task.folder, dataset=data.name, category=data.category, root=root, cache=cache,
+            groups=groups_of(data.train, task.config.groups),
             model_config=task.model_config, config=task.config, device=device, observer=observer,
             should_stop=stop.is_set, criterion=criterion, overwrite=True,
         )  # fmt: skip

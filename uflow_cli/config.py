@@ -210,6 +210,12 @@ class TrainingConfig(Settings):
         lt=1,
         description="Share of the good images that never trains the flow.",
     )
+    groups: str | None = Field(
+        default=None,  # those that the data set knows
+        min_length=1,
+        description="Siblings, held out together: folders, a pattern on file names, FILE.csv of image and group, none.",
+        json_schema_extra=AUTO,
+    )
     augment: tuple[Augment, ...] | None = Field(
         default=None,
         min_length=1,

@@ -113,6 +113,19 @@ def test_architecture_and_coupling_are_stored_with_the_run(uflow, good_folder, t
     assert outcome.code == 0, outcome.err
 
 
+def test_whole_groups_are_held_out_and_said(uflow, good_folder, tmp_path):
+    outcome = uflow("train", "--images", good_folder, "--out", tmp_path / "run", "--groups", "lot[0-9]", *QUICK)
+    assert outcome.code == 1
+    assert "--groups lot[0-9]: finds nothing in the name of" in one_line(outcome.err)
+    outcome = uflow("train", "--images", good_folder, "--out", tmp_path / "run", "--groups", r"([0-9])\.png", *QUICK)
+    assert outcome.code == 0, outcome.err
+    run = load_run(tmp_path / "run")
+    assert (run.training.groups, run.origin.n_groups) == (r"([0-9])\.png", 10)
+    assert run.calibration.n_groups == len(run.origin.held_out_groups) == 4
+    assert "of 4 of 10 groups)" in outcome.out
+    assert "for images of new groups, by 4 groups held out whole, too few to tell" in " ".join(outcome.out.split())
+
+
 def test_an_architecture_that_the_extractor_has_no_scale_for_is_one_line_before_any_work(uflow, good_folder, tmp_path):
     outcome = uflow(
         "train", "--images", good_folder, "--out", tmp_path / "run", "--architecture", "single:4", *QUICK

@@ -32,7 +32,7 @@ DIGITS = 5  # significant ones of a reference: what is stored stays small
 def calibrate(
     norms: Sequence[ArrayLike], *, selection: Sequence[ArrayLike] = (), n_channels: tuple[int, ...], tests: Tests,
     reach: Sequence[int], shared: bool = False, is_fused: bool = False,
-    log_lot: float = 0.0,
+    log_lot: float = 0.0, groups: Sequence[str] = (),
 ) -> Calibration:  # fmt: skip
     """Calibration from U maps of held-out good images, per source of evidence (N, H_s, W_s), the flow's scales first.
 
@@ -41,8 +41,8 @@ def calibrate(
 
     `norms` give the false-alarm rate; `selection` are U maps of further images, those that chose the epoch. All of them
     fit the background and draw the curves. The images of `norms` take turns to be left out of the curves and are scored
-    by the rest. `shared` tells that they chose the epoch themselves. With one image there are no curves, and without
-    any the law of the paper and no promise.
+    by the rest, with all of their group where `groups` names the group of each. `shared` tells that they chose the
+    epoch themselves. With one image there are no curves, and without any the law of the paper and no promise.
     """
     scored = [np.asarray(u, dtype=np.float32) for u in norms]
     n = len(scored[0])
@@ -60,7 +60,9 @@ def calibrate(
     judged = regions
     if n_counted > 1:
         detector = replace(detector, curves=fit_curves(regions, n_images=n_counted, n_scales=n_scales))
-        judged = cross_fitted_regions(regions, n_images=n_counted, n_scales=n_scales, scored=np.arange(n))
+        judged = cross_fitted_regions(
+            regions, n_images=n_counted, n_scales=n_scales, scored=np.arange(n), groups=groups
+        )
     ceiling = detector.ceiling([(u.shape[1], u.shape[2]) for u in maps])
     lowest = lowest_log_nfa(judged, n_images=n_counted, ceiling=ceiling)[:n]
     return Calibration(
@@ -75,6 +77,7 @@ def calibrate(
         references=tuple(fit_reference(u, n_channels=c) for u, c, _ in zip(maps, n_channels, reach, strict=False)),
         log_lot=log_lot,
         fusion=fusion,
+        n_groups=len(set(groups)),
     )
 
 
@@ -142,17 +145,22 @@ def fit_curves(regions: Regions, *, n_images: int, n_scales: int) -> tuple[False
     return tuple(fit_curve(regions.log_nfa[r], regions.image[r], n_images=n_images) for r in rows)
 
 
-def cross_fitted_regions(regions: Regions, *, n_images: int, n_scales: int, scored: ArrayLike) -> Regions:
+def cross_fitted_regions(
+    regions: Regions, *, n_images: int, n_scales: int, scored: ArrayLike, groups: Sequence[str] = ()
+) -> Regions:
     """The regions of the images `scored`, log NFA of each by curves that were fitted without its image; two or more.
 
     `regions` are those of `n_images` good images under the background law. Of these, the scored ones take turns in
-    folds to be left out: an image that helped to draw the curve which judges it looks more ordinary than it is.
+    folds to be left out: an image that helped to draw the curve which judges it looks more ordinary than it is. So do
+    those of its group, where `groups` names the group of each scored image; a single group is parted all the same.
     """
     rows = np.asarray(scored)
+    numbers = np.unique(np.asarray(groups), return_inverse=True)[1] if len(set(groups)) > 1 else np.arange(len(rows))
+    folds = numbers % FOLDS
     log_nfa = np.full(len(regions), np.nan)
-    for fold in range(min(FOLDS, len(rows))):
+    for fold in np.unique(folds):
         left_out = np.zeros(n_images, dtype=np.bool_)
-        left_out[rows[fold::FOLDS]] = True
+        left_out[rows[folds == fold]] = True
         judged = left_out[regions.image]
         curves = fit_curves(regions.select(~judged), n_images=n_images - int(left_out.sum()), n_scales=n_scales)
         log_nfa[judged] = counted_log_nfa(regions.select(judged), curves)
@@ -160,10 +168,10 @@ def cross_fitted_regions(regions: Regions, *, n_images: int, n_scales: int, scor
 
 
 def cross_fitted_lowest(
-    regions: Regions, *, n_images: int, n_scales: int, scored: ArrayLike, ceiling: float
+    regions: Regions, *, n_images: int, n_scales: int, scored: ArrayLike, ceiling: float, groups: Sequence[str] = ()
 ) -> NDArray[np.float64]:
     """The lowest log NFA of the images `scored`, see `cross_fitted_regions`."""
-    inside = cross_fitted_regions(regions, n_images=n_images, n_scales=n_scales, scored=scored)
+    inside = cross_fitted_regions(regions, n_images=n_images, n_scales=n_scales, scored=scored, groups=groups)
     chosen: NDArray[np.float64] = lowest_log_nfa(inside, n_images=n_images, ceiling=ceiling)[np.asarray(scored)]
     return chosen
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from uflow_cli.model import Model
 
 FALSE_BELOW = 1.0  # log NFA, ten false detections per image: who would allow more?
+FEW_GROUPS = 5  # below this many held-out groups, the promise for a new one is a guess
 MEAN_RATIO_RANGE = (0.95, 1.10)  # outside, the flow does not fit the held-out images
 PROBABILITIES = (
     0.0001, 0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999,
@@ -55,6 +56,7 @@ class Calibration:
     references: tuple[Reference, ...] = ()  # per scale, of all held-out images; none where none were held out
     log_lot: float = 0.0  # log10 of the good images among which thresholds count false detections
     fusion: Fusion | None = None  # of the sources' evidence; the Gaussians' laws stand behind the scales'
+    n_groups: int = 0  # held out as a whole; 0: siblings of the images trained on may be among those that calibrate
 
     def __post_init__(self) -> None:
         needed = 2 if self.fusion else len(self.background)  # fused: one of regions, one of whole images
@@ -98,6 +100,18 @@ class Calibration:
         """Scales of the flow; the other sources of evidence are Gaussians."""
         return len(self.references) or len(self.background)
 
+    @property
+    def scope(self) -> str:
+        """The images that the promise is for, for people; "" where there is no promise."""
+        if not self.n_images:
+            return ""
+        if not self.n_groups:
+            return "for siblings of these images alone: of which lot, item or day each of them is, is not known"
+        few = ", too few to tell how groups differ" if self.n_groups < FEW_GROUPS else ""
+        return (
+            f"for images of new groups, by {self.n_groups} group{'s' if self.n_groups > 1 else ''} held out whole{few}"
+        )
+
     def warnings(self) -> list[str]:
         """A sentence for each misfit, for people."""
         low, high = MEAN_RATIO_RANGE
@@ -117,14 +131,14 @@ def choose_threshold(
         return (
             threshold,
             f"at most {_power(threshold)} expected false detections {_lot(calibration)}, "
-            f"{_evidence(calibration, threshold)}",
+            f"{_evidence(calibration, threshold)}{_scope(calibration)}",
         )
     threshold = threshold_for_rate(calibration, false_alarm_rate)
     caveat = "; these images also chose the epoch, so the promise is approximate" if calibration.shared else ""
     return (
         threshold,
         f"at most {false_alarm_rate:.3g} of good images flagged, "
-        f"from {calibration.n_images} held-out good images{caveat}",
+        f"from {calibration.n_images} held-out good images{caveat}{_scope(calibration)}",
     )
 
 
@@ -153,6 +167,10 @@ def conformal_rank(calibration: Calibration, rate: float) -> int:
             f"{math.ceil(1 / rate) - 1} held-out images"
         )
     return min(rank, calibration.n_images)
+
+
+def _scope(calibration: Calibration) -> str:
+    return f"; {calibration.scope}" if calibration.scope else ""
 
 
 def _lot(calibration: Calibration) -> str:
@@ -205,6 +223,7 @@ def calibration_from_dict(values: Mapping[str, Any]) -> Calibration:
         ),
         log_lot=float(values.get("log_lot", 0.0)),
         fusion=_fusion(values.get("fusion")),
+        n_groups=int(values.get("n_groups", 0)),
     )
 
 

@@ -47,6 +47,7 @@ class CheckResult:
     flagged: tuple[Path, ...]  # images below the threshold of the first promise, most anomalous first
     errors: tuple[UnreadableImage, ...]
     recalibrated: bool  # by these images
+    scope: str = ""  # the images that the promises are for
 
 
 def check_run(
@@ -91,6 +92,7 @@ def check_run(
         flagged=tuple(read[i] for i in np.argsort(lowest, kind="stable") if is_flagged[i]),
         errors=tuple(errors),
         recalibrated=recalibrate,
+        scope=old.scope,
     )
 
 

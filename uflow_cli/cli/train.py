@@ -135,7 +135,7 @@ def train(
         )  # fmt: skip
         return
 
-    from uflow_cli.datasets import folder_dataset, load_dataset
+    from uflow_cli.datasets import folder_dataset, groups_of, load_dataset
     from uflow_cli.model import choose_device
     from uflow_cli.training import criterion_of, is_rank_zero
     from uflow_cli.training import train as train_run
@@ -144,6 +144,7 @@ def train(
     if is_rank_zero() or strict:
         heed(data.left_out, strict=strict)
     model_config, training_config = resolved(data.name, data.category)
+    groups = groups_of(data.train, training_config.groups)
     run = out or Path("runs") / data.name / data.category
     if is_rank_zero():
         console.print_training_start(
@@ -155,7 +156,7 @@ def train(
             [image.path for image in data.train], out=run, dataset=data.name, category=data.category,
             model_config=model_config, config=training_config, device=choose_device(device.value), observer=observer,
             should_stop=should_stop, overwrite=overwrite, root=root if dataset else None, good=images,
-            cache=cache,
+            cache=cache, groups=groups,
             criterion=criterion_of(model_config, data, cache=cache, on_progress=observer.on_features),
         )  # fmt: skip
     if is_rank_zero():

@@ -8,6 +8,7 @@ from pathlib import Path
 from uflow_cli.datasets import btad, folder, kolektor, lgg_mri, mvtec, shanghaitech, visa
 from uflow_cli.datasets.doubts import doubtful_masks, doubtful_split, shared_files
 from uflow_cli.datasets.folder import folder_dataset
+from uflow_cli.datasets.groups import groups_of
 from uflow_cli.datasets.labelled_image import GOOD, Dataset, LabelledImage, read_label_mask, require_mask
 from uflow_cli.datasets.places import places
 from uflow_cli.errors import DatasetError
@@ -22,6 +23,7 @@ __all__ = [
     "doubtful_split",
     "find_root",
     "folder_dataset",
+    "groups_of",
     "list_categories",
     "load_dataset",
     "read_label_mask",

@@ -30,6 +30,7 @@ class LabelledImage:
     defect: str  # "good" or the kind of defect
     mask_path: Path | None = None
     mask_index: int | None = None  # of this image in a .npy stack of masks (N, H, W)
+    group: str | None = None  # the item, patient or place that it shows, of which there are other images
     mask_above: int | None = None  # passed to `read_mask`: the level, on 0..255, above which a mask marks a defect
 
     @property

@@ -28,7 +28,9 @@ def load(root: Path, category: str = CATEGORY) -> Dataset:
     """Load all clips. Raises DatasetError, also where the videos' frames were not extracted yet."""
     left_out: list[LeftOut] = []
     train = tuple(
-        LabelledImage(path, GOOD) for clip in _clips(root / "training") for path in list_images(clip, left_out=left_out)
+        LabelledImage(path, GOOD, group=clip.name.partition("_")[0])  # the scene: clips are <scene>_<number>
+        for clip in _clips(root / "training")
+        for path in list_images(clip, left_out=left_out)
     )
     test = tuple(image for clip in _clips(root / "testing") for image in _labelled(root / "testing", clip, left_out))
     return Dataset("shanghaitech", category, train, test, tuple(left_out))

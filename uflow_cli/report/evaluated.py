@@ -104,9 +104,10 @@ def _held_out(run: Run) -> str:
     origin = run.origin
     if not origin.n_selection:
         return "none"
+    groups = f" of {len(origin.held_out_groups)} of {origin.n_groups} groups" if origin.n_groups else ""
     if run.calibration.shared:
-        return f"{origin.n_calibration}, which chose the epoch and calibrated"
-    return f"{origin.n_selection} chose the epoch, {origin.n_calibration} calibrated"
+        return f"{origin.n_calibration}{groups}, which chose the epoch and calibrated"
+    return f"{origin.n_selection} chose the epoch, {origin.n_calibration} calibrated{groups}"
 
 
 def _share(value: float) -> str:

@@ -65,6 +65,8 @@ class Origin:
     root: FileName | None = None  # absolute; the folder of the data set ...
     good: FileName | None = None  # ... or of the good images, where there is no data set
     version: str | None = None  # of uflow, when training began; None in runs that do not say
+    n_groups: int = 0  # of the good images, see `datasets.groups_of`; 0 where nothing is known
+    held_out_groups: tuple[str, ...] = ()  # that trained nothing
 
     @property
     def n_images(self) -> int:

@@ -65,6 +65,7 @@ class TrainingState:
     progress: Progress | None = None  # None: no epoch has ended yet; the same for the next two
     calibration: CheckedCalibration | None = None
     weights: str | None = None  # file of the best epoch's weights
+    groups: tuple[str, ...] = ()  # of each image; none where nothing is known
     is_recalibrated: bool = False  # the calibration of the best epoch is by fresh images, see `Run.recalibrate`
 
     @property

@@ -44,10 +44,11 @@ def train(
     paths: Sequence[Path], *, out: Path, dataset: str, category: str, model_config: ModelConfig, config: TrainingConfig,
     device: torch.device, observer: Observer, should_stop: Callable[[], bool] = lambda: False, overwrite: bool = False,
     criterion: Criterion | None = None, root: Path | None = None, good: Path | None = None,
-    cache: CacheFolder | None = None,
+    cache: CacheFolder | None = None, groups: Sequence[str] = (),
 ) -> Run:  # fmt: skip
     """Train on the good images at `paths` and leave a run in `out`; it is whole from the first epoch on.
 
+    `groups` names the group of each image, if anything is known: whole groups are held out then.
     `should_stop` is asked after every epoch; `criterion` chooses the epoch, by default the held-out loss. `root` or
     `good` is the folder that `paths` came from, for one who resumes. Features are kept in `cache`; without one they are
     computed anew in every epoch, to the same numbers. UflowError for images that cannot be read, an existing run
@@ -58,7 +59,7 @@ def train(
         _require_free(out, overwrite=overwrite)
         check_model_config(model_config)
         _augmentation(config)
-        return split_images(len(paths), held_out_fraction=config.held_out_fraction, seed=config.seed)
+        return split_images(len(paths), held_out_fraction=config.held_out_fraction, seed=config.seed, groups=groups)
 
     def survey() -> tuple[tuple[str, str], ...]:
         known = FeatureCache(cache, model) if cache else None
@@ -70,8 +71,12 @@ def train(
         model = group.rank_zero_first(lambda: build_model(model_config, device=own_device, seed=config.seed))
         images = group.on_rank_zero(survey)
         sizes = (len(split.training), len(split.selection), len(split.calibration))
-        origin = Origin(dataset, category, *sizes, _absolute(root), _absolute(good), uflow_cli.__version__)
-        state = TrainingState(model.config, config, origin, images, split, model.extractor.digest)
+        apart = sorted({groups[i] for i in (*split.selection, *split.calibration)}) if groups else []
+        origin = Origin(
+            dataset, category, *sizes, _absolute(root), _absolute(good), uflow_cli.__version__, len(set(groups)),
+            tuple(apart),
+        )  # fmt: skip
+        state = TrainingState(model.config, config, origin, images, split, model.extractor.digest, groups=tuple(groups))
         group.on_rank_zero(lambda: stack.enter_context(_claimed(out, state, model)))
         return _go_on(out, state, {}, model, group, observer, criterion, should_stop, cache)
 
@@ -144,11 +149,13 @@ def on_gpu_if_room(store: FeatureStore, device: torch.device, *, free_bytes: int
     return store
 
 
-def split_images(n_images: int, *, held_out_fraction: float, seed: int) -> Split:
+def split_images(n_images: int, *, held_out_fraction: float, seed: int, groups: Sequence[str] = ()) -> Split:
     """A random split of `n_images` good images: by default 15 %, at least 8, never train the flow.
 
     With at least 24 held-out images a third of them chooses the epoch and the others calibrate; with fewer, all
-    do both. Fewer than 16 images are halved. A fraction of 0 holds none out. TrainingError for less than 2 images.
+    do both. Fewer than 16 images are halved. A fraction of 0 holds none out. `groups` of the images are never parted:
+    as many are held out as it takes to have so many images, half of all at most where that can be, and it takes three
+    of them to part those that choose the epoch. TrainingError for less than 2 images.
     """
     if n_images < 2:
         raise TrainingError(
@@ -158,11 +165,38 @@ def split_images(n_images: int, *, held_out_fraction: float, seed: int) -> Split
         return Split(tuple(range(n_images)), (), ())
     n_held_out = min(max(MIN_HELD_OUT, round(held_out_fraction * n_images)), n_images // 2)
     order = [int(i) for i in np.random.default_rng(seed).permutation(n_images)]
+    if groups:
+        return _split_groups(order, groups, n_held_out=n_held_out)
     held_out, training = order[:n_held_out], order[n_held_out:]
     if n_held_out < 3 * MIN_HELD_OUT:
         return Split(tuple(training), tuple(held_out), tuple(held_out))
     n_selection = max(MIN_HELD_OUT, n_held_out // 3)
     return Split(tuple(training), tuple(held_out[:n_selection]), tuple(held_out[n_selection:]))
+
+
+def _split_groups(order: Sequence[int], groups: Sequence[str], *, n_held_out: int) -> Split:
+    """Whole groups, in the `order` in which their images come first, until there are `n_held_out` images."""
+    members: dict[str, list[int]] = {}
+    for i in order:
+        members.setdefault(groups[i], []).append(i)
+    if len(members) < 2:
+        raise TrainingError(f"all images are of one group, {next(iter(members))!r}; two or more are needed")
+    held_out: list[list[int]] = []
+    for own in members.values():
+        n_before = sum(map(len, held_out))
+        if n_before < n_held_out and n_before + len(own) <= len(order) // 2:
+            held_out.append(own)
+    held_out = held_out or [min(members.values(), key=len)]
+    apart = {groups[own[0]] for own in held_out}
+    training = tuple(i for i in order if groups[i] not in apart)
+    everything = tuple(i for own in held_out for i in own)
+    if len(everything) < 3 * MIN_HELD_OUT or len(held_out) < 3:
+        return Split(training, everything, everything)
+    selection: list[int] = []
+    for number, own in enumerate(held_out, start=1):
+        if number < len(held_out) and len(selection) < max(MIN_HELD_OUT, len(everything) // 3):
+            selection += own
+    return Split(training, tuple(selection), everything[len(selection) :])
 
 
 def _augmentation(config: TrainingConfig) -> Augmentation:

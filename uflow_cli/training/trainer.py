@@ -183,6 +183,7 @@ class Trainer:
             norms if shared else self._loss_and_maps(self.split.calibration)[1], selection=() if shared else norms,
             n_channels=self.model.source_channels, tests=self.model.config.tests, reach=flow.reach, shared=shared,
             is_fused=self.model.config.is_fused, log_lot=self.model.config.log_lot,
+            groups=[self.state.groups[i] for i in self.split.calibration] if self.state.groups else (),
         )  # fmt: skip
         if state.is_recalibrated:
             self.observer.on_warning(

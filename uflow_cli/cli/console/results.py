@@ -176,6 +176,7 @@ def _print_tables(result: CheckResult) -> None:
     console.print(drift)
     console.print()
     console.print(_sentence(result), soft_wrap=True)
+    console.print(f"the promise was {result.scope}", soft_wrap=True)
     if result.cause:
         console.print(f"likely cause: {result.cause}", soft_wrap=True)
     if result.flagged:

@@ -191,7 +191,9 @@ def print_training_result(run: Run, data: Dataset) -> None:
     stopped = (
         f", stopped after {progress_.epochs_done}" if progress_.state == "stopped" else f" of {progress_.epochs_done}"
     )
-    images = f" ({run.origin.n_selection} held-out images)" if run.origin.n_selection else ""
+    origin = run.origin
+    groups = f" of {len(origin.held_out_groups)} of {origin.n_groups} groups" if origin.n_groups else ""
+    images = f" ({origin.n_selection} held-out images{groups})" if origin.n_selection else ""
     console.print(
         f"kept epoch {progress_.best_epoch}{stopped}: {progress_.criterion} {progress_.value:.4f}{images}",
         soft_wrap=True,
@@ -232,6 +234,7 @@ def _print_calibration(console: Console, calibration: Calibration) -> None:
         f"{calibration.n_images} held-out good images{chosen} are flagged; "
         f"the smallest false-alarm rate they can promise is {calibration.smallest_rate:.3f}", soft_wrap=True,
     )  # fmt: skip
+    console.print(f"the promise is {calibration.scope}", soft_wrap=True)
     for warning in calibration.warnings():
         warn(warning)
 

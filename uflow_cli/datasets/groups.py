@@ -1,0 +1,93 @@
+"""Groups of good images that are siblings: lots, items, patients, places, days. The user says which image is of which.
+
+Images of one group look alike, those of a new one may not. So held-out images are to be of groups that trained nothing.
+"""
+
+import csv
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from uflow_cli.datasets.labelled_image import LabelledImage
+from uflow_cli.errors import DatasetError
+
+FOLDERS = "folders"
+NO_GROUPS = "none"
+CSV_SUFFIX = ".csv"
+ADVICE = "give folders, a regular expression on file names such as '(lot[0-9]+)_', or a CSV file of image and group"
+
+
+def groups_of(images: Sequence[LabelledImage], rule: str | None) -> tuple[str, ...]:
+    """The group of each of `images`; none at all where nothing is known of any.
+
+    `rule` is "folders" (the folder that an image lies in), the name of a CSV file (a line per image: its path or name,
+    and its group), or a regular expression that is sought in file names, whose first group, in brackets, or whole match
+    names the image's group. "none" knows no groups. None takes those that the data set knows, if there are several.
+
+    DatasetError for a rule that leaves an image without group or puts all into one.
+    """
+    if rule is None:
+        known = tuple(image.group for image in images if image.group is not None)
+        return known if len(known) == len(images) and len(set(known)) > 1 else ()
+    if rule == NO_GROUPS:
+        return ()
+    paths = [image.path for image in images]
+    if rule == FOLDERS:
+        groups = [str(path.parent) for path in paths]
+        above = os.path.commonpath(groups) if groups else ""
+        groups = [os.path.relpath(group, above) for group in groups]
+    elif rule.lower().endswith(CSV_SUFFIX):
+        groups = _of_table(Path(rule), paths)
+    else:
+        groups = [_of_name(path, rule) for path in paths]
+    if len(set(groups)) == 1:
+        raise DatasetError(
+            f"--groups {rule}: all {len(groups)} images are of one group, {groups[0]!r}; two or more are "
+            f"needed: {ADVICE}"
+        )
+    return tuple(groups)
+
+
+def _of_name(path: Path, pattern: str) -> str:
+    try:
+        found = re.search(pattern, path.name)
+    except re.error as error:
+        raise DatasetError(f"--groups {pattern}: not a regular expression ({error}); {ADVICE}") from error
+    if found is None:
+        raise DatasetError(f"--groups {pattern}: finds nothing in the name of {path}; every image needs a group")
+    group = found[1] if found.re.groups else found[0]
+    if not group:
+        raise DatasetError(f"--groups {pattern}: names no group for {path}; every image needs one")
+    return group
+
+
+def _of_table(file: Path, paths: Sequence[Path]) -> list[str]:
+    """Groups by the lines of a CSV file: the image's path, absolute or from the file's folder, or its name alone."""
+    groups: dict[str, str] = {}
+    for number, cells in enumerate(read_rows(file, option="--groups"), start=1):
+        if len(cells) < 2 or not cells[1].strip():
+            raise DatasetError(f"{file}, line {number}: {cells[0]!r} has no group; each line needs image,group")
+        image, group = cells[0].strip(), cells[1].strip()
+        if groups.setdefault(image, group) != group:
+            raise DatasetError(f"{file}, line {number}: {image} is in {group!r} and in {groups[image]!r}")
+    by_path = {(file.parent / image).resolve(): group for image, group in groups.items()}
+    found = [by_path.get(path.resolve()) or groups.get(path.name) for path in paths]
+    missing = [path for path, group in zip(paths, found, strict=True) if group is None]
+    if missing:
+        raise DatasetError(
+            f"{file} names no group of {len(missing)} of {len(paths)} images, such as {missing[0]}; "
+            "each line needs an image's path or name and its group"
+        )
+    return [group for group in found if group is not None]
+
+
+def read_rows(file: Path, *, option: str) -> list[list[str]]:
+    """The lines of a CSV file that say something, cell by cell; DatasetError where it cannot be read."""
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            return [row for row in csv.reader(lines) if any(cell.strip() for cell in row)]
+    except OSError as error:
+        raise DatasetError(f"{option} {file}: cannot be read ({error.strerror or error})") from error
+    except (csv.Error, ValueError) as error:
+        raise DatasetError(f"{option} {file}: is no CSV file in UTF-8 ({error})") from error
