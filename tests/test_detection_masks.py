@@ -16,10 +16,11 @@ from uflow_cli.detection.masks import (
     log_nfa_map,
     mask_below,
     published_log_nfa_map,
+    published_mask_below,
     scale_regions,
 )
 from uflow_cli.detection.nfa import Background, a_contrario, log_n_tests
-from uflow_cli.images import resize_map
+from uflow_cli.images import drawing, resize_map
 
 BACKGROUND = [Background(20.0), Background(30.0)]
 CEILING = 5.0
@@ -54,6 +55,18 @@ def test_map_below_any_threshold_is_the_mask(seed, height, width, threshold):
         values = log_nfa_map(scales, size=(height, width))
         clear = np.abs(values - threshold) > 1e-4  # the map is float32
         assert (mask == (values < threshold))[clear].all()
+
+
+def test_the_mask_of_a_large_image_is_that_of_its_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    norms = bumpy_norms(3)
+    scales = scale_regions(a_contrario(norms, background=BACKGROUND), norms, index=1, ceiling=CEILING)
+    whole = mask_below(scales, threshold=0.0, size=(90, 70))
+    published = published_log_nfa_map(scales, size=(90, 70)) < 0
+    monkeypatch.setattr(drawing, "STRIP_PIXELS", 900)
+    assert whole.any()
+    assert published.any()
+    np.testing.assert_array_equal(mask_below(scales, threshold=0.0, size=(90, 70)), whole)
+    np.testing.assert_array_equal(published_mask_below(scales, threshold=0.0, size=(90, 70)), published)
 
 
 def test_cells_carry_the_log_nfa_and_level_of_their_region():

@@ -429,7 +429,9 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(
 
         def open_on_a_full_disk(self: Path, *args: Any, **options: Any) -> Any:
             file = opened(self, *args, **options)
-            return type("Full", (), {"__enter__": lambda s: s, "__exit__": lambda *_: file.close(), "write": full})()
+            return type(
+                "Full", (), {"__enter__": lambda s: s, "__exit__": lambda *_: file.close(), "writelines": full}
+            )()
 
         monkeypatch.setattr(Path, "open", open_on_a_full_disk)
     with pytest.raises(UflowError, match=r"a\.png: cannot be written \(No space left on device\)"):
@@ -449,6 +451,33 @@ def test_a_path_through_a_file_is_an_error(tmp_path: Path) -> None:
 def test_what_no_png_can_hold_is_a_programming_mistake(array: NDArray[Any]) -> None:
     with pytest.raises(ValueError, match="expected"):
         images.encode_png(array)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 7, 3), (40, 1, 4), (700, 900), (700, 900, 3)])
+def test_a_png_holds_what_was_written_in_however_many_strips(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    mask = array.reshape(*shape[:2], -1)[..., 0] > 127
+    for strip_pixels in (1 << 20, 5000):
+        monkeypatch.setattr(images.png, "STRIP_PIXELS", strip_pixels)
+        with Image.open(io.BytesIO(images.encode_png(array))) as picture:
+            np.testing.assert_array_equal(np.asarray(picture), array)
+        with Image.open(io.BytesIO(images.encode_png(mask))) as picture:
+            np.testing.assert_array_equal(np.asarray(picture), mask * np.uint8(255))
+
+
+@pytest.mark.parametrize(("shape", "size"), [((5, 7), (90, 41)), ((1, 1), (30, 30)), ((64, 3), (20, 200))])
+def test_a_map_is_resized_in_strips_as_it_is_whole(
+    shape: tuple[int, int], size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.random.default_rng(0).random(shape, dtype=np.float32)
+    whole, mask = images.resize_map(values, size), images.resize_mask(values > 0.5, size)
+    monkeypatch.setattr(images.drawing, "STRIP_PIXELS", 700)
+    strips = {rows.start: strip for rows, strip in images.resize_map_in_strips(values, size)}
+    assert len(strips) > 1
+    np.testing.assert_allclose(np.concatenate(list(strips.values())), whole, atol=1e-6)
+    np.testing.assert_array_equal(images.resize_mask(values > 0.5, size), mask)
 
 
 def test_two_threads_may_write_one_path(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from uflow_cli.detection.prediction import Prediction
 from uflow_cli.detection.stream import BATCH_SIZE, UnreadableImage, predictions
 from uflow_cli.errors import ImageError, UflowError
 from uflow_cli.files import write_text
-from uflow_cli.images import LeftOut, list_images, write_png
-from uflow_cli.render import overlay
+from uflow_cli.images import LeftOut, list_images, write_png, write_png_strips
+from uflow_cli.render import overlay_in_strips
 from uflow_cli.run.record import Run, load_model
 from uflow_cli.schema import record, to_json
 
@@ -143,7 +143,8 @@ def _write_pictures(path: Path, prediction: Prediction, stem: Path) -> DetectedI
     height, width = prediction.size
     mask_path, overlay_path = stem.with_name(f"{stem.name}_mask.png"), stem.with_name(f"{stem.name}_overlay.png")
     write_png(mask_path, prediction.mask)
-    write_png(overlay_path, overlay(prediction.image, prediction.score_map, prediction.mask))
+    strips = overlay_in_strips(prediction.image, prediction.score_map, prediction.mask)
+    write_png_strips(overlay_path, prediction.size, strips)
     return DetectedImage(
         path=path, verdict="defect" if prediction.is_defect else "good", log_nfa=prediction.log_nfa,
         anomaly_score=prediction.score, height=height, width=width, regions=prediction.detections, mask=mask_path,

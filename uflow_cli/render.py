@@ -3,12 +3,21 @@
 Colours mean the same in every picture. NFA in log10: low is anomalous; anomaly score in [0, 1): high is anomalous.
 """
 
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from uflow_cli.images import colour_map, draw_polygons, encode_png, outline, resize_image, resize_map
+from uflow_cli.images import (
+    colour_map,
+    draw_polygons,
+    encode_png,
+    lay_over,
+    outline,
+    resize_image,
+    resize_map_in_strips,
+)
 
 Picture: TypeAlias = NDArray[np.uint8]
 Map: TypeAlias = NDArray[np.floating[Any]]
@@ -23,7 +32,6 @@ SCORE_RANGE: Final = (0.4, 1.0)
 FOUND_COLOUR: Final[Colour] = (0, 225, 255)  # cyan: the heat scale has black, purple, orange and yellow
 TRUE_COLOUR: Final[Colour] = (255, 255, 255)
 _RIM_COLOUR: Final[Colour] = (12, 14, 20)  # around each line, so that it shows on anything
-_STRIP_PIXELS: Final = 1 << 18
 _HEAT_OPACITY: Final = 0.58  # at the highest score; what is below must still be seen
 
 
@@ -45,53 +53,69 @@ def overlay(image: Picture, score_map: Map, mask: Mask, *, true_mask: Mask | Non
 
     `score_map`, `mask` and `true_mask` may have other sizes, they are brought to the image's.
     """
-    (height, width), picture = image.shape[:2], np.ascontiguousarray(image).copy()
-    columns = resize_map(score_map, (score_map.shape[0], width))
-    n_rows = max(1, _STRIP_PIXELS // width)  # floats of a whole large image would fill the memory
-    for top in range(0, height, n_rows):
-        part = picture[top : top + n_rows]
-        score = _rows(columns, np.arange(top, top + len(part)), height)
-        if (score > SCORE_RANGE[0]).any():  # elsewhere the heat is clear
-            colour, opacity = heat(score)
-            hot = opacity > 0
-            cold = part[hot]
-            blended = cold + opacity[hot][:, None] * (colour[hot].astype(np.float32) - cold)
-            part[hot] = np.rint(blended).astype(np.uint8)
-    if true_mask is not None:
-        picture = outlined(picture, true_mask, colour=TRUE_COLOUR, dashed=True)
+    if true_mask is None:
+        return np.concatenate(list(overlay_in_strips(image, score_map, mask)))
+    calm = np.zeros_like(mask)
+    picture = outlined(overlay(image, score_map, calm), true_mask, colour=TRUE_COLOUR, dashed=True)
     _draw(picture, mask, colour=FOUND_COLOUR)
     return picture
 
 
-def _rows(values: NDArray[np.float32], rows: NDArray[np.intp], height: int) -> NDArray[np.float32]:
-    """Some `rows` of `values` (h, W) enlarged bilinearly to (`height`, W), as `resize_map` does it whole."""
-    place = np.clip((rows + 0.5) * (len(values) / height) - 0.5, 0, len(values) - 1)
-    first = np.minimum(place.astype(np.intp), max(len(values) - 2, 0))
-    share = (place - first).astype(np.float32)[:, None]
-    second = np.minimum(first + 1, len(values) - 1)
-    return np.asarray(values[first] * (1 - share) + values[second] * share, dtype=np.float32)
+def overlay_in_strips(image: Picture, score_map: Map, mask: Mask) -> Iterator[Picture]:
+    """What `overlay` gives, some rows at a time: a large image needs no second of its size."""
+    size = (int(image.shape[0]), int(image.shape[1]))
+    strengths = np.linspace(*SCORE_RANGE, 256, dtype=np.float32)[None]
+    (colours,), (opacity,) = heat(strengths)
+    low, high = SCORE_RANGE
+    polygons = _polygons(mask, size)
+    for rows, score in resize_map_in_strips(np.nan_to_num(score_map, nan=0.0), size):
+        np.subtract(score, low, out=score)
+        np.clip(np.multiply(score, 255 / (high - low), out=score), 0, 255, out=score)
+        levels = np.rint(score, out=score).astype(np.uint8)
+        part = np.ascontiguousarray(image[rows])
+        strip = lay_over(part, levels, colours, opacity) if levels.any() else part.copy()  # elsewhere it is clear
+        _draw_polygons(strip, polygons, colour=FOUND_COLOUR, thickness=_thickness(size), top=rows.start)
+        yield strip
 
 
 def outlined(picture: Picture, mask: Mask, *, colour: Colour, dashed: bool = False) -> Picture:
     """The picture with a rimmed line around each part of the mask; as thick as the picture's size asks for."""
     drawn = np.ascontiguousarray(picture).copy()
-    thickness = _draw(drawn, mask, colour=colour)
+    _draw(drawn, mask, colour=colour)
     if not dashed:
         return drawn
-    dash = 4 * thickness
+    dash = 4 * _thickness((picture.shape[0], picture.shape[1]))
     rows, cols = np.ogrid[: picture.shape[0], : picture.shape[1]]
     on = (rows // dash + cols // dash) % 2 == 0
     return np.where(on[..., None], drawn, picture)
 
 
-def _draw(picture: Picture, mask: Mask, *, colour: Colour) -> int:
-    """Draw a rimmed line around each part of the mask into the picture; returns its thickness in pixels."""
+def _draw(picture: Picture, mask: Mask, *, colour: Colour) -> None:
+    """Draw a rimmed line around each part of the mask into the picture."""
     size = (int(picture.shape[0]), int(picture.shape[1]))
-    thickness = max(1, round(min(size) / 160))
-    polygons = outline(fit_mask(mask, size))
-    draw_polygons(picture, polygons, colour=_RIM_COLOUR, thickness=thickness + 2 * max(1, thickness // 3))
-    draw_polygons(picture, polygons, colour=colour, thickness=thickness)
-    return thickness
+    _draw_polygons(picture, _polygons(mask, size), colour=colour, thickness=_thickness(size))
+
+
+def _thickness(size: tuple[int, int]) -> int:
+    return max(1, round(min(size) / 160))
+
+
+def _polygons(mask: Mask, size: tuple[int, int]) -> list[NDArray[np.int32]]:
+    """The outlines of a mask in a picture of `size`."""
+    tolerance = _thickness(size) / 8  # nobody sees it, and a thick line through every pixel takes long
+    return outline(fit_mask(mask, size), tolerance=tolerance if tolerance >= 1 else 0)
+
+
+def _draw_polygons(
+    picture: Picture, polygons: Sequence[NDArray[np.int32]], *, colour: Colour, thickness: int, top: int = 0
+) -> None:
+    """Draw rimmed lines into the rows from `top` on of a picture."""
+    rim = thickness + 2 * max(1, thickness // 3)
+    low, high = top - rim, top + len(picture) + rim
+    shift = np.array([0, top], dtype=np.int32)
+    inside = [p - shift for p in polygons if p[:, 1].max() >= low and p[:, 1].min() <= high]
+    draw_polygons(picture, inside, colour=_RIM_COLOUR, thickness=rim)
+    draw_polygons(picture, inside, colour=colour, thickness=thickness)
 
 
 def fit_mask(mask: Mask, size: tuple[int, int]) -> Mask:

@@ -24,6 +24,7 @@ from uflow_cli.detection.masks import (
     log_nfa_map,
     mask_below,
     published_log_nfa_map,
+    published_mask_below,
     scale_regions,
 )
 from uflow_cli.detection.nfa import (
@@ -213,7 +214,7 @@ class Findings:
             drawn = self._contours(image, self._ranked(image, below=threshold), size)[0] >= 0
             return drawn if drawn.shape == size else resize_mask(drawn, size)
         if self.paper_exact:
-            return published_log_nfa_map(self.scales(image), size=size) < threshold
+            return published_mask_below(self.scales(image), threshold=threshold, size=size)
         return mask_below(self.scales(image), threshold=threshold, size=size)
 
     def log_nfa_map(self, image: int, *, size: tuple[int, int]) -> NDArray[np.float32]:

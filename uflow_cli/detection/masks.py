@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uflow_cli.detection.nfa import AContrario, Regions
-from uflow_cli.images import connected_parts, resize_map
+from uflow_cli.images import connected_parts, resize_map, resize_map_in_strips
 
 OUTLINE_LEVEL = 0.9  # of m(R); mIoU over seeds of two products is highest about here (benchmarks/results)
 
@@ -67,14 +67,26 @@ def mask_below(
     mask = np.zeros(size, dtype=np.bool_)
     for scale in scales:
         detected = scale.log_nfa < threshold
-        if detected.any():
-            level = np.where(detected, scale.level, np.float32(np.inf))
-            (top, bottom), (left, right) = (_neighbours(n, m) for n, m in zip(level.shape, size, strict=True))
-            in_rows, in_columns = np.any(detected, axis=1), np.any(detected, axis=0)
-            rows, columns = _span(in_rows, top, bottom), _span(in_columns, left, right)
-            lowest = np.minimum(level[:, left[columns]], level[:, right[columns]])  # (H_s, w)
-            lowest = np.minimum(lowest[top[rows]], lowest[bottom[rows]])  # (h, w), the part with detections
-            mask[rows, columns] |= resize_map(scale.squared_norm, size)[rows, columns] >= outline_level * lowest
+        if not detected.any():
+            continue
+        level = np.where(detected, scale.level, np.float32(np.inf))
+        (top, bottom), (left, right) = (_neighbours(n, m) for n, m in zip(level.shape, size, strict=True))
+        level = np.minimum(level[:, left], level[:, right])  # (H_s, W)
+        for rows, norm in resize_map_in_strips(scale.squared_norm, size):
+            first, last = top[rows.start], bottom[rows.stop - 1] + 1
+            if np.isfinite(level[first:last]).any():
+                mask[rows] |= norm >= outline_level * np.minimum(level[top[rows]], level[bottom[rows]])
+    return mask
+
+
+def published_mask_below(
+    scales: Sequence[ScaleRegions], *, threshold: float, size: tuple[int, int]
+) -> NDArray[np.bool_]:
+    """Where `published_log_nfa_map` is below `threshold`, (H, W)."""
+    mask = np.zeros(size, dtype=np.bool_)
+    for scale in scales:
+        for rows, log_nfa in resize_map_in_strips(scale.log_nfa, size):
+            mask[rows] |= log_nfa < threshold
     return mask
 
 
@@ -152,9 +164,3 @@ def _neighbours(n_cells: int, n_pixels: int) -> tuple[NDArray[np.intp], NDArray[
     position = np.clip((np.arange(n_pixels) + 0.5) * n_cells / n_pixels - 0.5, 0, n_cells - 1)
     before = np.floor(position).astype(np.intp)
     return before, np.minimum(before + 1, n_cells - 1)
-
-
-def _span(cells: NDArray[np.bool_], before: NDArray[np.intp], after: NDArray[np.intp]) -> slice:
-    """The pixels from the first to the last that have one of `cells` for a neighbour."""
-    pixels = np.flatnonzero(cells[before] | cells[after])
-    return slice(pixels[0], pixels[-1] + 1) if len(pixels) else slice(0, 0)

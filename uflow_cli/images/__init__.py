@@ -9,13 +9,13 @@ from uflow_cli.images.drawing import (
     connected_parts,
     draw_outlines,
     draw_polygons,
-    encode_png,
+    lay_over,
     outline,
     resize_image,
     resize_map,
+    resize_map_in_strips,
     resize_mask,
     tilt_image,
-    write_png,
 )
 from uflow_cli.images.listing import (
     IMAGE_SUFFIXES,
@@ -25,6 +25,7 @@ from uflow_cli.images.listing import (
     list_images,
     natural_order,
 )
+from uflow_cli.images.png import encode_png, write_png, write_png_strips
 from uflow_cli.images.reading import (
     decode_image,
     decoder_versions,
@@ -60,6 +61,7 @@ __all__ = [
     "draw_polygons",
     "encode_png",
     "is_of_the_system",
+    "lay_over",
     "list_images",
     "natural_order",
     "outline",
@@ -68,9 +70,11 @@ __all__ = [
     "read_mask",
     "resize_image",
     "resize_map",
+    "resize_map_in_strips",
     "resize_mask",
     "survey_images",
     "tilt_image",
     "with_views",
     "write_png",
+    "write_png_strips",
 ]

@@ -1,17 +1,14 @@
-"""Resize, turn, colour, draw on and write images. All but `draw_polygons` return new arrays; sizes: (height, width)."""
+"""Resize, turn, colour and draw on images. All but `draw_polygons` return new arrays; sizes: (height, width)."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import cv2  # noqa: TID251
 import numpy as np
 from numpy.typing import NDArray
 
-from uflow_cli.errors import ImageError, UflowError
-from uflow_cli.files import write_bytes
-
 OPENCV_VERSION: str = cv2.__version__  # pixels may change with it
+STRIP_PIXELS = 1 << 20  # of large images that are worked on some rows at a time
 Colour = tuple[int, int, int]
 
 
@@ -31,9 +28,31 @@ def resize_map(values: NDArray[np.floating[Any]], size: tuple[int, int]) -> NDAr
     return np.asarray(cv2.resize(values, size[::-1], interpolation=cv2.INTER_LINEAR), dtype=np.float32)
 
 
+def resize_map_in_strips(
+    values: NDArray[np.floating[Any]], size: tuple[int, int]
+) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """What `resize_map` gives, some rows at a time, each with its place: floats of a large image fill the memory."""
+    (height, width), n_rows = size, max(1, STRIP_PIXELS // size[1])
+    if n_rows >= height:
+        yield slice(0, height), resize_map(values, size)
+        return
+    columns = resize_map(values, (len(values), width))
+    for top in range(0, height, n_rows):
+        rows = slice(top, min(top + n_rows, height))
+        place = (np.arange(rows.start, rows.stop) + 0.5) * (len(columns) / height) - 0.5
+        place = np.clip(place, 0, len(columns) - 1)
+        first = np.minimum(place.astype(np.intp), max(len(columns) - 2, 0))
+        share = (place - first).astype(np.float32)[:, None]
+        strip = columns[first]
+        strip += share * (columns[np.minimum(first + 1, len(columns) - 1)] - strip)
+        yield rows, strip
+
+
 def resize_mask(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
     """Resize an (H, W) bool mask as the published code does: bilinear, then > 0.5."""
-    resized: NDArray[np.bool_] = resize_map(mask.astype(np.float32), size) > 0.5
+    resized = np.empty(size, dtype=np.bool_)
+    for rows, strip in resize_map_in_strips(mask.astype(np.float32), size):
+        resized[rows] = strip > 0.5
     return resized
 
 
@@ -51,9 +70,14 @@ def tilt_image(image: NDArray[np.uint8], degrees: float) -> NDArray[np.uint8]:
     return np.asarray(turned, dtype=np.uint8)
 
 
-def outline(mask: NDArray[np.bool_]) -> list[NDArray[np.int32]]:
-    """Trace the borders of a mask's 8-connected parts and of their holes: one (N, 2) polygon of (x, y) pixels each."""
+def outline(mask: NDArray[np.bool_], *, tolerance: float = 0.0) -> list[NDArray[np.int32]]:
+    """Trace the borders of a mask's 8-connected parts and of their holes: one (N, 2) polygon of (x, y) pixels each.
+
+    Points are left out where the polygon stays within `tolerance` pixels without them.
+    """
     contours, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
+    if tolerance:
+        contours = [cv2.approxPolyDP(contour, tolerance, True) for contour in contours]
     return [np.asarray(contour, dtype=np.int32).reshape(-1, 2) for contour in contours]
 
 
@@ -75,6 +99,18 @@ def draw_polygons(
     cv2.polylines(image, polygons, True, colour, thickness)
 
 
+def lay_over(
+    image: NDArray[np.uint8], levels: NDArray[np.uint8], colours: NDArray[np.uint8], opacity: NDArray[np.floating[Any]]
+) -> NDArray[np.uint8]:
+    """(H, W, 3) `image` under colours (256, 3) of `levels` (H, W), whose opacities (256,) are in 0..1."""
+    clear = np.rint(255 * (1 - opacity))[:, None]  # (256, 1)
+    tints = np.rint(colours * (1 - clear / 255)).astype(np.uint8)
+    of_pixels = cv2.merge([levels, levels, levels])
+    left = cv2.LUT(of_pixels, np.repeat(clear.astype(np.uint8), 3, axis=1)[None])
+    left = cv2.multiply(np.ascontiguousarray(image), left, scale=1 / 255)
+    return np.asarray(cv2.add(left, cv2.LUT(of_pixels, tints[None])), dtype=np.uint8)
+
+
 def colour_map(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
     """Colour an (H, W) map of values in 0..1 with the perceptually uniform "inferno": (H, W, 3) uint8 RGB.
 
@@ -82,30 +118,3 @@ def colour_map(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
     """
     levels = np.rint(np.clip(np.nan_to_num(values, nan=0.0), 0.0, 1.0) * 255.0).astype(np.uint8)
     return np.ascontiguousarray(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[..., ::-1])
-
-
-def encode_png(array: NDArray[Any]) -> bytes:
-    """Encode (H, W) uint8, (H, W) bool (True -> 255), (H, W, 3) uint8 RGB or (H, W, 4) RGBA as PNG.
-
-    Raises ValueError for other arrays.
-    """
-    if array.dtype == np.bool_:
-        array = array.view(np.uint8) * np.uint8(255)
-    if array.dtype != np.uint8 or array.size == 0 or array.shape[2:] not in ((), (3,), (4,)) or array.ndim < 2:
-        raise ValueError(f"expected (H, W) uint8 or bool, or (H, W, 3 or 4) uint8; got {array.shape} {array.dtype}")
-    if array.ndim == 3:
-        to_bgr = cv2.COLOR_RGB2BGR if array.shape[2] == 3 else cv2.COLOR_RGBA2BGRA
-        array = cv2.cvtColor(np.ascontiguousarray(array), to_bgr)
-    _, encoded = cv2.imencode(".png", np.ascontiguousarray(array))
-    return bytes(encoded)
-
-
-def write_png(path: Path, array: NDArray[Any]) -> None:
-    """Write an array (see `encode_png`): `path` is the whole new picture or what it was before. Parents are made.
-
-    Raises ImageError where the disk, a permission or the path does not allow it, and then leaves nothing behind.
-    """
-    try:
-        write_bytes(Path(path), encode_png(array))
-    except UflowError as error:
-        raise ImageError(str(error)) from error
