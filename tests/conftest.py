@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import pytest
 import torch
 from products import SMALL_MODEL, SMALL_TRAINING, Recorder, defective_image, good_image, shared_cache
 
+from uflow_cli.export import export_run
 from uflow_cli.images import write_png
+from uflow_cli.run.record import load_run
 from uflow_cli.training import train
 
 torch.set_num_threads(1)  # small tensors gain nothing from more, and tests beside each other lose
@@ -17,9 +20,10 @@ torch.set_num_threads(1)  # small tensors gain nothing from more, and tests besi
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No test touches the user's cache."""
+    """No test touches the user's cache, and no training of the command line ends with a graph unless a test wants it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UFLOW_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("UFLOW_GRAPH", "0")
         yield
 
 
@@ -54,3 +58,20 @@ def small_run(product: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         cache=shared_cache(),
     )  # fmt: skip
     return out
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Image files of the product that no run knows: two good ones and a defective one. Read only."""
+    folder = tmp_path_factory.mktemp("photographs")
+    for name, image in (("a", good_image(800)), ("b", good_image(801)), ("c", defective_image(802)[0])):
+        write_png(folder / f"{name}.png", image)
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture(scope="session")
+def graph_run(small_run: Path, photographs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`small_run` with its graph. Read only."""
+    folder = Path(shutil.copytree(small_run, tmp_path_factory.mktemp("graphs") / "stripes"))
+    export_run(load_run(folder), photographs, which="test images")
+    return folder

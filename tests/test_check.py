@@ -36,7 +36,7 @@ def images_of(folder, n, change=lambda image: image, *, first=500):
 
 def test_new_lighting_breaks_the_promise(run, tmp_path):
     paths = images_of(tmp_path / "dark", 16, lambda image: (image * 0.55).astype(np.uint8))
-    result = check_run(run, paths, device=CPU)
+    result = check_run(run, paths, device="cpu")
     assert result.verdict is Verdict.BROKEN
     assert result.cause
     assert any(drift.moved for drift in result.scales)
@@ -103,13 +103,13 @@ def test_drift_is_none_for_images_alike_and_measured_for_others():
 
 
 def test_images_like_those_of_the_calibration_are_not_called_broken(run, tmp_path):
-    result = check_run(run, images_of(tmp_path / "same", 16), device=CPU)
+    result = check_run(run, images_of(tmp_path / "same", 16), device="cpu")
     assert result.verdict is not Verdict.BROKEN
     assert not result.cause
 
 
 def test_two_images_cannot_tell_and_say_how_many_more(run, tmp_path):
-    result = check_run(run, images_of(tmp_path / "two", 2), device=CPU, false_alarm_rate=0.2)
+    result = check_run(run, images_of(tmp_path / "two", 2), device="cpu", false_alarm_rate=0.2)
     assert result.verdict is Verdict.CANNOT_TELL
     assert result.n_more_images > 0
 
@@ -117,35 +117,35 @@ def test_two_images_cannot_tell_and_say_how_many_more(run, tmp_path):
 def test_recalibration_makes_the_promise_hold_again_and_keeps_the_old_one(run, tmp_path):
     paths = images_of(tmp_path / "dark", 40, lambda image: (image * 0.55).astype(np.uint8))
     before = (run.folder / "config.json").read_text()
-    result = check_run(run, paths[:20], device=CPU, recalibrate=True)
+    result = check_run(run, paths[:20], device="cpu", recalibrate=True)
     assert result.verdict is Verdict.BROKEN  # told of the promise as it was
     assert (run.folder / BEFORE_RECALIBRATION_NAME).read_text() == before
     fresh = load_run(run.folder)
     assert result.recalibrated
     assert fresh.calibration.n_images == 20
     assert dataclasses.replace(fresh, calibration=run.calibration) == run
-    assert check_run(fresh, paths[20:], device=CPU).verdict is not Verdict.BROKEN
+    assert check_run(fresh, paths[20:], device="cpu").verdict is not Verdict.BROKEN
 
 
 def test_what_cannot_be_done_is_told_and_changes_nothing(run, tmp_path):
     before = (run.folder / "config.json").read_text()
     paths = images_of(tmp_path / "few", 3)
     with pytest.raises(UflowError, match="at least 8"):
-        check_run(run, paths, device=CPU, recalibrate=True)
+        check_run(run, paths, device="cpu", recalibrate=True)
     with pytest.raises(UflowError, match="cannot be promised"):
-        check_run(run, paths, device=CPU, false_alarm_rate=0.001)
+        check_run(run, paths, device="cpu", false_alarm_rate=0.001)
     with pytest.raises(UflowError, match="no images"):
-        check_run(run, [], device=CPU)
+        check_run(run, [], device="cpu")
     bare = dataclasses.replace(run, calibration=Calibration((Background(4.0),), (1.0,), (4,), (), shared=True))
     with pytest.raises(UflowError, match="no calibration to check"):
-        check_run(bare, paths, device=CPU)
+        check_run(bare, paths, device="cpu")
     assert (run.folder / "config.json").read_text() == before
 
 
 def test_an_unreadable_image_is_named_and_the_others_are_judged(run, tmp_path):
     paths = images_of(tmp_path / "some", 4)
     paths[1].write_bytes(b"no image")
-    result = check_run(run, paths, device=CPU)
+    result = check_run(run, paths, device="cpu")
     assert result.n_images == 3
     assert result.errors[0].path == paths[1]
 

@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_outputs_have_the_size_of_their_image_and_agree_with_the_json(small_run, folder, tmp_path):
     out = tmp_path / "out"
-    result = detect_images(load_run(small_run), find_images([folder])[0], out=out, device=CPU)
+    result = detect_images(load_run(small_run), find_images([folder])[0], out=out, device="cpu")
     values = json.loads((out / RESULT_NAME).read_text())
     assert values["version"] == VERSION
     assert values["n_images"] == 2
@@ -53,7 +53,7 @@ def test_outputs_have_the_size_of_their_image_and_agree_with_the_json(small_run,
 def test_unreadable_image_is_told_and_the_others_are_inspected(small_run, folder, tmp_path):
     (folder / "cut.png").write_bytes((folder / "good.png").read_bytes()[:300])
     paths = [*find_images([folder])[0], tmp_path / "missing.png"]
-    result = detect_images(load_run(small_run), paths, out=tmp_path / "out", device=CPU)
+    result = detect_images(load_run(small_run), paths, out=tmp_path / "out", device="cpu")
     assert len(result.images) == 2
     assert [error.path.name for error in result.errors] == ["cut.png", "missing.png"]
     assert "cut.png" in result.errors[0].message
@@ -76,7 +76,7 @@ def test_earlier_masks_and_overlays_are_left_out(small_run, folder, below):
     assert n_left_out == 0
     write_png(folder / "part_mask.png", good_image(3))  # not written by us
     before = sorted([*before, folder / "part_mask.png"])
-    detect_images(load_run(small_run), before, out=out, device=CPU)
+    detect_images(load_run(small_run), before, out=out, device="cpu")
     for chosen in (out, None, folder / "elsewhere"):
         found, n_left_out = found_in(chosen)
         assert sorted(found) == before
@@ -88,7 +88,7 @@ def test_earlier_masks_and_overlays_are_left_out(small_run, folder, below):
 
 
 def test_folder_of_nothing_but_results_is_an_error(small_run, folder, tmp_path):
-    detect_images(load_run(small_run), find_images([folder])[0], out=tmp_path / "out", device=CPU)
+    detect_images(load_run(small_run), find_images([folder])[0], out=tmp_path / "out", device="cpu")
     with pytest.raises(UflowError, match="holds no images but the masks and overlays"):
         find_images([tmp_path / "out"])
 
@@ -142,10 +142,10 @@ def test_a_threshold_beyond_floating_point_is_told_as_a_power(small_run, thresho
 def test_full_disk_or_forbidden_folder_is_one_error(small_run, folder, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UflowError, match="cannot be written"):
-        detect_images(load_run(small_run), find_images([folder])[0], out=tmp_path / "file" / "out", device=CPU)
+        detect_images(load_run(small_run), find_images([folder])[0], out=tmp_path / "file" / "out", device="cpu")
 
 
 def test_overlay_shows_the_image(small_run, folder, tmp_path):
-    [good] = detect_images(load_run(small_run), [folder / "good.png"], out=tmp_path / "out", device=CPU).images
+    [good] = detect_images(load_run(small_run), [folder / "good.png"], out=tmp_path / "out", device="cpu").images
     image, overlay = read_image(good.path).astype(float), read_image(good.overlay).astype(float)
     assert np.corrcoef(image.ravel(), overlay.ravel())[0, 1] > 0.5

@@ -34,7 +34,7 @@ def data(product):
 
 def test_an_obvious_defect_is_ranked_and_counted(small_run, data):
     seen = []
-    evaluation = evaluate_run(load_run(small_run), data, device=CPU, on_image=seen.append)
+    evaluation = evaluate_run(load_run(small_run), data, device="cpu", on_image=seen.append)
     assert evaluation.image_auroc == 1.0
     assert evaluation.image_auroc_nfa == 1.0
     assert evaluation.pixel_auroc > 0.9
@@ -52,14 +52,14 @@ def test_an_obvious_defect_is_ranked_and_counted(small_run, data):
 
 def test_false_regions_are_counted_on_good_images_alone(small_run, data):
     seen = []
-    evaluation = evaluate_run(load_run(small_run), data, device=CPU, nfa_threshold=3.0, on_image=seen.append)
+    evaluation = evaluate_run(load_run(small_run), data, device="cpu", nfa_threshold=3.0, on_image=seen.append)
     on_good = [len(e.prediction.detections) for e in seen if e.labelled.is_good]
     assert sum(on_good) > 0
     assert evaluation.false_regions == sum(on_good) / 4
 
 
 def test_a_threshold_that_nothing_reaches_scores_the_share_of_good_images(small_run, data):
-    evaluation = evaluate_run(load_run(small_run), data, device=CPU, nfa_threshold=-1e9)
+    evaluation = evaluate_run(load_run(small_run), data, device="cpu", nfa_threshold=-1e9)
     assert evaluation.miou.all_images == pytest.approx(0.5)
     assert evaluation.miou.defective_images == 0.0
     assert evaluation.false_alarms.count == 0
@@ -67,7 +67,7 @@ def test_a_threshold_that_nothing_reaches_scores_the_share_of_good_images(small_
 
 def test_json_has_no_nan_and_survives_a_data_set_without_good_images(small_run, data):
     defective = dataclasses.replace(data, test=tuple(item for item in data.test if not item.is_good))
-    evaluation = evaluate_run(load_run(small_run), defective, device=CPU)
+    evaluation = evaluate_run(load_run(small_run), defective, device="cpu")
     assert math.isnan(evaluation.image_auroc)
     values = json.loads(json.dumps(evaluation_to_dict(evaluation), allow_nan=False))
     assert values["image_auroc"] is None
@@ -78,7 +78,7 @@ def test_json_has_no_nan_and_survives_a_data_set_without_good_images(small_run, 
 
 def test_no_test_images_is_an_error(small_run, data):
     with pytest.raises(DatasetError, match="no test images"):
-        evaluate_run(load_run(small_run), dataclasses.replace(data, test=()), device=CPU)
+        evaluate_run(load_run(small_run), dataclasses.replace(data, test=()), device="cpu")
 
 
 def test_missing_mask_is_told_before_anything_is_computed(small_run, data):
@@ -96,17 +96,17 @@ def test_mask_of_another_size_names_both_files(small_run, data, tmp_path):
     item = next(item for item in data.test if not item.is_good)
     broken = dataclasses.replace(item, mask_path=tmp_path / "other_mask.png")
     with pytest.raises(DatasetError, match=r"other_mask\.png is 10 x 20.*96 x 96"):
-        evaluate_run(load_run(small_run), dataclasses.replace(data, test=(broken,)), device=CPU)
+        evaluate_run(load_run(small_run), dataclasses.replace(data, test=(broken,)), device="cpu")
 
 
 def test_an_evaluation_survives_json(small_run, data):
-    evaluation = evaluate_run(load_run(small_run), data, device=CPU, fair=True, n_resamples=20)
+    evaluation = evaluate_run(load_run(small_run), data, device="cpu", fair=True, n_resamples=20)
     values = json.loads(json.dumps(evaluation_to_dict(evaluation), allow_nan=False))
     assert evaluation_from_dict(values) == dataclasses.replace(evaluation, sweep=None)
 
 
 def test_an_evaluation_of_another_version_is_refused(small_run, data):
-    values = evaluation_to_dict(evaluate_run(load_run(small_run), data, device=CPU))
+    values = evaluation_to_dict(evaluate_run(load_run(small_run), data, device="cpu"))
     with pytest.raises(UflowError, match="version"):
         evaluation_from_dict({**values, "version": 1})
     with pytest.raises(UflowError, match="not an evaluation"):
@@ -114,7 +114,7 @@ def test_an_evaluation_of_another_version_is_refused(small_run, data):
 
 
 def test_the_sweep_agrees_with_the_measures_at_their_thresholds(small_run, data):
-    evaluation = evaluate_run(load_run(small_run), data, device=CPU, nfa_threshold=1.0)
+    evaluation = evaluate_run(load_run(small_run), data, device="cpu", nfa_threshold=1.0)
     sweep = evaluation.sweep
     at = {float(t): i for i, t in enumerate(sweep.thresholds)}
     assert sweep.flagged_good[at[1.0]] == evaluation.false_alarms.value
@@ -128,7 +128,7 @@ def test_the_sweep_agrees_with_the_measures_at_their_thresholds(small_run, data)
 
 def test_the_fair_threshold_is_the_lowest_that_leaves_one_pixel_per_training_image_above_it(small_run, data):
     run = load_run(small_run)
-    evaluation = evaluate_run(run, data, device=CPU, fair=True)
+    evaluation = evaluate_run(run, data, device="cpu", fair=True)
     model = load_model(run, device=CPU)
     good = [read_image(item.path) for item in data.train]
     batches = [good[:8], good[8:16], good[16:]]  # as it is done: the last bits of a score follow the batch
@@ -140,7 +140,7 @@ def test_the_fair_threshold_is_the_lowest_that_leaves_one_pixel_per_training_ima
 
 
 def test_bootstrap_intervals_hold_the_measure_and_are_reproducible(small_run, data):
-    evaluations = [evaluate_run(load_run(small_run), data, device=CPU, n_resamples=100) for _ in range(2)]
+    evaluations = [evaluate_run(load_run(small_run), data, device="cpu", n_resamples=100) for _ in range(2)]
     intervals = evaluations[0].intervals
     assert intervals == evaluations[1].intervals
     for name in ("image_auroc", "pixel_auroc", "aupro", "miou_automatic"):
@@ -167,7 +167,7 @@ def test_published_numbers_average_to_the_papers_means():
 
 
 def test_published_numbers_stand_beside_ours_with_the_difference(small_run, data):
-    evaluation = evaluate_run(load_run(small_run), data, device=CPU)
+    evaluation = evaluate_run(load_run(small_run), data, device="cpu")
     assert published_figures("mvtec", "stripes") == {}
     screw = dataclasses.replace(evaluation, category="screw", pixel_auroc=0.9)
     row = next(row for row in screw.rows() if row[0] == "pixel AUROC")

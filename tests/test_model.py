@@ -53,7 +53,7 @@ def test_every_architecture_from_training_to_evaluation(architecture, product, t
     )  # fmt: skip
     assert len(found.images) == 4
     assert all(np.isfinite(image.log_nfa) for image in found.images)
-    evaluation = evaluate_run(run, load_dataset("mvtec", root=product, category="stripes"), device=CPU)
+    evaluation = evaluate_run(run, load_dataset("mvtec", root=product, category="stripes"), device="cpu")
     assert evaluation.pixel_auroc > 0.8  # spots stand out, also where only the coarsest grid, 3 x 3, sees them
     assert evaluation.image_auroc > 0.9
 

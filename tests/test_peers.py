@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import peers
 import pytest
-import torch
 from peers_images import choose_images
 from peers_measures import Scored, fair_threshold, measure, miou_above, oracle_of_scores
 from peers_rows import Job, run_row
@@ -107,7 +106,7 @@ def test_the_row_of_uflow_says_what_evaluate_says_of_the_same_run(data: Dataset,
     result = run_row(Job("uflow", None, input_size=96, epochs=2, seed=0, folder=tmp_path), selection)
     run = load_run(tmp_path / "uflow-efficientnet-lite0")
     assert run.origin.n_training == len(selection.training)
-    expected = evaluate_run(run, data, device=torch.device("cpu"), nfa_threshold=0.0)
+    expected = evaluate_run(run, data, device="cpu", nfa_threshold=0.0)
     same = {
         "image_auroc": expected.image_auroc,
         "image_auroc_nfa": expected.image_auroc_nfa,

@@ -185,7 +185,7 @@ def _pipeline_comparisons(seed: int, *, device: torch.device) -> Iterator[Compar
         maps = [model.evidence(batch, model.embed(batch)[0]) for batch in features]
     detector = calibrate(
         [torch.cat(source).cpu().numpy() for source in zip(*maps, strict=True)], n_channels=model.source_channels,
-        tests=model.config.tests, reach=model.flow.reach, is_fused=True,
+        tests=model.config.tests, reach=model.reach, is_fused=True,
     ).detector(model)  # fmt: skip
     contenders: dict[str, Callable[[int], object]] = {
         device.type: lambda turn: [(p.detections, p.mask) for p in predict(model, detector, [images[turn % 4]])]

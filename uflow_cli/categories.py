@@ -21,14 +21,13 @@ import torch
 
 import uflow_cli
 from uflow_cli.cache import CacheFolder
-from uflow_cli.config import DeviceChoice, ModelConfig, TrainingConfig
+from uflow_cli.config import DeviceChoice, ModelConfig, Runtime, TrainingConfig
 from uflow_cli.datasets import Dataset, groups_of, load_dataset
 from uflow_cli.errors import TrainingError, UflowError
 from uflow_cli.evaluation import Evaluation, evaluate_run, evaluation_from_dict, evaluation_to_dict
 from uflow_cli.files import write_text
-from uflow_cli.model import choose_device
 from uflow_cli.report import EVALUATION_NAME, TableRow, table_csv, table_markdown, write_evaluation
-from uflow_cli.run.record import CONFIG_NAME, Origin, Run, load_run
+from uflow_cli.run.record import CONFIG_NAME, GRAPH_NAME, Origin, Run, load_run
 from uflow_cli.run.state import has_state, read_state
 from uflow_cli.schema import json_text
 from uflow_cli.training import Observer, criterion_of, resume, train
@@ -60,6 +59,7 @@ def train_categories(
     dataset: str, categories: Sequence[str], *, root: Path, out: Path, settings: Callable[[str, str], Settings],
     device: torch.device, observe: Observe, on_bug: Callable[[str], None],
     should_stop: Callable[[], bool] = lambda: False, overwrite: bool = False, cache: CacheFolder | None = None,
+    compile_graph: bool = False,
 ) -> Iterator[Outcome[Run]]:  # fmt: skip
     """Train `categories` into folders of their name below `out`, and yield the outcome of each.
 
@@ -80,7 +80,9 @@ def train_categories(
         task = TrainingTask(
             data, folder, model_config, config, number, len(categories), resumed=standing == "unfinished"
         )
-        return partial(_train, task, root=root, device=device, observe=observe, cache=cache)
+        return partial(
+            _train, task, root=root, device=device, observe=observe, cache=cache, compile_graph=compile_graph
+        )
 
     jobs = [
         Job(category, partial(prepare, number, category), partial(load_run, out / category))
@@ -93,7 +95,7 @@ def train_categories(
 
 def _train(
     task: TrainingTask, stop: threading.Event, *, root: Path, device: torch.device, observe: Observe,
-    cache: CacheFolder | None,
+    cache: CacheFolder | None, compile_graph: bool,
 ) -> None:  # fmt: skip
     """Train the category of `task`, in its own process."""
     data, paths = task.data, [image.path for image in task.data.train]
@@ -103,14 +105,14 @@ def _train(
         if task.resumed:
             resume(
                 task.folder, paths, device=device, observer=observer, should_stop=stop.is_set, criterion=criterion,
-                cache=cache,
+                cache=cache, compile_graph=compile_graph,
             )  # fmt: skip
             return
         train(
             paths, out=task.folder, dataset=data.name, category=data.category, root=root, cache=cache,
             groups=groups_of(data.train, task.config.groups),
             model_config=task.model_config, config=task.config, device=device, observer=observer,
-            should_stop=stop.is_set, criterion=criterion, overwrite=True,
+            should_stop=stop.is_set, criterion=criterion, overwrite=True, compile_graph=compile_graph,
         )  # fmt: skip
 
 
@@ -185,22 +187,24 @@ class EvaluationTask:
 
 
 def evaluate_categories(
-    tasks: Sequence[EvaluationTask], settings: EvaluationSettings, *, device: DeviceChoice, n_workers: int = 1,
-    on_bug: Callable[[str], None] = lambda _traceback: None,
+    tasks: Sequence[EvaluationTask], settings: EvaluationSettings, *, device: DeviceChoice, runtime: Runtime = "auto",
+    n_workers: int = 1, on_bug: Callable[[str], None] = lambda _traceback: None,
 ) -> Iterator[Outcome[Evaluation]]:  # fmt: skip
     """Evaluate each of `tasks`, `n_workers` at a time, and yield the outcome of each when it has ended."""
 
     def prepare(task: EvaluationTask) -> Work | None:
-        return None if is_evaluated(task, settings) else partial(_evaluate, task, settings, device)
+        return None if is_evaluated(task, settings) else partial(_evaluate, task, settings, device, runtime)
 
     jobs = [Job(task.category, partial(prepare, task), partial(_read_evaluation, task.out)) for task in tasks]
     return run_jobs(jobs, n_workers=n_workers, on_bug=on_bug)
 
 
-def _evaluate(task: EvaluationTask, settings: EvaluationSettings, device: DeviceChoice, _stop: threading.Event) -> None:
+def _evaluate(
+    task: EvaluationTask, settings: EvaluationSettings, device: DeviceChoice, runtime: Runtime, _stop: threading.Event
+) -> None:
     """Evaluate the category of `task` and write the result, in its own process."""
     run, data = task.load()
-    evaluation = evaluate_run(run, data, device=choose_device(device), **asdict(settings))
+    evaluation = evaluate_run(run, data, device=device, runtime=runtime, **asdict(settings))
     write_evaluation(task.out, evaluation, key=evaluation_key(run, data, settings))
 
 
@@ -223,7 +227,9 @@ def evaluation_key(run: Run, data: Dataset, settings: EvaluationSettings) -> str
     inputs = {"uflow": uflow_cli.__version__, **asdict(settings)}
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode())
     digest.update((run.folder / CONFIG_NAME).read_bytes())
-    digest.update((run.folder / run.weights).read_bytes())
+    for name in (run.weights, GRAPH_NAME):
+        if (run.folder / name).is_file():
+            digest.update((run.folder / name).read_bytes())
     for item in (*data.test, *(data.train if settings.fair else ())):
         for path in (item.path, item.mask_path):
             if path is not None and path.exists():

@@ -8,17 +8,17 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from uflow_cli.calibration import choose_threshold
+from uflow_cli.config import DeviceChoice, Runtime
 from uflow_cli.detection.detector import Detection
 from uflow_cli.detection.prediction import Prediction
-from uflow_cli.detection.stream import BATCH_SIZE, UnreadableImage, predictions
+from uflow_cli.detection.stream import UnreadableImage, predictions
 from uflow_cli.errors import ImageError, UflowError
 from uflow_cli.files import write_text
-from uflow_cli.images import LeftOut, list_images, write_png, write_png_strips
+from uflow_cli.images import LeftOut, done_ahead, list_images, write_png, write_png_strips
 from uflow_cli.render import overlay_in_strips
-from uflow_cli.run.record import Run, load_model
+from uflow_cli.run.graph import open_model
+from uflow_cli.run.record import Run
 from uflow_cli.schema import record, to_json
 
 RESULT_NAME = "detections.json"
@@ -37,8 +37,8 @@ class DetectedImage:
     height: int
     width: int
     regions: tuple[Detection, ...]
-    mask: Path
-    overlay: Path
+    mask: Path | None  # None: not asked for
+    overlay: Path | None
 
     @property
     def is_defect(self) -> bool:
@@ -91,7 +91,7 @@ def _written(folder: Path, out: Path | None) -> set[Path]:
     names: set[str] = set()
     try:
         images = json.loads((folder / RESULT_NAME).read_text(encoding="utf-8"))["images"]
-        names = {Path(image[kind]).name for image in images for kind in ("mask", "overlay")}
+        names = {Path(image[kind]).name for image in images for kind in ("mask", "overlay") if image[kind]}
     except (OSError, ValueError, KeyError, TypeError):  # no such file, or one of somebody else
         pass
     if out is not None and folder.resolve() == out.resolve():
@@ -102,34 +102,39 @@ def _written(folder: Path, out: Path | None) -> set[Path]:
 
 
 def detect_images(
-    run: Run, paths: Sequence[Path], *, out: Path, device: torch.device, nfa_threshold: float | None = None,
-    false_alarm_rate: float | None = None, batch_size: int | None = None,
+    run: Run, paths: Sequence[Path], *, out: Path, device: DeviceChoice = "auto", runtime: Runtime = "auto",
+    nfa_threshold: float | None = None, false_alarm_rate: float | None = None, batch_size: int | None = None,
+    masks: bool = True, overlays: bool = True,
     on_progress: Callable[[int], None] = lambda _n: None,
 ) -> DetectionResult:  # fmt: skip
     """Find the defects in the images at `paths` and write masks, overlays and detections.json to `out`.
 
     Unreadable images are reported in `errors`, the others are inspected all the same. `on_progress(n)` hears of n more.
-    By default a CPU takes one image at a time, so that a verdict does not depend on its neighbours to the last bit.
+    While a batch is computed, the next one is decoded and the pictures of the one before are written.
     """
     threshold, promise = choose_threshold(
         run.calibration, nfa_threshold=nfa_threshold, false_alarm_rate=false_alarm_rate
     )
-    model = load_model(run, device=device)
-    stream = predictions(
-        model, run.calibration.detector(model), paths, threshold=threshold,
-        batch_size=batch_size or (1 if device.type == "cpu" else BATCH_SIZE),
-    )  # fmt: skip
+    model = open_model(run, device=device, runtime=runtime)
     names = output_names(paths)
+
+    def written(item: tuple[Path, Prediction | ImageError]) -> DetectedImage | UnreadableImage:
+        path, prediction = item
+        try:
+            if isinstance(prediction, ImageError):
+                raise prediction
+            return _write_pictures(path, prediction, out / names[path], masks=masks, overlays=overlays)
+        except ImageError as error:
+            return UnreadableImage(path, str(error))
+
+    stream = predictions(model, run.calibration.detector(model), paths, threshold=threshold, batch_size=batch_size)
     images: list[DetectedImage] = []
     errors: list[UnreadableImage] = []
-    for path, prediction in stream:
-        if isinstance(prediction, ImageError):
-            errors.append(UnreadableImage(path, str(prediction)))
+    for found in done_ahead(written, stream, ahead=batch_size or model.batch_size):
+        if isinstance(found, DetectedImage):
+            images.append(found)
         else:
-            try:
-                images.append(_write_pictures(path, prediction, out / names[path]))
-            except ImageError as error:
-                errors.append(UnreadableImage(path, str(error)))
+            errors.append(found)
         on_progress(1)
     result = DetectionResult(
         model=run.folder, nfa_threshold=threshold, promise=promise, caveat=run.caveat, out=out, n_images=len(images),
@@ -139,12 +144,15 @@ def detect_images(
     return result
 
 
-def _write_pictures(path: Path, prediction: Prediction, stem: Path) -> DetectedImage:
+def _write_pictures(path: Path, prediction: Prediction, stem: Path, *, masks: bool, overlays: bool) -> DetectedImage:
     height, width = prediction.size
-    mask_path, overlay_path = stem.with_name(f"{stem.name}_mask.png"), stem.with_name(f"{stem.name}_overlay.png")
-    write_png(mask_path, prediction.mask)
-    strips = overlay_in_strips(prediction.image, prediction.score_map, prediction.mask)
-    write_png_strips(overlay_path, prediction.size, strips)
+    mask_path = stem.with_name(f"{stem.name}_mask.png") if masks else None
+    overlay_path = stem.with_name(f"{stem.name}_overlay.png") if overlays else None
+    if mask_path:
+        write_png(mask_path, prediction.mask)
+    if overlay_path:
+        strips = overlay_in_strips(prediction.image, prediction.score_map, prediction.mask)
+        write_png_strips(overlay_path, prediction.size, strips)
     return DetectedImage(
         path=path, verdict="defect" if prediction.is_defect else "good", log_nfa=prediction.log_nfa,
         anomaly_score=prediction.score, height=height, width=width, regions=prediction.detections, mask=mask_path,

@@ -23,3 +23,7 @@ class WeightsError(UflowError):
 
 class TrainingError(UflowError):
     """Training cannot start or go on."""
+
+
+class ExportError(UflowError):
+    """A run has no graph, or one that computes something else."""

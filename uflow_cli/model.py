@@ -26,6 +26,7 @@ from uflow_cli.flow.likelihood import squared_norms
 from uflow_cli.images import resize_image
 
 PREPROCESSING_VERSION = 1  # raise it when images are read, resized or normalised in another way: kept features go stale
+GPU_BATCH = 8  # images, in detection
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,22 @@ class Model:
         if self.gaussians is not None:
             norms += self.gaussians([features[scale] for scale in self.scales])
         return norms
+
+    @torch.inference_mode()
+    def evidence_maps(self, images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+        """U maps (B, H_s, W_s) of RGB `images`, each (H, W, 3) of any size, of every source, as `evidence` has them."""
+        features = self.features(images)
+        return [u.cpu().numpy() for u in self.evidence(features, self.embed(features)[0])]
+
+    @property
+    def reach(self) -> tuple[int, ...]:
+        """How far, in cells, a strange cell spreads in each scale of the flow."""
+        return self.flow.reach
+
+    @property
+    def batch_size(self) -> int:
+        """Images to take at a time: on a CPU one, so that no verdict depends on its neighbours to the last bit."""
+        return 1 if self.device.type == "cpu" else GPU_BATCH
 
     @property
     def source_channels(self) -> tuple[int, ...]:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-from scipy import stats
 
 from uflow_cli.calibration.record import FALSE_BELOW, PROBABILITIES, Calibration, Reference
 from uflow_cli.charts import WIDTH, Axes, svg_element
@@ -85,6 +84,8 @@ def _log_level(level: float) -> float:
 
 
 def _law_quantiles(law: Background, n_channels: int) -> np.ndarray:
+    from scipy import stats  # 0.3 s, which detection need not wait for
+
     levels: np.ndarray = law.scale * stats.chi2.ppf(PROBABILITIES, law.degrees_of_freedom) / n_channels
     return levels
 

@@ -14,7 +14,7 @@ from uflow_cli.detection.nfa import Background
 from uflow_cli.errors import UflowError
 
 if TYPE_CHECKING:
-    from uflow_cli.model import Model
+    from uflow_cli.detection.prediction import EvidenceModel
 
 FALSE_BELOW = 1.0  # log NFA, ten false detections per image: who would allow more?
 FEW_GROUPS = 5  # below this many held-out groups, the promise for a new one is a guess
@@ -63,11 +63,11 @@ class Calibration:
         if self.curves and len(self.curves) != needed:
             raise ValueError(f"{needed} curves are needed, not {len(self.curves)}")
 
-    def detector(self, model: Model) -> Detector:
+    def detector(self, model: EvidenceModel) -> Detector:
         """The detector for the U maps of `model`."""
         config = model.config
         return Detector(
-            self.background, config.tests, model.flow.reach, self.curves, config.paper_exact, self.fusion,
+            self.background, config.tests, model.reach, self.curves, config.paper_exact, self.fusion,
             self.log_lot,
         )  # fmt: skip
 

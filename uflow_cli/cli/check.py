@@ -10,11 +10,13 @@ import typer
 
 from uflow_cli.cli.options import (
     DEVICE,
+    RUNTIME,
     Device,
     FalseAlarmRate,
     Json,
     ModelFolder,
     NfaThreshold,
+    Runtime,
     Strict,
     WeightsFiles,
     chosen_run,
@@ -44,6 +46,7 @@ def check(
     ] = False,
     weights: WeightsFiles = None,
     device: Device = DEVICE,
+    runtime: Runtime = RUNTIME,
 ) -> None:
     """Say whether a model keeps its promise on false alarms on fresh good images, and if not, why."""
     require_one_threshold(nfa_threshold, false_alarm_rate)
@@ -52,7 +55,6 @@ def check(
     from uflow_cli.check.judgement import Verdict
     from uflow_cli.cli import console
     from uflow_cli.detect import EARLIER, find_images
-    from uflow_cli.model import choose_device
 
     run = chosen_run(model, weights=weights)
     paths, left_out = find_images(images)
@@ -61,7 +63,7 @@ def check(
     heed([item for item in left_out if item.reason != EARLIER], _trained(run, paths), strict=strict)
     with console.progress("checking", total=len(paths)) as advance:
         result = check_run(
-            run, paths, device=choose_device(device.value), nfa_threshold=nfa_threshold,
+            run, paths, device=device.value, runtime=runtime.value, nfa_threshold=nfa_threshold,
             false_alarm_rate=false_alarm_rate, recalibrate=recalibrate, on_progress=advance,
         )  # fmt: skip
     console.print_check(result, as_json=json)

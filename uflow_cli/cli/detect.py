@@ -9,11 +9,13 @@ import typer
 
 from uflow_cli.cli.options import (
     DEVICE,
+    RUNTIME,
     Device,
     FalseAlarmRate,
     Json,
     ModelFolder,
     NfaThreshold,
+    Runtime,
     Strict,
     WeightsFiles,
     chosen_run,
@@ -32,6 +34,8 @@ def detect(
     out: Annotated[Path, typer.Option("--out", help="Folder for masks, overlays and detections.json.")] = Path(
         "detections"
     ),
+    masks: Annotated[bool, typer.Option("--masks/--no-masks", help="Write a mask for each image.")] = True,
+    overlays: Annotated[bool, typer.Option("--overlays/--no-overlays", help="Write an overlay for each image.")] = True,
     strict: Strict = False,
     json: Json = False,
     fail_on_defect: Annotated[
@@ -39,6 +43,7 @@ def detect(
     ] = False,
     weights: WeightsFiles = None,
     device: Device = DEVICE,
+    runtime: Runtime = RUNTIME,
 ) -> None:
     """Say of each image whether it is good, where its defects are, and how sure that is."""
     from uflow_cli.cli import console
@@ -46,7 +51,6 @@ def detect(
     require_one_threshold(nfa_threshold, false_alarm_rate)
 
     from uflow_cli.detect import EARLIER, detect_images, find_images
-    from uflow_cli.model import choose_device
 
     run = chosen_run(model, weights=weights)
     paths, left_out = find_images(images, out=out)
@@ -55,8 +59,8 @@ def detect(
     heed([item for item in left_out if item.reason != EARLIER], strict=strict)
     with console.progress("detecting", total=len(paths)) as advance:
         result = detect_images(
-            run, paths, out=out, device=choose_device(device.value), nfa_threshold=nfa_threshold,
-            false_alarm_rate=false_alarm_rate, on_progress=advance,
+            run, paths, out=out, device=device.value, runtime=runtime.value, nfa_threshold=nfa_threshold,
+            false_alarm_rate=false_alarm_rate, masks=masks, overlays=overlays, on_progress=advance,
         )  # fmt: skip
     console.print_detections(result, as_json=json)
     if result.errors:

@@ -10,6 +10,7 @@ import typer
 
 from uflow_cli.cli.options import (
     DEVICE,
+    RUNTIME,
     Category,
     DataRoot,
     DatasetName,
@@ -18,6 +19,7 @@ from uflow_cli.cli.options import (
     Json,
     ModelFolder,
     NfaThreshold,
+    Runtime,
     Strict,
     WeightsFiles,
     chosen_root,
@@ -69,6 +71,7 @@ def evaluate(
     json: Json = False,
     weights: WeightsFiles = None,
     device: Device = DEVICE,
+    runtime: Runtime = RUNTIME,
 ) -> None:
     """Measure a model on a data set's test images: ranking, outlines, and false alarms against the promise.
 
@@ -88,8 +91,8 @@ def evaluate(
         if report is not None:
             raise typer.BadParameter("an HTML report is of one category", param_hint="'--report'")
         _evaluate_many(
-            dataset, category, data_root, runs=model, out=out, settings=settings, device=device, n_workers=workers,
-            weights=weights, as_json=json,
+            dataset, category, data_root, runs=model, out=out, settings=settings, device=device, runtime=runtime,
+            n_workers=workers, weights=weights, as_json=json,
         )  # fmt: skip
         return
     run = chosen_run(model, weights=weights)
@@ -99,7 +102,14 @@ def evaluate(
         data = _data_of(run, dataset, category, data_root)
     heed(data.left_out, [*doubtful_split(data.train, data.test), *doubtful_masks(data.test)], strict=strict)
     _evaluate_one(
-        run, data, out=out or run.folder / "evaluation", report=report, settings=settings, device=device, as_json=json
+        run,
+        data,
+        out=out or run.folder / "evaluation",
+        report=report,
+        settings=settings,
+        device=device,
+        runtime=runtime,
+        as_json=json,
     )
 
 
@@ -116,14 +126,13 @@ def _data_of(run: Run, dataset: str | None, category: str | None, data_root: Pat
 
 def _evaluate_one(
     run: Run, data: Dataset, *, out: Path, report: Path | None, settings: EvaluationSettings, device: Device,
-    as_json: bool,
+    runtime: Runtime, as_json: bool,
 ) -> None:  # fmt: skip
     from dataclasses import asdict
 
     from uflow_cli.categories import evaluation_key
     from uflow_cli.cli import console
     from uflow_cli.evaluation import evaluate_run
-    from uflow_cli.model import choose_device
     from uflow_cli.report import report_image, report_summary, report_writer, write_evaluation
 
     with contextlib.ExitStack() as stack:
@@ -136,7 +145,9 @@ def _evaluate_one(
                 writer.add(report_image(evaluated))
             advance(1)
 
-        evaluation = evaluate_run(run, data, device=choose_device(device.value), on_image=on_image, **asdict(settings))
+        evaluation = evaluate_run(
+            run, data, device=device.value, runtime=runtime.value, on_image=on_image, **asdict(settings)
+        )
         page = writer.finish(title=evaluation.title, summary=report_summary(run, evaluation)) if writer else None
     write_evaluation(out, evaluation, key=evaluation_key(run, data, settings))
     console.print_evaluation(evaluation, out_folder=out, report=page, as_json=as_json)
@@ -144,7 +155,7 @@ def _evaluate_one(
 
 def _evaluate_many(
     dataset: str | None, category: str, data_root: Path | None, *, runs: Path | None, out: Path | None,
-    settings: EvaluationSettings, device: Device, n_workers: int,
+    settings: EvaluationSettings, device: Device, runtime: Runtime, n_workers: int,
     weights: Sequence[str] | None, as_json: bool,
 ) -> None:  # fmt: skip
     if dataset is None:
@@ -163,7 +174,12 @@ def _evaluate_many(
     outcomes = []
     with console.progress("evaluating categories", total=len(tasks)) as advance:
         for outcome in evaluate_categories(
-            tasks, settings, device=device.value, n_workers=n_workers, on_bug=console.print_traceback
+            tasks,
+            settings,
+            device=device.value,
+            runtime=runtime.value,
+            n_workers=n_workers,
+            on_bug=console.print_traceback,
         ):
             outcomes.append(outcome)
             advance(1)

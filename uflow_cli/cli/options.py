@@ -29,6 +29,14 @@ class DeviceName(StrEnum):
     cuda = "cuda"
 
 
+class RuntimeName(StrEnum):
+    """What computes the evidence."""
+
+    auto = "auto"
+    torch = "torch"
+    onnx = "onnx"
+
+
 METAVARS = {"integer": "int", "number": "float", "string": "str"}
 DEVICE = DeviceName.auto
 
@@ -46,6 +54,11 @@ DataRoot = Annotated[
     ),
 ]
 Device = Annotated[DeviceName, typer.Option("--device", help="auto takes a CUDA GPU where there is one.")]
+RUNTIME = RuntimeName.auto
+Runtime = Annotated[
+    RuntimeName,
+    typer.Option("--runtime", help="auto takes the run's graph on a CPU where `uflow export` or training made one."),
+]
 ModelFolder = Annotated[
     Path | None,
     typer.Option("--model", help="Run folder that `uflow train` wrote.", show_default="the newest below ./runs"),

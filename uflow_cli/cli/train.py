@@ -46,6 +46,7 @@ KEPT_BESIDE_RESUME = (
     "cache_size",
     "no_cache",
     "tensorboard",
+    "graph",
     "weights",
 )  # do not change the result
 
@@ -81,10 +82,18 @@ def train(
         typer.Option(
             "--resume",
             help="Run folder of an unfinished training to go on with; "
-            "beside it only --device, --tensorboard, --weights and the cache's options.",
+            "beside it only --device, --tensorboard, --graph, --weights and the cache's options.",
         ),
     ] = None,
     strict: Strict = False,
+    graph: Annotated[
+        bool,
+        typer.Option(
+            "--graph/--no-graph",
+            envvar="UFLOW_GRAPH",
+            help="End with the run's compiled graph, as `uflow export` makes it, where it can have one.",
+        ),
+    ] = True,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Also write the log for TensorBoard, below the run folder.")
     ] = False,
@@ -97,7 +106,7 @@ def train(
     if resume is not None:
         _require_alone(context)
         cache = None if no_cache else chosen_cache(cache_dir, cache_size)
-        _resume(resume, device, cache, tensorboard=tensorboard, weights=settings["weights"])
+        _resume(resume, device, cache, tensorboard=tensorboard, graph=graph, weights=settings["weights"])
         return
 
     from uflow_cli.cli import console
@@ -131,7 +140,7 @@ def train(
             _heed_all(dataset, category, root)
         _train_many(
             dataset, category, data_root=root, out=out, settings=resolved, device=device, cache=cache,
-            overwrite=overwrite, tensorboard=tensorboard,
+            overwrite=overwrite, tensorboard=tensorboard, graph=graph,
         )  # fmt: skip
         return
 
@@ -156,7 +165,7 @@ def train(
             [image.path for image in data.train], out=run, dataset=data.name, category=data.category,
             model_config=model_config, config=training_config, device=choose_device(device.value), observer=observer,
             should_stop=should_stop, overwrite=overwrite, root=root if dataset else None, good=images,
-            cache=cache, groups=groups,
+            cache=cache, groups=groups, compile_graph=graph,
             criterion=criterion_of(model_config, data, cache=cache, on_progress=observer.on_features),
         )  # fmt: skip
     if is_rank_zero():
@@ -183,7 +192,7 @@ def _heed_all(dataset: str, category: str, data_root: Path) -> None:
 def _train_many(
     dataset: str, category: str, *, data_root: Path, out: Path | None,
     settings: Callable[[str, str], tuple[ModelConfig, TrainingConfig]], device: DeviceName,
-    cache: CacheFolder | None, overwrite: bool, tensorboard: bool,
+    cache: CacheFolder | None, overwrite: bool, tensorboard: bool, graph: bool,
 ) -> None:  # fmt: skip
     """Train the categories that `category` names; exit code 1 if one of them failed."""
     from uflow_cli.categories import train_categories
@@ -202,7 +211,7 @@ def _train_many(
         trainings = train_categories(
             dataset, names, root=data_root, out=folder, settings=settings, device=choose_device(device.value),
             cache=cache, observe=observe, on_bug=console.print_traceback, should_stop=interrupt.is_set,
-            overwrite=overwrite,
+            overwrite=overwrite, compile_graph=graph,
         )  # fmt: skip
         for outcome in trainings:
             console.print_outcome(outcome)
@@ -213,8 +222,9 @@ def _train_many(
 
 
 def _resume(
-    folder: Path, device: DeviceName, cache: CacheFolder | None, *, tensorboard: bool, weights: tuple[str, ...] | None
-) -> None:
+    folder: Path, device: DeviceName, cache: CacheFolder | None, *, tensorboard: bool, graph: bool,
+    weights: tuple[str, ...] | None,
+) -> None:  # fmt: skip
     from uflow_cli.cli import console
     from uflow_cli.model import choose_device
     from uflow_cli.run.record import is_run, load_run
@@ -234,7 +244,7 @@ def _resume(
             folder, [image.path for image in data.train], device=choose_device(device.value), observer=observer,
             should_stop=should_stop, cache=cache,
             criterion=criterion_of(state.model, data, cache=cache, on_progress=observer.on_features),
-            weights=weights,
+            weights=weights, compile_graph=graph,
         )  # fmt: skip
     if is_rank_zero():
         console.print_training_result(result, data)

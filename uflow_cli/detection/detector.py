@@ -14,7 +14,6 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.ndimage import maximum_filter
 
 from uflow_cli.config import Tests
 from uflow_cli.detection.masks import (
@@ -37,7 +36,7 @@ from uflow_cli.detection.nfa import (
     log_n_tests,
     log_n_tests_by_size,
 )
-from uflow_cli.images import resize_mask
+from uflow_cli.images import highest_around, resize_mask
 
 PEAK_START = 2.0  # a peak below twice the mean has no halo worth the name
 HALF = 0.5  # of the peak's log U over the mean
@@ -343,7 +342,7 @@ def clear_halos(
     cleared = []
     for u, law, cells in zip(evidence, background, reach, strict=True):
         mean = law.degrees_of_freedom * law.scale
-        peak = maximum_filter(u, size=(1, 2 * cells + 1, 2 * cells + 1), mode="nearest")
+        peak = np.stack([highest_around(one, cells) for one in u])
         with np.errstate(divide="ignore"):
             is_halo = (peak > PEAK_START * mean) & (np.log(u / mean) < HALF * np.log(peak / mean))
         cleared.append(np.where(is_halo, np.minimum(u, np.float32(mean)), u).astype(np.float32))

@@ -5,18 +5,40 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from uflow_cli.config import ModelConfig
 from uflow_cli.detection.detector import Detection, Detector, Findings
 from uflow_cli.detection.masks import ScaleRegions
-from uflow_cli.flow.likelihood import anomaly_score
 from uflow_cli.images import resize_map
-from uflow_cli.model import Model
 
 SCORE_SIZE = (256, 256)  # at which the paper compares scores
+
+
+class EvidenceModel(Protocol):
+    """What computes evidence maps: a `Model` in PyTorch, or an `Engine` without it."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """What fixes the maps, beside the weights."""
+
+    @property
+    def source_channels(self) -> tuple[int, ...]:
+        """What U of each source counts."""
+
+    @property
+    def reach(self) -> tuple[int, ...]:
+        """How far, in cells, a strange cell spreads in each scale of the flow; these come first of the sources."""
+
+    @property
+    def batch_size(self) -> int:
+        """Images to give at a time."""
+
+    def evidence_maps(self, images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+        """U maps (B, H_s, W_s) of every source, of RGB `images`, each (H, W, 3) of any size."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,17 +100,20 @@ class Prediction:
 
 
 def predict(
-    model: Model, detector: Detector, images: Sequence[NDArray[np.uint8]], *, threshold: float = 0.0
+    model: EvidenceModel, detector: Detector, images: Sequence[NDArray[np.uint8]], *, threshold: float = 0.0
 ) -> list[Prediction]:
     """Predictions for RGB `images`, each (H, W, 3) of any size; a region is detected where log_nfa < `threshold`."""
-    with torch.inference_mode():
-        features = model.features(images)
-        embeddings, _ = model.embed(features)
-        sources = [u.cpu().numpy() for u in model.evidence(features, embeddings)]
-        findings = detector.find(sources)
-        if detector.fusion is None:
-            scores = anomaly_score(embeddings, size=SCORE_SIZE)[:, 0].float().cpu().numpy()  # (B, 256, 256)
-        else:  # 1 - the geometric mean over sources of 1 / sqrt(1 + c)
-            shown = detector.localised(sources, findings.evidence[0])
-            scores = np.stack([resize_map(1.0 - np.exp(-0.5 * e), SCORE_SIZE) for e in shown])
+    sources = model.evidence_maps(images)
+    findings = detector.find(sources)
+    if detector.fusion is None:
+        n_channels = model.source_channels[: len(model.reach)]
+        scores = 1.0 - np.mean([_likelihood(u, c) for u, c in zip(sources, n_channels, strict=False)], axis=0)
+    else:  # 1 - the geometric mean over sources of 1 / sqrt(1 + c)
+        shown = detector.localised(sources, findings.evidence[0])
+        scores = np.stack([resize_map(1.0 - np.exp(-0.5 * e), SCORE_SIZE) for e in shown])
     return [Prediction(image, scores[index], threshold, findings, index) for index, image in enumerate(images)]
+
+
+def _likelihood(u: NDArray[np.float32], n_channels: int) -> NDArray[np.float32]:
+    """exp(-U / 2C) of one scale's maps (B, H_s, W_s), up-sampled after that (paper eq. 2): (B, 256, 256)."""
+    return np.stack([resize_map(np.exp(-0.5 * one / n_channels), SCORE_SIZE) for one in u])

@@ -10,16 +10,12 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from uflow_cli.detection.detector import Detector
-from uflow_cli.detection.prediction import Prediction, predict
+from uflow_cli.detection.prediction import EvidenceModel, Prediction, predict
 from uflow_cli.errors import ImageError
 from uflow_cli.images import read_image
-from uflow_cli.model import Model
-
-BATCH_SIZE = 8
 
 Image = NDArray[np.uint8]
 Item = TypeVar("Item")
@@ -34,28 +30,27 @@ class UnreadableImage:
 
 
 def predictions(
-    model: Model, detector: Detector, paths: Sequence[Path], *, threshold: float = 0.0, batch_size: int = BATCH_SIZE
-) -> Iterator[tuple[Path, Prediction | ImageError]]:
+    model: EvidenceModel, detector: Detector, paths: Sequence[Path], *, threshold: float = 0.0,
+    batch_size: int | None = None,
+) -> Iterator[tuple[Path, Prediction | ImageError]]:  # fmt: skip
     """Each path in turn with the prediction for its image, or the error why it cannot be read.
 
-    The last bits of a prediction follow the size of its batch; with `batch_size` 1 it depends on nothing but its image.
+    In PyTorch the last bits of a prediction follow the size of its batch, which by default is the model's own.
     """
-    return _in_batches(paths, lambda images: predict(model, detector, images, threshold=threshold), batch_size)
+    size = batch_size or model.batch_size
+    return _in_batches(paths, lambda images: predict(model, detector, images, threshold=threshold), size)
 
 
 def squared_norm_maps(
-    model: Model, paths: Sequence[Path], *, batch_size: int = BATCH_SIZE
+    model: EvidenceModel, paths: Sequence[Path], *, batch_size: int | None = None
 ) -> Iterator[tuple[Path, list[NDArray[np.float32]] | ImageError]]:
     """Each path in turn with the U maps of its image, per source (H_s, W_s), or the error why it cannot be read."""
 
     def norms(images: Sequence[Image]) -> list[list[NDArray[np.float32]]]:
-        with torch.inference_mode():
-            features = model.features(images)
-            sources = model.evidence(features, model.embed(features)[0])
-            maps = [u.cpu().numpy() for u in sources]  # per source (B, H_s, W_s)
+        maps = model.evidence_maps(images)  # per source (B, H_s, W_s)
         return [[u[index] for u in maps] for index in range(len(images))]
 
-    return _in_batches(paths, norms, batch_size)
+    return _in_batches(paths, norms, batch_size or model.batch_size)
 
 
 def _in_batches(

@@ -6,22 +6,22 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-import torch
 
 from uflow_cli.calibration import choose_threshold
+from uflow_cli.config import DeviceChoice, Runtime
 from uflow_cli.datasets import Dataset, LabelledImage, read_label_mask, require_mask
-from uflow_cli.detection.prediction import SCORE_SIZE
+from uflow_cli.detection.prediction import SCORE_SIZE, EvidenceModel
 from uflow_cli.detection.stream import predictions
 from uflow_cli.errors import DatasetError, ImageError
 from uflow_cli.evaluation.measures import Evaluation
 from uflow_cli.evaluation.tally import EvaluatedImage, Tally
 from uflow_cli.metrics import PixelScores
-from uflow_cli.model import Model
-from uflow_cli.run.record import Run, load_model
+from uflow_cli.run.graph import open_model
+from uflow_cli.run.record import Run
 
 
 def evaluate_images(
-    model: Model, run: Run, labelled: Sequence[LabelledImage], *, threshold: float = 0.0
+    model: EvidenceModel, run: Run, labelled: Sequence[LabelledImage], *, threshold: float = 0.0
 ) -> Iterator[EvaluatedImage]:
     """Predictions for `labelled` images, one after the other; DatasetError or ImageError for what cannot be read."""
     stream = predictions(model, run.calibration.detector(model), [item.path for item in labelled], threshold=threshold)
@@ -33,8 +33,8 @@ def evaluate_images(
 
 
 def evaluate_run(
-    run: Run, data: Dataset, *, device: torch.device, nfa_threshold: float | None = None,
-    false_alarm_rate: float | None = None, fair: bool = False, n_resamples: int = 0,
+    run: Run, data: Dataset, *, device: DeviceChoice = "auto", runtime: Runtime = "auto",
+    nfa_threshold: float | None = None, false_alarm_rate: float | None = None, fair: bool = False, n_resamples: int = 0,
     on_image: Callable[[EvaluatedImage | None], None] = lambda _image: None,
 ) -> Evaluation:  # fmt: skip
     """Measure `run` on the test images of `data`.
@@ -51,7 +51,7 @@ def evaluate_run(
     threshold, promise = choose_threshold(
         run.calibration, nfa_threshold=nfa_threshold, false_alarm_rate=false_alarm_rate
     )
-    model = load_model(run, device=device)
+    model = open_model(run, device=device, runtime=runtime)
     at_fair = fair_threshold(model, run, data.train, on_image=lambda: on_image(None)) if fair else None
     tally, start = Tally(fair_threshold=at_fair, for_bootstrap=n_resamples > 0), time.monotonic()
     for evaluated in evaluate_images(model, run, data.test, threshold=threshold):
@@ -67,7 +67,7 @@ def evaluate_run(
 
 
 def fair_threshold(
-    model: Model, run: Run, good: Sequence[LabelledImage], *, on_image: Callable[[], None] = lambda: None
+    model: EvidenceModel, run: Run, good: Sequence[LabelledImage], *, on_image: Callable[[], None] = lambda: None
 ) -> float:
     """The anomaly score that one pixel per `good` image exceeds on average. DatasetError without images."""
     if not good:

@@ -105,7 +105,9 @@ class TalkingHeads(TalkingHeadAttn):  # type: ignore[misc]  # timm has no types
         q, k, v = self.qkv(x).view(b, n, 3, self.num_heads, c // self.num_heads).permute(2, 0, 3, 1, 4)  # (B, H, N, c)
         keys = k.transpose(-2, -1)  # (B, H, c, N)
         pieces = []
-        for queries in (q * self.scale).split(QUERIES if x.device.type == "cpu" else n, dim=2):
+        step = QUERIES if x.device.type == "cpu" else int(n)
+        sizes = [min(step, int(n) - start) for start in range(0, int(n), step)]  # spelled out: a graph is to have them
+        for queries in (q * self.scale).split_with_sizes(sizes, dim=2):
             weights = mix_heads(self.proj_l, queries @ keys).softmax(dim=-1)  # (B, H, n, N)
             pieces.append(mix_heads(self.proj_w, weights) @ v)  # (B, H, n, c)
         out: Tensor = self.proj(torch.cat(pieces, dim=2).transpose(1, 2).reshape(b, n, c))

@@ -126,7 +126,7 @@ class SeveralSizes(nn.Module):
         """Joined maps of images `x` (B, 3, H, W), H the largest size: per scale (B, C_s, H_s, W_s)."""
         maps: dict[SizedMap, Tensor] = {}
         for size in dict.fromkeys(size for scale in self.scales for size, _ in scale):
-            height, width = x.shape[-2:]
+            height, width = map(int, x.shape[-2:])  # int: fixed sizes, in a traced graph too
             image = x if size == height else F.interpolate(x, (size, size * width // height), mode="area")
             maps |= zip(((size, stride) for stride in self.strides), self.network(image), strict=True)
         return [torch.cat([maps[pair] for pair in scale], dim=1) for scale in self.scales]

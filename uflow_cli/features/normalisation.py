@@ -33,7 +33,9 @@ class FeatureNormalisation(nn.Module):
         if self.kind == "none":
             return list(features)
         if self.kind == "layer":
-            return [F.layer_norm(f, f.shape[1:]) for f in features]
+            return [
+                F.layer_norm(f, [int(n) for n in f.shape[1:]]) for f in features
+            ]  # int: a traced graph has them fixed
         return [(f - self.get_buffer(f"mean_{s}")) / self.get_buffer(f"std_{s}") for s, f in enumerate(features)]
 
     @torch.no_grad()

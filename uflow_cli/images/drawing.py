@@ -56,6 +56,12 @@ def resize_mask(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bo
     return resized
 
 
+def highest_around(values: NDArray[np.float32], reach: int) -> NDArray[np.float32]:
+    """The highest of an (H, W) map within `reach` rows and columns of each place."""
+    window = np.ones((2 * reach + 1, 2 * reach + 1), dtype=np.uint8)
+    return np.asarray(cv2.dilate(np.ascontiguousarray(values), window), dtype=np.float32)
+
+
 def connected_parts(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
     """The 8-connected parts of `mask` (H, W), numbered from 1; 0 outside."""
     _, numbers = cv2.connectedComponents(mask.view(np.uint8), connectivity=8, ltype=cv2.CV_32S)

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 RunState = Literal["training", "finished", "stopped", "failed"]
 
 CONFIG_NAME = "config.json"
+GRAPH_NAME = "graph.json"  # see `run.graph`
 STATE_NAME = "training.safetensors"
 PAPER_EXACT_CAVEAT = (
     "paper-exact: the published procedure, selected on the test set and not calibrated; for comparisons only"
@@ -122,6 +123,8 @@ class Run:
         What the folder said before stays in `config.before-recalibration.json`. TrainingError while a process trains
         there, CheckpointError if the run has become another one meanwhile.
         """
+        from uflow_cli.run.graph import keep_checksum
+
         with sole_training(self.folder):
             now = load_run(self.folder)
             if now.weights != self.weights:
@@ -129,6 +132,7 @@ class Run:
             run = replace(now, calibration=calibration)
             write_bytes(self.folder / BEFORE_RECALIBRATION_NAME, (self.folder / CONFIG_NAME).read_bytes())
             write_run(run)
+            keep_checksum(self.folder)
             write_calibration_chart(run)
         return run
 
@@ -181,7 +185,7 @@ def load_run(folder: Path, *, weights: Sequence[str] | None = None) -> Run:
         ) from error
     if weights:
         run = replace(run, model=replace(run.model, weights=tuple(weights)).located())
-    if not (folder / run.weights).is_file():
+    if not (folder / run.weights).is_file() and not (folder / GRAPH_NAME).is_file():
         raise CheckpointError(
             f"model folder {folder} is incomplete: {run.weights} is missing; train again or restore it"
         )
@@ -196,6 +200,8 @@ def load_model(run: Run, *, device: torch.device) -> Model:
     from uflow_cli.model import build_model
 
     path = run.folder / run.weights
+    if not path.is_file():  # a folder made for another machine
+        raise CheckpointError(f"{run.folder} has a graph but no weights: it is for --runtime onnx; name the run itself")
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:

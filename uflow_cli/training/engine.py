@@ -44,15 +44,16 @@ def train(
     paths: Sequence[Path], *, out: Path, dataset: str, category: str, model_config: ModelConfig, config: TrainingConfig,
     device: torch.device, observer: Observer, should_stop: Callable[[], bool] = lambda: False, overwrite: bool = False,
     criterion: Criterion | None = None, root: Path | None = None, good: Path | None = None,
-    cache: CacheFolder | None = None, groups: Sequence[str] = (),
+    cache: CacheFolder | None = None, groups: Sequence[str] = (), compile_graph: bool = False,
 ) -> Run:  # fmt: skip
     """Train on the good images at `paths` and leave a run in `out`; it is whole from the first epoch on.
 
     `groups` names the group of each image, if anything is known: whole groups are held out then.
     `should_stop` is asked after every epoch; `criterion` chooses the epoch, by default the held-out loss. `root` or
     `good` is the folder that `paths` came from, for one who resumes. Features are kept in `cache`; without one they are
-    computed anew in every epoch, to the same numbers. UflowError for images that cannot be read, an existing run
-    without `overwrite`, a training that diverged twice, a disk that refuses.
+    computed anew in every epoch, to the same numbers. `compile_graph` ends a training in fp32 with the run's graph, or
+    a warning why there is none. UflowError for images that cannot be read, an existing run without `overwrite`, a
+    training that diverged twice, a disk that refuses.
     """
 
     def examine() -> Split:
@@ -78,13 +79,16 @@ def train(
         )  # fmt: skip
         state = TrainingState(model.config, config, origin, images, split, model.extractor.digest, groups=tuple(groups))
         group.on_rank_zero(lambda: stack.enter_context(_claimed(out, state, model)))
-        return _go_on(out, state, {}, model, group, observer, criterion, should_stop, cache)
+        run = _go_on(out, state, {}, model, group, observer, criterion, should_stop, cache)
+        _compile(run, state, group, observer, wanted=compile_graph)
+        return run
 
 
 def resume(
     folder: Path, paths: Sequence[Path], *, device: torch.device, observer: Observer,
     should_stop: Callable[[], bool] = lambda: False, criterion: Criterion | None = None,
     cache: CacheFolder | None = None, weights: tuple[str, ...] | None = None,
+    compile_graph: bool = False,
 ) -> Run:  # fmt: skip
     """Go on with the unfinished training in `folder` where its last epoch ended, to the model it would have become.
 
@@ -113,7 +117,9 @@ def resume(
                 f"{folder} was begun with other weights of {state.model.extractor} than are here; "
                 "name those with --weights, or start anew with --overwrite"
             )
-        return _go_on(folder, state, tensors, model, group, observer, criterion, should_stop, cache)
+        run = _go_on(folder, state, tensors, model, group, observer, criterion, should_stop, cache)
+        _compile(run, state, group, observer, wanted=compile_graph)
+        return run
 
 
 def _go_on(
@@ -125,6 +131,19 @@ def _go_on(
     features = on_gpu_if_room(features, model.device)
     trainer = Trainer(folder, state, tensors, model, features, group, observer, criterion or HeldOutLoss())
     return trainer.run(should_stop)
+
+
+def _compile(run: Run, state: TrainingState, group: Processes, observer: Observer, *, wanted: bool) -> None:
+    """Add the graph of the finished `run` to its folder, by rank 0, where it can have one; a warning where it fails."""
+    if not (wanted and group.is_rank_zero and run.progress.state == "finished" and run.model.precision == "fp32"):
+        return
+    from uflow_cli.export import export_run
+
+    held_out = sorted({*state.split.selection, *state.split.calibration}) or state.split.training
+    try:
+        export_run(run, [Path(state.images[i][0]) for i in held_out], which="held-out images")
+    except UflowError as error:
+        observer.on_warning(f"no graph was made: {error}")
 
 
 def _features(state: TrainingState, model: Model, cache: CacheFolder | None, observer: Observer) -> FeatureStore:

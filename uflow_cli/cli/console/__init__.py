@@ -1,6 +1,12 @@
 """Everything the terminal shows; the only importer of rich. Results go to stdout, progress and warnings to stderr."""
 
-from uflow_cli.cli.console.results import print_check, print_detections, print_evaluation, print_evaluations
+from uflow_cli.cli.console.results import (
+    print_check,
+    print_detections,
+    print_evaluation,
+    print_evaluations,
+    print_graph,
+)
 from uflow_cli.cli.console.tables import (
     print_backbones,
     print_bench,
@@ -34,6 +40,7 @@ __all__ = [
     "print_diagnosis",
     "print_evaluation",
     "print_evaluations",
+    "print_graph",
     "print_json",
     "print_outcome",
     "print_runs",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from uflow_cli.detect import DetectionResult
     from uflow_cli.evaluation import Evaluation
     from uflow_cli.report import TableRow
+    from uflow_cli.run.graph import Graph
     from uflow_cli.workers import Outcome
 
 REGIONS_SHOWN = 5
@@ -32,6 +33,19 @@ def print_detections(result: DetectionResult, *, as_json: bool) -> None:
         _print_detections_table(result)
     for error in result.errors:
         err().print(f"uflow: {escape(error.message)}")
+
+
+def print_graph(graph: Graph, *, folder: Path, as_json: bool) -> None:
+    """What was exported, and how near it is to PyTorch."""
+    if as_json:
+        from uflow_cli.schema import to_json
+
+        print_text(to_json(graph, folder=str(folder)))
+        return
+    print_text(
+        f"graph in {folder / graph.file}; U differs from PyTorch's by up to {graph.largest_difference:.2g} of it "
+        f"on {graph.compared_on}\n"
+    )
 
 
 def _print_detections_table(result: DetectionResult) -> None:

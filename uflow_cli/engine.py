@@ -1,0 +1,161 @@
+"""Evidence maps by a compiled graph in ONNX Runtime: what a `Model` computes, without torch.
+
+One image is one call of the graph on one thread, several images are as many calls beside each other. The last bits of a
+matrix product may follow the size of the batch and the number of threads that share it; so they follow neither.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uflow_cli.config import ModelConfig
+from uflow_cli.errors import CheckpointError
+from uflow_cli.images import resize_image
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession  # noqa: TID251
+
+INPUT = "pixels"  # (B, H, W, 3) uint8 RGB
+EXTERNAL_DATA, DATA_LOCATION = 13, 14  # fields of a tensor in onnx.proto
+# Where tensors can be in a model: kinds of messages, and what their fields hold, by number in onnx.proto.
+TENSORS_IN: dict[str, dict[int, str]] = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "function": {7: "node"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Engine:
+    """A graph from pixels to the U maps of every source of evidence, on the CPU."""
+
+    config: ModelConfig
+    source_channels: tuple[int, ...]
+    reach: tuple[int, ...]
+    session: InferenceSession
+    n_threads: int  # images computed beside each other
+    _pool: ThreadPoolExecutor = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_pool", ThreadPoolExecutor(self.n_threads, thread_name_prefix="engine"))
+
+    @property
+    def batch_size(self) -> int:
+        """Images to take at a time."""
+        return self.n_threads
+
+    def evidence_maps(self, images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+        """U maps (B, H_s, W_s) of RGB `images`, each (H, W, 3) of any size: of the flow's scales, then the Gaussians.
+
+        CheckpointError where the graph does not take what the configuration says.
+        """
+
+        def maps(image: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+            found: list[NDArray[np.float32]] = self.session.run(
+                None, {INPUT: resize_image(image, self.config.input_size)[None]}
+            )
+            return found
+
+        try:
+            each = list(self._pool.map(maps, images)) if len(images) > 1 else [maps(image) for image in images]
+        except Exception as error:  # ONNX Runtime's own have no common base
+            raise CheckpointError(
+                f"the graph of this model does not run ({_in_one_line(error)}); export it again"
+            ) from error
+        return [np.concatenate(source) for source in zip(*each, strict=True)]
+
+
+def build_engine(
+    graph: bytes, *, config: ModelConfig, source_channels: Sequence[int], reach: Sequence[int],
+    n_threads: int | None = None,
+) -> Engine:  # fmt: skip
+    """An engine for the ONNX model `graph`; CheckpointError if it is none, or keeps weights outside of itself.
+
+    It computes `n_threads` images beside each other, by default as many as there are cores.
+    """
+    import onnxruntime  # noqa: TID251
+
+    if keeps_data_outside(graph):
+        raise CheckpointError("this graph keeps its weights in other files, which are never read; export it again")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4  # what it has to say comes as an exception
+    try:
+        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise CheckpointError(f"the graph cannot be loaded ({_in_one_line(error)}); export it again") from error
+    names = [value.name for value in session.get_outputs()]
+    if [value.name for value in session.get_inputs()] != [INPUT] or len(names) != len(source_channels):
+        raise CheckpointError(f"the graph gives {len(names)} maps for {len(source_channels)} sources; export it again")
+    return Engine(config, tuple(source_channels), tuple(reach), session, n_threads or available_cores())
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def keeps_data_outside(model: bytes) -> bool:
+    """Whether the ONNX `model` names files for its tensors: ONNX Runtime would read them from anywhere it may.
+
+    CheckpointError for what is no protocol buffer.
+    """
+    found = False
+
+    def look(message: memoryview, kind: str) -> None:
+        nonlocal found
+        for number, value in _fields(message):
+            if kind == "tensor":
+                found = found or number == EXTERNAL_DATA or (number == DATA_LOCATION and value == 1)
+            elif number in TENSORS_IN[kind] and isinstance(value, memoryview):
+                look(value, TENSORS_IN[kind][number])
+
+    try:
+        look(memoryview(model), "model")
+    except (IndexError, ValueError, RecursionError) as error:
+        raise CheckpointError("the graph is damaged: it is no ONNX model; export it again") from error
+    return found
+
+
+def _fields(message: memoryview) -> list[tuple[int, memoryview | int]]:
+    """Numbers and values of the fields of a protocol buffer; IndexError or ValueError where it is damaged."""
+    fields: list[tuple[int, memoryview | int]] = []
+    place = 0
+
+    def varint() -> int:
+        nonlocal place
+        value = shift = 0
+        while True:
+            byte = message[place]
+            place += 1
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+
+    while place < len(message):
+        number, wire = divmod(varint(), 8)
+        if wire == 0:
+            fields.append((number, varint()))
+            continue
+        length = varint() if wire == 2 else {1: 8, 5: 4}.get(wire, -1)
+        if length < 0 or place + length > len(message):
+            raise ValueError("wrong length")
+        fields.append((number, message[place : place + length]))
+        place += length
+    return fields
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,123 @@
+"""The compiled graph of a run: a file that computes what its model computes, and what is known of it.
+
+- `graph.json`: a `Graph`, with the checksum of the graph, and in a folder made for another machine that of
+  `config.json`;
+- `graph-<digest>.onnx`: pixels to U maps, the extractor's weights inside.
+
+A run folder may have them beside its weights; a folder made for another machine has nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from uflow_cli.config import DeviceChoice, Runtime
+from uflow_cli.errors import CheckpointError, UflowError
+from uflow_cli.files import write_bytes, write_text
+from uflow_cli.run.record import CONFIG_NAME, GRAPH_NAME, Run, fields_of, load_model
+from uflow_cli.schema import from_dict, record, to_json
+
+if TYPE_CHECKING:
+    from uflow_cli.detection.prediction import EvidenceModel
+    from uflow_cli.engine import Engine
+
+GRAPH_PATTERN = "graph-*.onnx"
+NVIDIA = Path("/dev/nvidiactl")  # there where a driver is; asking torch would take a second
+
+
+@record
+class Graph:
+    """What is known of a compiled graph."""
+
+    file: str
+    sha256: str
+    weights: str  # the run's file that it was made from
+    source_channels: tuple[int, ...]
+    reach: tuple[int, ...]  # in cells, per scale of the flow
+    opset: int
+    versions: dict[str, str]  # of what made it
+    largest_difference: float  # of U from PyTorch's, relative to it
+    compared_on: str  # which images, for people
+    config_sha256: str | None = None  # where nothing but this folder is at hand
+
+
+def write_graph(run: Run, data: bytes, graph: Graph, *, out: Path | None = None) -> Path:
+    """Put the ONNX model `data` into the folder of `run`, or with its configuration into `out`; the folder."""
+    folder = out or run.folder
+    write_bytes(folder / graph.file, data, durable=True)
+    if out is not None:
+        text = to_json(run)
+        write_text(out / CONFIG_NAME, text, durable=True)
+        graph = replace(graph, config_sha256=_digest(text.encode()))
+    write_text(folder / GRAPH_NAME, to_json(graph), durable=True)
+    for stale in folder.glob(GRAPH_PATTERN):
+        if stale.name != graph.file:
+            stale.unlink(missing_ok=True)
+    return folder
+
+
+def find_graph(run: Run) -> Graph | None:
+    """The graph of the weights that `run` has now, None if there is none; CheckpointError if it is damaged."""
+    path = run.folder / GRAPH_NAME
+    if not path.is_file():
+        return None
+    try:
+        graph = from_dict(Graph, fields_of(path.read_text(encoding="utf-8"), path))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); export the run again") from error
+    if Path(graph.file).name != graph.file:
+        raise CheckpointError(f"{path} names a graph in another folder, {graph.file}; export the run again")
+    return graph if graph.weights == run.weights else None
+
+
+def load_engine(run: Run) -> Engine:
+    """The engine of `run`; CheckpointError if it has no graph, or it or the record is damaged."""
+    from uflow_cli.engine import build_engine
+
+    graph = find_graph(run)
+    if graph is None:
+        raise CheckpointError(f"{run.folder} has no graph of its weights; make one with `uflow export --model RUN`")
+    path = run.folder / graph.file
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror or error}); export the run again") from error
+    if _digest(data) != graph.sha256:
+        raise CheckpointError(f"{path} is damaged: its checksum is another; export the run again")
+    if graph.config_sha256 not in (None, _digest((run.folder / CONFIG_NAME).read_bytes())):
+        raise CheckpointError(
+            f"{run.folder / CONFIG_NAME} is not as it was exported: its checksum is another; export the run again"
+        )
+    channels, reach = graph.source_channels, graph.reach
+    return build_engine(data, config=run.model, source_channels=channels, reach=reach)
+
+
+def open_model(run: Run, *, device: DeviceChoice = "auto", runtime: Runtime = "auto") -> EvidenceModel:
+    """What computes the U maps of `run`: its graph, or its model in PyTorch.
+
+    "auto" takes the graph where there is one and no GPU is used. UflowError where what was asked for is not there.
+    """
+    if runtime == "onnx" and device == "cuda":
+        raise UflowError("runtime onnx computes on the CPU; drop --device cuda, or take --runtime torch")
+    on_gpu = device == "cuda" or (device == "auto" and NVIDIA.exists())
+    if runtime == "onnx" or (runtime == "auto" and not on_gpu and find_graph(run) is not None):
+        return load_engine(run)
+    from uflow_cli.model import choose_device
+
+    return load_model(run, device=choose_device(device))
+
+
+def keep_checksum(folder: Path) -> None:
+    """Make the configuration that `folder` has now the one that its graph goes with."""
+    path = folder / GRAPH_NAME
+    if path.is_file():
+        graph = from_dict(Graph, fields_of(path.read_text(encoding="utf-8"), path))
+        if graph.config_sha256 is not None:
+            write_text(path, to_json(replace(graph, config_sha256=_digest((folder / CONFIG_NAME).read_bytes()))))
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
