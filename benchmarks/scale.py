@@ -71,6 +71,9 @@ class Clock:
             self.mark("found")
         self.mark("features")
 
+    def on_flow(self, number: int, total: int) -> None:
+        """Nothing: so many images need one flow."""
+
     def on_batch(self, done: int, total: int) -> None:
         """Nothing: the end of the run counts."""
 

@@ -59,6 +59,9 @@ class Recorder:
     def on_batch(self, done: int, total: int) -> None:
         self.batches += 1
 
+    def on_flow(self, number: int, total: int) -> None:
+        """Nothing to remember."""
+
     def on_epoch(self, record: Epoch) -> None:
         self.epochs.append(record)
 

@@ -20,7 +20,7 @@ from uflow_cli.images import write_png
 from uflow_cli.model import build_model
 from uflow_cli.run.record import load_model, load_run
 from uflow_cli.run.state import has_state
-from uflow_cli.training import split_images, train
+from uflow_cli.training import resume, split_images, train
 from uflow_cli.training.engine import on_gpu_if_room
 from uflow_cli.training.steps import adam, batched, rate_factor
 
@@ -73,6 +73,42 @@ def test_split_never_parts_a_group(sizes):
     if max(sizes) <= 20 and len(sizes) > 3:
         assert len(held_out) >= 0.15 * len(groups)
         assert split.shared == (len(held_out) < 24 or len(uses[1] | uses[2]) < 3)
+
+
+@pytest.mark.parametrize("groups", [(), [str(i // 6) for i in range(40)]])
+def test_folds_are_parts_of_all_images(groups):
+    split = split_images(40, held_out_fraction=0.15, seed=1, groups=groups, n_folds=4)
+    parts = [split.selection, *split.folds]
+    assert sorted(i for part in parts for i in part) == list(range(40))
+    assert sorted(split.training) == sorted(i for part in split.folds for i in part)
+    assert max(map(len, parts)) - min(map(len, parts)) <= (6 if groups else 0)
+    if groups:
+        assert sum(len({groups[i] for i in part}) for part in parts) == 7
+
+
+def test_all_images_calibrate_by_flows_that_have_not_seen_them(good_paths, tmp_path, recorder):
+    """Calibrated by the other fold too, whose images the kept flow has seen and another flow has not."""
+    alone = run_training(good_paths, tmp_path / "alone", recorder)
+    config, flows = replace(SMALL_TRAINING, folds=2), []
+    recorder.on_flow = lambda number, total: flows.append((number, total))
+    run = run_training(good_paths, tmp_path / "run", recorder, config=config)
+    assert (run.origin.n_training, run.origin.n_selection, run.origin.n_images, run.origin.n_flows) == (10, 10, 20, 2)
+    assert (run.calibration.n_images, run.calibration.shared) == (20, False)
+    assert (alone.calibration.n_images, alone.origin.n_flows) == (8, 1)
+    assert load_run(tmp_path / "run").calibration == run.calibration
+    assert flows == [(2, 2)]
+
+
+def test_cross_fitting_that_was_stopped_is_done_anew(good_paths, tmp_path, recorder):
+    config, flows = replace(SMALL_TRAINING, folds=2, flow_precision="fp32"), []
+    recorder.on_flow = lambda number, _total: flows.append(number)
+    whole = run_training(good_paths, tmp_path / "whole", recorder, config=config)
+    assert flows == [2]
+    stopped = run_training(good_paths, tmp_path / "run", recorder, config=config, should_stop=lambda: len(flows) > 1)
+    assert (stopped.progress.state, stopped.calibration.n_images, stopped.calibration.shared) == ("stopped", 10, True)
+    resumed = resume(tmp_path / "run", good_paths, device=CPU, observer=recorder, cache=shared_cache())
+    assert resumed.progress.state == "finished"
+    assert resumed.calibration == whole.calibration
 
 
 def test_a_single_group_cannot_be_split():

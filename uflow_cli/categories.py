@@ -54,6 +54,16 @@ class TrainingTask:
     n_tasks: int
     resumed: bool  # goes on where it was stopped or killed
 
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The group of each image, see `groups_of`."""
+        return groups_of(self.data.train, self.config.groups)
+
+    @property
+    def n_flows(self) -> int:
+        """Flows to be trained, of which one is kept."""
+        return self.config.n_folds(len(self.data.train), n_groups=len(set(self.groups)))
+
 
 def train_categories(
     dataset: str, categories: Sequence[str], *, root: Path, out: Path, settings: Callable[[str, str], Settings],
@@ -110,7 +120,7 @@ def _train(
             return
         train(
             paths, out=task.folder, dataset=data.name, category=data.category, root=root, cache=cache,
-            groups=groups_of(data.train, task.config.groups),
+            groups=task.groups,
             model_config=task.model_config, config=task.config, device=device, observer=observer,
             should_stop=stop.is_set, criterion=criterion, overwrite=True, compile_graph=compile_graph,
         )  # fmt: skip

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from uflow_cli.config import FEW_GROUPS
 from uflow_cli.detection.detector import Detector, FalseAlarmCurve, Fusion
 from uflow_cli.detection.nfa import Background
 from uflow_cli.errors import UflowError
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from uflow_cli.detection.prediction import EvidenceModel
 
 FALSE_BELOW = 1.0  # log NFA, ten false detections per image: who would allow more?
-FEW_GROUPS = 5  # below this many held-out groups, the promise for a new one is a guess
 MEAN_RATIO_RANGE = (0.95, 1.10)  # outside, the flow does not fit the held-out images
 PROBABILITIES = (
     0.0001, 0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999,

@@ -159,6 +159,7 @@ def train(
         console.print_training_start(
             data.name, data.category, len(data.train), preset=training_config.preset,
             paper_exact=model_config.paper_exact, run=run,
+            n_flows=training_config.n_folds(len(data.train), n_groups=len(set(groups))),
         )  # fmt: skip
     with _watched(run, tensorboard=tensorboard) as (observer, should_stop):
         result = train_run(

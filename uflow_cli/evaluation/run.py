@@ -91,6 +91,11 @@ def selection_note(run: Run) -> str:
             f"{origin.n_selection} held-out good images chose the epoch and calibrated the false alarms; "
             "no test image was looked at"
         )
+    if origin.n_flows > 1:
+        return (
+            f"{origin.n_selection} held-out good images chose the epoch; all {origin.n_images} calibrated the false "
+            f"alarms, each by one of {origin.n_flows} flows that had not seen it; no test image was looked at"
+        )
     return (
         f"{origin.n_selection} held-out good images chose the epoch, {origin.n_calibration} others calibrated the "
         "false alarms; no test image was looked at"

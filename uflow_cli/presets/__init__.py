@@ -22,6 +22,7 @@ PAPER_EXACT = {  # what paper_exact means for other settings (docs/method.md, se
     "gaussian": False,
     "lot": 1,
     "held_out_fraction": 0.0,
+    "folds": 1,
     "schedule": "published",
     "gradient_clip": 0.0,
     "patience": 20,
@@ -87,6 +88,9 @@ def _require_selection(model: ModelConfig, training: TrainingConfig) -> None:
         raise UflowError(
             f"held_out_fraction = {share:g} does not go with paper_exact, which trains on all good images; drop one"
         )
+    if (training.folds or 1) > 1 and (training.augment or not share):
+        what = "augment" if training.augment else "held_out_fraction = 0"
+        raise UflowError(f"folds = {training.folds} does not go with {what}; drop one")
     if not model.paper_exact and not share:
         raise UflowError("held_out_fraction = 0 leaves no images to choose the epoch by; give a share above 0")
 

@@ -107,6 +107,8 @@ def _held_out(run: Run) -> str:
     groups = f" of {len(origin.held_out_groups)} of {origin.n_groups} groups" if origin.n_groups else ""
     if run.calibration.shared:
         return f"{origin.n_calibration}{groups}, which chose the epoch and calibrated"
+    if origin.n_flows > 1:
+        return f"{origin.n_selection}{groups} chose the epoch, all calibrated by {origin.n_flows} flows in turns"
     return f"{origin.n_selection} chose the epoch, {origin.n_calibration} calibrated{groups}"
 
 

@@ -68,6 +68,7 @@ class Origin:
     version: str | None = None  # of uflow, when training began; None in runs that do not say
     n_groups: int = 0  # of the good images, see `datasets.groups_of`; 0 where nothing is known
     held_out_groups: tuple[str, ...] = ()  # that trained nothing
+    n_flows: int = 1  # trained, each without another part of the images, so that all of them calibrate; one is kept
 
     @property
     def n_images(self) -> int:

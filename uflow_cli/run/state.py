@@ -38,11 +38,15 @@ from uflow_cli.schema import FileName, from_dict, record, to_json
 
 @record
 class Split:
-    """Indices of the good images by use. `calibration` is `selection` where there are too few to part them."""
+    """Indices of the good images by use. `calibration` is `selection` where there are too few to part them.
+
+    `folds`, if any, are parts of `training`, each of which is held out of one more flow that is trained to calibrate.
+    """
 
     training: tuple[int, ...]
     selection: tuple[int, ...]
     calibration: tuple[int, ...]
+    folds: tuple[tuple[int, ...], ...] = ()
 
     @property
     def shared(self) -> bool:

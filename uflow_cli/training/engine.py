@@ -60,7 +60,10 @@ def train(
         _require_free(out, overwrite=overwrite)
         check_model_config(model_config)
         _augmentation(config)
-        return split_images(len(paths), held_out_fraction=config.held_out_fraction, seed=config.seed, groups=groups)
+        return split_images(
+            len(paths), held_out_fraction=config.held_out_fraction, seed=config.seed, groups=groups,
+            n_folds=config.n_folds(len(paths), n_groups=len(set(groups))),
+        )  # fmt: skip
 
     def survey() -> tuple[tuple[str, str], ...]:
         known = FeatureCache(cache, model) if cache else None
@@ -75,7 +78,7 @@ def train(
         apart = sorted({groups[i] for i in (*split.selection, *split.calibration)}) if groups else []
         origin = Origin(
             dataset, category, *sizes, _absolute(root), _absolute(good), uflow_cli.__version__, len(set(groups)),
-            tuple(apart),
+            tuple(apart), 1 + len(split.folds),
         )  # fmt: skip
         state = TrainingState(model.config, config, origin, images, split, model.extractor.digest, groups=tuple(groups))
         group.on_rank_zero(lambda: stack.enter_context(_claimed(out, state, model)))
@@ -108,7 +111,7 @@ def resume(
         state, tensors = group.on_rank_zero(claim)
         if weights:
             state = replace(state, model=replace(state.model, weights=weights).located())
-        if state.is_over:  # killed between the last epoch and the end
+        if state.is_over and not state.split.folds:  # killed between the last epoch and the end
             return group.on_rank_zero(lambda: publish(folder, state, "finished"))
         group.on_rank_zero(lambda: require_same_images(state, paths, on_progress=observer.on_images))
         model = group.rank_zero_first(lambda: build_model(state.model, device=own_device, seed=state.training.seed))
@@ -168,13 +171,16 @@ def on_gpu_if_room(store: FeatureStore, device: torch.device, *, free_bytes: int
     return store
 
 
-def split_images(n_images: int, *, held_out_fraction: float, seed: int, groups: Sequence[str] = ()) -> Split:
+def split_images(
+    n_images: int, *, held_out_fraction: float, seed: int, groups: Sequence[str] = (), n_folds: int = 1
+) -> Split:
     """A random split of `n_images` good images: by default 15 %, at least 8, never train the flow.
 
     With at least 24 held-out images a third of them chooses the epoch and the others calibrate; with fewer, all
     do both. Fewer than 16 images are halved. A fraction of 0 holds none out. `groups` of the images are never parted:
     as many are held out as it takes to have so many images, half of all at most where that can be, and it takes three
-    of them to part those that choose the epoch. TrainingError for less than 2 images.
+    of them to part those that choose the epoch. Several `n_folds` are parts of all images, about as large as each
+    other, the first of which is held out of the flow that is kept. TrainingError for less than 2 images.
     """
     if n_images < 2:
         raise TrainingError(
@@ -184,6 +190,9 @@ def split_images(n_images: int, *, held_out_fraction: float, seed: int, groups: 
         return Split(tuple(range(n_images)), (), ())
     n_held_out = min(max(MIN_HELD_OUT, round(held_out_fraction * n_images)), n_images // 2)
     order = [int(i) for i in np.random.default_rng(seed).permutation(n_images)]
+    if n_folds > 1:
+        first, *others = _folds(order, groups, n_folds)
+        return Split(tuple(i for fold in others for i in fold), first, first, tuple(others))
     if groups:
         return _split_groups(order, groups, n_held_out=n_held_out)
     held_out, training = order[:n_held_out], order[n_held_out:]
@@ -193,19 +202,33 @@ def split_images(n_images: int, *, held_out_fraction: float, seed: int, groups: 
     return Split(tuple(training), tuple(held_out[:n_selection]), tuple(held_out[n_selection:]))
 
 
-def _split_groups(order: Sequence[int], groups: Sequence[str], *, n_held_out: int) -> Split:
-    """Whole groups, in the `order` in which their images come first, until there are `n_held_out` images."""
+def _folds(order: Sequence[int], groups: Sequence[str], n_folds: int) -> list[tuple[int, ...]]:
+    """`n_folds` parts of the images, which come in `order`; each group goes into the smallest one so far."""
+    folds: list[list[int]] = [[] for _ in range(n_folds)]
+    for own in _members(order, groups or [str(i) for i in range(len(order))]):
+        min(folds, key=len).extend(own)
+    return [tuple(fold) for fold in folds]
+
+
+def _members(order: Sequence[int], groups: Sequence[str]) -> list[list[int]]:
+    """The images of each group, in the `order` in which they come; TrainingError for a single group."""
     members: dict[str, list[int]] = {}
     for i in order:
         members.setdefault(groups[i], []).append(i)
     if len(members) < 2:
         raise TrainingError(f"all images are of one group, {next(iter(members))!r}; two or more are needed")
+    return list(members.values())
+
+
+def _split_groups(order: Sequence[int], groups: Sequence[str], *, n_held_out: int) -> Split:
+    """Whole groups, in the `order` in which their images come first, until there are `n_held_out` images."""
+    members = _members(order, groups)
     held_out: list[list[int]] = []
-    for own in members.values():
+    for own in members:
         n_before = sum(map(len, held_out))
         if n_before < n_held_out and n_before + len(own) <= len(order) // 2:
             held_out.append(own)
-    held_out = held_out or [min(members.values(), key=len)]
+    held_out = held_out or [min(members, key=len)]
     apart = {groups[own[0]] for own in held_out}
     training = tuple(i for i in order if groups[i] not in apart)
     everything = tuple(i for own in held_out for i in own)

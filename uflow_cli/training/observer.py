@@ -30,6 +30,9 @@ class Observer(Protocol):
     def on_epoch(self, record: Epoch) -> None:
         """An epoch ended and its log line is written."""
 
+    def on_flow(self, number: int, total: int) -> None:
+        """Of `total` flows that hold out one part of the images each, training of `number`, from 2, begins."""
+
     def on_warning(self, message: str) -> None:
         """Something went otherwise than planned, and training goes on."""
 
@@ -59,6 +62,11 @@ class Together:
         """Pass it on."""
         for observer in self.observers:
             observer.on_epoch(record)
+
+    def on_flow(self, number: int, total: int) -> None:
+        """Pass it on."""
+        for observer in self.observers:
+            observer.on_flow(number, total)
 
     def on_warning(self, message: str) -> None:
         """Pass it on."""

@@ -64,6 +64,9 @@ class PlainTrainingDisplay:
             f"elapsed {duration(record.seconds)}  left {duration(left)}"
         )
 
+    def on_flow(self, number: int, total: int) -> None:
+        self.console.print(f"flow {number} of {total}, which lets the images calibrate that it has not seen")
+
     def on_warning(self, message: str) -> None:
         warn(message)
 
@@ -73,6 +76,7 @@ class LiveTrainingDisplay:
 
     def __init__(self, console: Console) -> None:
         self.records: list[Epoch] = []
+        self.flow = "training"
         self.bars, self.rate = progress_bars(console), Rate()
         self.live = Live(console=console, transient=True, refresh_per_second=4, get_renderable=self._render)
         self.tasks: dict[str, Any] = {}
@@ -103,10 +107,13 @@ class LiveTrainingDisplay:
             self.rate = Rate()
 
     def on_batch(self, done: int, total: int) -> None:
-        self._show("training", done, total)
+        self._show(self.flow, done, total)
 
     def on_epoch(self, record: Epoch) -> None:
         self.records.append(record)
+
+    def on_flow(self, number: int, total: int) -> None:
+        self.flow = f"training flow {number} of {total}, to calibrate"
 
     def on_warning(self, message: str) -> None:
         self.live.console.print(f"[yellow]warning:[/] {escape(message)}")
@@ -167,14 +174,16 @@ def training_display() -> Iterator[PlainTrainingDisplay | LiveTrainingDisplay]:
 
 
 def print_training_start(
-    dataset: str, category: str, n_images: int, *, preset: str, paper_exact: bool, run: Path
+    dataset: str, category: str, n_images: int, *, preset: str, paper_exact: bool, run: Path, n_flows: int = 1
 ) -> None:
-    """One line before training starts, and a warning where there is little to promise or nothing."""
+    """One line before training starts, another where `n_flows` are trained, and a warning where little is promised."""
     from uflow_cli.config import FEW_IMAGES
     from uflow_cli.run.record import PAPER_EXACT_CAVEAT
 
     hint = "" if preset == PAPER_PRESET else f" (the paper's: --preset {PAPER_PRESET})"
     note(f"training preset {preset}{hint} on {n_images} good images of {dataset}/{category}; run folder {run}")
+    if n_flows > 1:
+        note(f"{n_flows} flows take turns at holding images out, so that all of them calibrate; one is kept (--folds)")
     if paper_exact:
         warn(PAPER_EXACT_CAVEAT)
     elif n_images < FEW_IMAGES:
@@ -199,7 +208,7 @@ def print_training_result(run: Run, data: Dataset) -> None:
         soft_wrap=True,
     )
     if calibration.n_images:
-        _print_calibration(console, calibration)
+        _print_calibration(console, calibration, n_flows=origin.n_flows)
     console.print(f"model in {escape(str(run.folder))}; next:", soft_wrap=True)
     for command in next_commands(run, data):
         console.print(f"  {escape(command)}", soft_wrap=True)
@@ -215,7 +224,7 @@ def next_commands(run: Run, data: Dataset) -> list[str]:
     return [f"uflow detect {folder} --model {model}", f"uflow evaluate --model {model} --report {report}"]
 
 
-def _print_calibration(console: Console, calibration: Calibration) -> None:
+def _print_calibration(console: Console, calibration: Calibration, *, n_flows: int) -> None:
     """The fit of the embeddings and the false alarms on held-out images."""
     table = Table(title="embeddings of held-out good images", title_justify="left", box=None, pad_edge=False)
     for name in ("source", "channels C", "v = mean U / C", "degrees of freedom k"):
@@ -229,6 +238,7 @@ def _print_calibration(console: Console, calibration: Calibration) -> None:
     console.print(_false_alarms(calibration))
     flagged = calibration.false_alarm_images(0.0)
     chosen = ", which also chose the epoch," if calibration.shared else ""
+    chosen = f", judged by {n_flows} flows in turns," if n_flows > 1 and not chosen else chosen
     console.print(
         f"at log NFA < 0, one false detection expected in {10**calibration.log_lot:.0f} good images, {flagged} of "
         f"{calibration.n_images} held-out good images{chosen} are flagged; "
@@ -266,7 +276,7 @@ def print_task(task: TrainingTask) -> None:
     data, model_config = task.data, task.model_config
     print_training_start(
         data.name, data.category, len(data.train), preset=task.config.preset, paper_exact=model_config.paper_exact,
-        run=task.folder,
+        run=task.folder, n_flows=task.n_flows,
     )  # fmt: skip
 
 

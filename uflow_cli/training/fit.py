@@ -1,0 +1,138 @@
+"""One flow and the images that train it: epochs, and what it makes of held-out images. Losses in bits per dimension."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from uflow_cli.cache import FeatureStore
+from uflow_cli.config import TrainingConfig
+from uflow_cli.features import choose_precision
+from uflow_cli.flow import UFlow, bits_per_dimension, negative_log_likelihood
+from uflow_cli.model import Model
+from uflow_cli.training.observer import Observer
+from uflow_cli.training.processes import Processes
+from uflow_cli.training.steps import adam, batched, compiled, rate_factor
+
+
+class FlowFit:
+    """A flow under training. `rows` are what trains it, as indices of `features`; it is to see them `n_epochs` times.
+
+    `tensors` are those that `copies` gave, to go on from there; without any, training begins.
+    """
+
+    def __init__(
+        self, model: Model, features: FeatureStore, rows: Sequence[int], config: TrainingConfig, group: Processes,
+        observer: Observer, *, n_epochs: int, tensors: Mapping[str, Tensor] | None = None,
+    ) -> None:  # fmt: skip
+        self.model, self.features, self.rows = model, features, rows
+        self.config, self.group, self.observer = config, group, observer
+        self.n_epochs = n_epochs
+        self.steps_per_epoch = -(-len(rows) // config.batch_size)
+        self.optimiser = adam(model.flow.parameters(), weight_decay=config.weight_decay)
+        if tensors:
+            self.restore(tensors)
+        else:
+            model.load_state_dict({**model.state_dict(), **group.on_rank_zero(self._fit_statistics)})
+        self.half = choose_precision(config.flow_precision, device=model.device) == "bf16"
+        flow = group.synchronised(self._training_flow(), device=model.device)
+        self.synchronised_model = replace(model, flow=cast(UFlow, flow))  # its gradients are those of all processes
+
+    def _training_flow(self) -> nn.Module:
+        if not self.config.compile:
+            return self.model.flow
+        n_images = len(self.group.part(range(self.config.batch_size)))
+        return compiled(
+            self.model.flow, batch_size=n_images, device=self.model.device, half=self.half,
+            on_warning=self.observer.on_warning,
+        )  # fmt: skip
+
+    def epoch(self, epoch: int, *, rate_share: float) -> float:
+        """Mean training loss over one pass; all that is random in it follows from the seed and the epoch's number."""
+        self.synchronised_model.flow.train()
+        order = np.random.default_rng([self.config.seed, 1, epoch]).permutation(self.rows).tolist()
+        self.features.start_epoch(epoch)
+        total = torch.zeros((), dtype=torch.float64, device=self.model.device)  # stays there: no waiting per step
+        seen = (epoch - 1) * len(order)
+        for step, batch in enumerate(batched(order, self.config.batch_size), start=(epoch - 1) * self.steps_per_epoch):
+            total += self._step(batch, rate_share * self._rate(step))
+            seen += len(batch)
+            self.observer.on_batch(seen, self.n_epochs * len(order))
+        total = self.group.sum(total)
+        return bits_per_dimension(float(total) / len(order), self.model.flow.n_dimensions)
+
+    def _step(self, batch: Sequence[int], rate: float) -> Tensor:
+        """One step on the images `batch`; the sum of this process's negative log-likelihoods, in nats."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        part = self.group.part(batch)
+        features = self.features.read(part or batch[:1], device=self.model.device)
+        with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.half):
+            embeddings, log_det_jacobian = self.synchronised_model.embed(features)
+        nll = negative_log_likelihood(embeddings, log_det_jacobian).sum()
+        if not part:  # fewer images than processes: all must take part in the exchange of gradients
+            nll = 0.0 * nll
+        self.optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(nll / (len(batch) / self.group.size))  # the mean over processes is that over the batch
+        if self.config.gradient_clip:
+            largest = self.config.gradient_clip * self.model.flow.n_dimensions  # the loss is a sum over dimensions
+            torch.nn.utils.clip_grad_norm_(self.model.flow.parameters(), largest)
+        self.optimiser.step()
+        return nll.detach().double()
+
+    def _rate(self, step: int) -> float:
+        n_steps = self.n_epochs * self.steps_per_epoch
+        factor = rate_factor(self.config.schedule, step, n_steps=n_steps, warm_up=self.config.warm_up)
+        return self.config.learning_rate * factor
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the last step."""
+        return float(self.optimiser.param_groups[0]["lr"])
+
+    def _fit_statistics(self) -> dict[str, Tensor]:
+        """What is fitted to the training images in one pass and not trained: normalisation and Gaussians."""
+        model = self.model
+        batches = list(batched(self.rows, self.config.batch_size))
+        model.normalisation.fit(self.features.read(batch, device=model.device) for batch in batches)
+        if model.gaussians is not None:
+            features = (self.features.read(batch, device=model.device) for batch in batches)
+            model.gaussians.fit([of_image[scale] for scale in model.scales] for of_image in features)
+        return {key: value for key, value in model.state_dict().items() if not key.startswith("flow.")}
+
+    def copies(self) -> dict[str, Tensor]:
+        """Copies on the CPU of all tensors that training changes."""
+        moments = self.optimiser.state_dict()["state"]
+        adam = {f"adam.{i}.{name}": value for i, values in moments.items() for name, value in values.items()}
+        return {name: value.detach().cpu().clone() for name, value in {**self.model.state_dict(), **adam}.items()}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Set all tensors that training changes to those that `copies` gave."""
+        self.model.load_state_dict({k: v for k, v in tensors.items() if not k.startswith("adam.")})
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("adam."):
+                _, index, moment = name.split(".")
+                moments.setdefault(int(index), {})[moment] = value.clone()
+        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
+
+    @torch.inference_mode()
+    def loss_and_maps(self, indices: Sequence[int]) -> tuple[float, list[Tensor]]:
+        """Loss and U maps (N, H_s, W_s) per source of evidence of the images `indices`."""
+        flow = self.model.flow.eval()
+        if not indices:
+            return math.nan, [torch.empty(0, 1, 1) for _ in self.model.source_channels]
+        total, norms = 0.0, []
+        for batch in batched(indices, self.config.batch_size):
+            features = self.features.read(batch, device=self.model.device)
+            embeddings, log_det_jacobian = self.model.embed(features)
+            total += float(negative_log_likelihood(embeddings, log_det_jacobian).double().sum())
+            norms.append([u.cpu() for u in self.model.evidence(features, embeddings)])
+        loss = bits_per_dimension(total / len(indices), flow.n_dimensions)
+        return loss, [torch.cat(maps) for maps in zip(*norms, strict=True)]
