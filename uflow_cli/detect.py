@@ -71,7 +71,7 @@ def find_images(paths: Iterable[Path], *, out: Path | None = None) -> tuple[list
     found: dict[str, Path] = {}
     left_out: list[LeftOut] = []
     for path in paths:
-        if not path.is_dir():
+        if not os.path.isdir(path):  # noqa: PTH112 - pathlib raises below a folder that may not be entered
             found.setdefault(os.path.realpath(path), path)
             continue
         inside = list_images(path, recursive=True, left_out=left_out)

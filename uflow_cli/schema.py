@@ -110,8 +110,16 @@ def to_json(value: Any, **more: Any) -> str:
 
 
 def json_text(values: Mapping[str, Any]) -> str:
-    """`values` as a JSON text that begins with the version; ValueError if a number is infinite or nan."""
-    return json.dumps({"version": VERSION, **values}, indent=1, allow_nan=False) + "\n"
+    """`values` as a JSON text that begins with the version, without -0.0; ValueError for an infinite number or nan."""
+    return json.dumps(_without_minus_zero({"version": VERSION, **values}), indent=1, allow_nan=False) + "\n"
+
+
+def _without_minus_zero(value: Any) -> Any:
+    if isinstance(value, float):
+        return value + 0.0
+    if isinstance(value, dict):
+        return {key: _without_minus_zero(item) for key, item in value.items()}
+    return [_without_minus_zero(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def from_json(kind: type[T], text: str | bytes) -> T:

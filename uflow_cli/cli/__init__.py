@@ -12,7 +12,9 @@ from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
 import uflow_cli
+from uflow_cli.cli.streams import guarded_streams, of_the_machine
 from uflow_cli.errors import UflowError
+from uflow_cli.text import printable
 
 if TYPE_CHECKING:
     from typer._click import Command, Context, HelpFormatter
@@ -54,6 +56,15 @@ def load_command(name: str) -> Command:
 class Sections(TyperCommand):
     """A command whose help keeps its options in sections, by their `rich_help_panel`."""
 
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+        """Refuse an empty argument: as a path it would mean the folder where one happens to be."""
+        for place, argument in enumerate(args):
+            option = argument[:-1] if argument.startswith("--") and argument.endswith("=") else None
+            if option or not argument:
+                before = args[place - 1] if place and args[place - 1].startswith("-") else None
+                raise typer.BadParameter("an empty text is no value", param_hint=option or before)
+        return super().parse_args(ctx, args)
+
     def format_options(self, ctx: Context, formatter: HelpFormatter) -> None:
         """Write arguments and options, section by section."""
         sections: dict[str, list[tuple[str, str]]] = {}
@@ -88,12 +99,20 @@ class Program(TyperGroup):
     def invoke(self, ctx: Context) -> Any:
         """Run the command; where JSON was asked for, an error is JSON on stdout too."""
         try:
-            return super().invoke(ctx)
+            return self._invoke(ctx)
         except (UflowError, TyperException) as error:
             if "--json" in sys.argv and ctx.invoked_subcommand != "bench":  # whose --json names a file
                 from uflow_cli.cli.console import print_json
 
                 print_json({"error": error.format_message() if isinstance(error, TyperException) else str(error)})
+            raise
+
+    def _invoke(self, ctx: Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            if message := of_the_machine(error):
+                raise UflowError(message) from error
             raise
 
 
@@ -127,17 +146,22 @@ def main() -> None:
     # Threads spin while they wait; too long, and training takes many times as long beside another program.
     # Of 0, 3000, 30000 and the default of 300000 turns, 3000 did well both alone and beside another.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
-    try:
-        app()
-    except UflowError as error:
-        print(f"uflow: {error}", file=sys.stderr)
-        sys.exit(1)
-    except ModuleNotFoundError as error:
-        if error.name not in NOT_AT_THE_EDGE:
-            raise
-        print(
-            f"uflow: {error.name} is not installed here, and only detection with an exported folder does without; "
-            "install all that uflow needs: pip install uflow-cli",
-            file=sys.stderr,
-        )
-        sys.exit(1)
+    with guarded_streams():
+        try:
+            try:
+                app()
+            finally:
+                if sys.stdout is not None:
+                    sys.stdout.flush()
+        except UflowError as error:
+            print(f"uflow: {printable(str(error))}", file=sys.stderr)
+            sys.exit(1)
+        except ModuleNotFoundError as error:
+            if error.name not in NOT_AT_THE_EDGE:
+                raise
+            print(
+                f"uflow: {error.name} is not installed here, and only detection with an exported folder does without; "
+                "install all that uflow needs: pip install uflow-cli",
+                file=sys.stderr,
+            )
+            sys.exit(1)

@@ -110,20 +110,20 @@ class Evaluation:
             self._row("mIoU at log NFA < 0, all images", self.miou_automatic.all_images, "miou_automatic", known),
             self._row("  defective images", self.miou_automatic.defective_images, "miou_automatic_defective"),
             self._row(
-                f"mIoU at the oracle log NFA < {self.oracle.threshold:g}, all images",
+                f"mIoU at the oracle log NFA < {self.oracle.threshold:zg}, all images",
                 self.oracle.miou.all_images, "miou_oracle", known,
             ),
             self._row("  defective images", self.oracle.miou.defective_images, ""),
         ]  # fmt: skip
         if self.threshold != 0:
-            at = f"mIoU at log NFA < {self.threshold:.3g}, all images"
+            at = f"mIoU at log NFA < {self.threshold:z.3g}, all images"
             rows += [
                 self._row(at, self.miou.all_images, "miou"),
                 self._row("  defective images", self.miou.defective_images, "miou_defective"),
             ]
         for name, chosen in (("oracle", self.score_oracle), ("fair", self.score_fair)):
             if chosen is not None:
-                at = f"mIoU at the {name} anomaly score > {chosen.threshold:.3f}, all images"
+                at = f"mIoU at the {name} anomaly score > {chosen.threshold:z.3f}, all images"
                 rows += [
                     self._row(at, chosen.miou.all_images, ""),
                     self._row("  defective images", chosen.miou.defective_images, ""),
@@ -142,12 +142,12 @@ class Evaluation:
 def difference(ours: float, published: float) -> str:
     """Ours minus the published value with its sign; empty where either is missing."""
     gap = ours - published
-    return "" if math.isnan(gap) else f"{gap:+.4f}"
+    return "" if math.isnan(gap) else f"{gap:+z.4f}"
 
 
 def share(value: float, *, absent: str = ABSENT) -> str:
     """A share for people."""
-    return absent if math.isnan(value) else f"{value:.4f}"
+    return absent if math.isnan(value) else f"{value:z.4f}"
 
 
 def evaluation_to_dict(evaluation: Evaluation) -> dict[str, Any]:

@@ -236,7 +236,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise WeightsError(f"weights file {path} does not exist; name another with --weights")
     try:
+        path.open("rb").close()  # safetensors says of a file that may not be read that it is missing
         content: Any = load_file(path) if path.suffix == ".safetensors" else _unpickle(path)
+    except PermissionError as error:
+        raise WeightsError(f"weights file {path} cannot be read ({error.strerror}); check its permissions") from error
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"weights file {path} holds Python objects that could run code, or is damaged, and is refused; "

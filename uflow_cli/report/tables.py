@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from uflow_cli.evaluation import (
 )
 from uflow_cli.files import write_text
 from uflow_cli.report.drawings import sweep_chart
+from uflow_cli.schema import json_text
 
 EVALUATION_NAME = "evaluation.json"
 FIGURES = {
@@ -98,7 +98,7 @@ def write_evaluation(folder: Path, evaluation: Evaluation, *, key: str = "") -> 
     rows = evaluation.rows()
     write_text(folder / "evaluation.csv", csv_text([("measure", "ours", "published", "difference"), *rows]))
     lines = [f"# {evaluation.title}", "", f"Selection: {evaluation.selection}.", ""]
-    lines += [f"The threshold (log10 NFA < {evaluation.threshold:g}) allows {evaluation.promise}.", ""]
+    lines += [f"The threshold (log10 NFA < {evaluation.threshold:zg}) allows {evaluation.promise}.", ""]
     lines += ["| measure | ours | published | difference |", "|---|---|---|---|"]
     lines += [f"| {' | '.join(row)} |" for row in rows]
     write_text(folder / "evaluation.md", "\n".join(lines) + "\n")
@@ -109,8 +109,7 @@ def write_evaluation(folder: Path, evaluation: Evaluation, *, key: str = "") -> 
             folder / "sweep.svg",
             svg_file(chart, title=f"{evaluation.dataset}/{evaluation.category}: what other thresholds would give"),
         )
-    text = json.dumps({**evaluation_to_dict(evaluation), "key": key}, indent=1, allow_nan=False)
-    write_text(folder / EVALUATION_NAME, text + "\n")
+    write_text(folder / EVALUATION_NAME, json_text({**evaluation_to_dict(evaluation), "key": key}))
     return folder / EVALUATION_NAME
 
 
@@ -161,4 +160,4 @@ def _markdown_cell(row: TableRow, measure: str) -> str:
 
 
 def _number(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.6g}"
+    return "" if math.isnan(value) else f"{value:z.6g}"

@@ -204,7 +204,10 @@ def load_model(run: Run, *, device: torch.device) -> Model:
     if not path.is_file():  # a folder made for another machine
         raise CheckpointError(f"{run.folder} has a graph but no weights: it is for --runtime onnx; name the run itself")
     try:
+        path.open("rb").close()  # safetensors says of a file that may not be read that it is missing
         tensors = load_file(path)
+    except PermissionError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); train again or restore it") from error
     model = build_model(run.model, device=device)

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
 from rich.table import Table
 
-from uflow_cli.cli.console.terminal import err, out, print_json, print_text
+from uflow_cli.cli.console.terminal import err, out, plain, print_json, print_text
 
 if TYPE_CHECKING:
     from uflow_cli.check import CheckResult
@@ -32,7 +31,7 @@ def print_detections(result: DetectionResult, *, as_json: bool) -> None:
     elif result.images:
         _print_detections_table(result)
     for error in result.errors:
-        err().print(f"uflow: {escape(error.message)}")
+        err().print(f"uflow: {plain(error.message)}")
 
 
 def print_graph(graph: Graph, *, folder: Path, as_json: bool) -> None:
@@ -59,13 +58,13 @@ def _print_detections_table(result: DetectionResult) -> None:
     names = _short_names([image.path for image in result.images])
     for name, image in zip(names, result.images, strict=True):
         if not image.is_defect:
-            table.add_row(escape(name), "[green]good[/]", _log_nfa(image.log_nfa), "", "", "", "")
+            table.add_row(plain(name), "[green]good[/]", _log_nfa(image.log_nfa), "", "", "", "")
         for i, region in enumerate(image.regions[:REGIONS_SHOWN]):
             left, top, right, bottom = region.bounding_box
             table.add_row(
-                "" if i else escape(name), "" if i else "[bold red]defect[/]", _log_nfa(region.log_nfa),
-                f"{region.area:.0f}", f"{left},{top}-{right},{bottom}",
-                f"{region.centroid[0]:.0f},{region.centroid[1]:.0f}",
+                "" if i else plain(name), "" if i else "[bold red]defect[/]", _log_nfa(region.log_nfa),
+                f"{region.area:z.0f}", f"{left},{top}-{right},{bottom}",
+                f"{region.centroid[0]:z.0f},{region.centroid[1]:z.0f}",
                 "image" if region.is_whole_image else str(region.scale),
             )  # fmt: skip
         if len(image.regions) > REGIONS_SHOWN:
@@ -75,7 +74,7 @@ def _print_detections_table(result: DetectionResult) -> None:
         f"{result.n_defects} of {len(result.images)} images have a defect at log NFA < {result.nfa_threshold:g}"
     )
     console.print(f"the threshold allows {result.promise}", soft_wrap=True)
-    console.print(f"masks, overlays and detections.json in {escape(str(result.out))}", soft_wrap=True)
+    console.print(f"masks, overlays and detections.json in {plain(str(result.out))}", soft_wrap=True)
 
 
 def _short_names(paths: list[Path]) -> list[str]:
@@ -86,7 +85,7 @@ def _short_names(paths: list[Path]) -> list[str]:
 
 
 def _log_nfa(value: float) -> str:
-    return f"{value:.1f}" if abs(value) < 1e5 else f"{value:.1e}"
+    return f"{value:z.1f}" if abs(value) < 1e5 else f"{value:.1e}"
 
 
 def print_evaluation(evaluation: Evaluation, *, out_folder: Path, report: Path | None, as_json: bool) -> None:
@@ -110,9 +109,9 @@ def print_evaluation(evaluation: Evaluation, *, out_folder: Path, report: Path |
         console.print(f"published: U-Flow, {published_source()}", style="dim", soft_wrap=True)
     console.print(f"selection: {evaluation.selection}", soft_wrap=True)
     console.print(f"the threshold allows {evaluation.promise}", soft_wrap=True)
-    console.print(f"JSON, CSV, Markdown and the sweep over thresholds in {escape(str(out_folder))}", soft_wrap=True)
+    console.print(f"JSON, CSV, Markdown and the sweep over thresholds in {plain(str(out_folder))}", soft_wrap=True)
     if report is not None:
-        console.print(f"report to look at: {escape(str(report))}", soft_wrap=True)
+        console.print(f"report to look at: {plain(str(report))}", soft_wrap=True)
 
 
 def print_evaluations(
@@ -134,7 +133,7 @@ def print_evaluations(
         for row in rows:
             ours = [row.cell(name)[0] for name in (*FIGURES, *OWN_FIGURES)]
             name = row.name if row.n_categories == 1 else f"{row.name}, mean of {row.n_categories}"
-            table.add_row(escape(name), *ours, style="" if row.n_categories == 1 else "bold")
+            table.add_row(plain(name), *ours, style="" if row.n_categories == 1 else "bold")
             if any(row.cell(name)[1] for name in FIGURES):
                 gaps = [row.cell(name)[2] for name in FIGURES]
                 table.add_row("  difference to published", *gaps, *[""] * len(OWN_FIGURES), style="dim")
@@ -145,11 +144,11 @@ def print_evaluations(
             console.print(f"selection: {sentence}", soft_wrap=True)
         reused = [outcome.category for outcome in outcomes if outcome.state == "done before"]
         if reused:
-            console.print(f"unchanged since an earlier evaluation: {escape(', '.join(reused))}", soft_wrap=True)
-        console.print(f"table as JSON, CSV and Markdown in {escape(str(out_folder))}", soft_wrap=True)
+            console.print(f"unchanged since an earlier evaluation: {plain(', '.join(reused))}", soft_wrap=True)
+        console.print(f"table as JSON, CSV and Markdown in {plain(str(out_folder))}", soft_wrap=True)
     for outcome in outcomes:
         if outcome.result is None:
-            err().print(f"uflow: {escape(outcome.category)}: {escape(outcome.message)}")
+            err().print(f"uflow: {plain(outcome.category)}: {plain(outcome.message)}")
 
 
 FLAGGED_SHOWN = 5
@@ -165,7 +164,7 @@ def print_check(result: CheckResult, *, as_json: bool) -> None:
     else:
         _print_tables(result)
     for error in result.errors:
-        err().print(f"uflow: {escape(error.message)}")
+        err().print(f"uflow: {plain(error.message)}")
 
 
 def _print_tables(result: CheckResult) -> None:
@@ -185,7 +184,7 @@ def _print_tables(result: CheckResult) -> None:
     for d in result.scales:
         drift.add_row(
             str(d.scale), f"{d.v_then:.3f}", f"{d.v_now:.3f}", f"{d.k_then:.1f}", f"{d.k_now:.1f}",
-            f"yes, by {d.z:+.1f} standard errors" if d.moved else "no",
+            f"yes, by {d.z:z+.1f} standard errors" if d.moved else "no",
         )  # fmt: skip
     console.print(drift)
     console.print()
@@ -196,7 +195,7 @@ def _print_tables(result: CheckResult) -> None:
     if result.flagged:
         shown = ", ".join(path.name for path in result.flagged[:FLAGGED_SHOWN])
         more = f" and {len(result.flagged) - FLAGGED_SHOWN} more" if len(result.flagged) > FLAGGED_SHOWN else ""
-        console.print(escape(f"flagged: {shown}{more}"), soft_wrap=True)
+        console.print(plain(f"flagged: {shown}{more}"), soft_wrap=True)
     if result.recalibrated:
         console.print(
             f"recalibrated on {result.n_images} images: the smallest false-alarm rate that can be promised is "

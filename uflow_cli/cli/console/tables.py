@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.cells import cell_len
-from rich.markup import escape
 from rich.table import Table
 
-from uflow_cli.cli.console.terminal import amount, out, print_json, print_text
+from uflow_cli.cli.console.terminal import amount, out, plain, print_json, print_text
 
 if TYPE_CHECKING:
     from uflow_cli.bench import Bench
@@ -74,12 +73,12 @@ def table_of(columns: Sequence[Column], *, width: int, styles: Sequence[str] = (
     for column in shown:
         taken = max(0, min(spare, column.longest - column.needed))
         spare -= taken
-        name, wide = escape(column.name), column.needed + taken
+        name, wide = plain(column.name), column.needed + taken
         overflow: Literal["fold", "ellipsis"] = "fold" if column.wraps else "ellipsis"
         table.add_column(name, justify=column.justify, no_wrap=not column.wraps, overflow=overflow, width=wide)
         cells.append(column.cells if column.wraps else [_end(text, wide) for text in column.cells])
     for i, row in enumerate(zip(*cells, strict=True)):
-        table.add_row(*(escape(text) for text in row), style=styles[i] if styles else None)
+        table.add_row(*(plain(text) for text in row), style=styles[i] if styles else None)
     return table
 
 
@@ -107,13 +106,13 @@ def print_runs(runs: Sequence[ListedRun], *, roots: Sequence[Path], as_json: boo
     console = out(at_least=whole_width(columns))
     if not runs:
         where = " or ".join(str(root) for root in roots)
-        console.print(f"no run below {escape(where)}; train one with `uflow train`", soft_wrap=True)
+        console.print(f"no run below {plain(where)}; train one with `uflow train`", soft_wrap=True)
         return
     styles = [STYLES.get(listed.state, "") for listed in runs]
     console.print(table_of(columns, width=console.width, styles=styles))
     for listed in runs:
         if listed.problem:
-            console.print(f"damaged: {escape(listed.problem)}", soft_wrap=True)
+            console.print(f"damaged: {plain(listed.problem)}", soft_wrap=True)
 
 
 def runs_columns(runs: Sequence[ListedRun]) -> list[Column]:
@@ -177,7 +176,7 @@ def print_cache(folder: CacheFolder, held: Sequence[Summary], *, as_json: bool) 
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(summary.last_used))
         size = summary.input_size if isinstance(summary.input_size, list) else [summary.input_size]
         table.add_row(
-            escape(summary.extractor), " x ".join(map(str, size)), str(summary.n_images), _size(summary.n_bytes), used
+            plain(summary.extractor), " x ".join(map(str, size)), str(summary.n_images), _size(summary.n_bytes), used
         )
     console.print(table)
 
@@ -210,8 +209,8 @@ def print_backbones(extractors: Sequence[ExtractorFacts], *, as_json: bool) -> N
     for facts in extractors:
         spec = facts.spec
         table.add_row(
-            escape(spec.name), _numbers(spec.channels), _numbers(spec.strides), f"{facts.n_parameters / 1e6:.1f} M",
-            _here(facts.files), escape(" and ".join(source.home for source in spec.sources)),
+            plain(spec.name), _numbers(spec.channels), _numbers(spec.strides), f"{facts.n_parameters / 1e6:.1f} M",
+            _here(facts.files), plain(" and ".join(source.home for source in spec.sources)),
         )  # fmt: skip
     console.print(table)
     console.print(
@@ -266,9 +265,9 @@ def print_diagnosis(diagnosis: Diagnosis, *, as_json: bool) -> None:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for finding in diagnosis.findings:
-        table.add_row(escape(finding.name), f"[{COLOURS[finding.state]}]{finding.state}[/]", escape(finding.value))
+        table.add_row(plain(finding.name), f"[{COLOURS[finding.state]}]{finding.state}[/]", plain(finding.value))
         if finding.advice:
-            table.add_row("", "", f"[dim]{escape(finding.advice)}[/]")
+            table.add_row("", "", f"[dim]{plain(finding.advice)}[/]")
     console.print(table)
 
 
@@ -293,15 +292,15 @@ def print_bench(bench: Bench) -> None:
         previous = timing.comparison
     console.print(table)
     facts = ", ".join(f"{name} {value}" for name, value in bench.machine.items())
-    console.print(f"peak memory {bench.peak_memory_mib:.0f} MiB; {escape(facts)}", style="dim", soft_wrap=True)
+    console.print(f"peak memory {bench.peak_memory_mib:.0f} MiB; {plain(facts)}", style="dim", soft_wrap=True)
 
 
 def print_sample(folder: Path, *, category: str) -> None:
     """The place of the sample data set, and commands to try with it."""
     console = out()
-    console.print(f"sample data set written to {escape(str(folder))}", soft_wrap=True)
+    console.print(f"sample data set written to {plain(str(folder))}", soft_wrap=True)
     console.print(
-        f"train on it: uflow train --dataset mvtec --data-root {escape(shlex.quote(str(folder.parent)))} "
+        f"train on it: uflow train --dataset mvtec --data-root {plain(shlex.quote(str(folder.parent)))} "
         f"--category {category}",
         soft_wrap=True,
     )

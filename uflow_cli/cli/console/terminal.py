@@ -27,6 +27,8 @@ from rich.progress import (
 )
 from rich.table import Column
 
+from uflow_cli.text import printable
+
 PLAIN_WIDTH = 120  # columns of tables where stdout is no terminal
 
 
@@ -43,14 +45,19 @@ def err() -> Console:
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+def plain(text: str) -> str:
+    """Any text, such as a file name with control characters, as rich markup that shows it on one line."""
+    return escape(printable(text))
+
+
 def warn(message: str) -> None:
     """One warning line on stderr."""
-    tell(f"[yellow]warning:[/] {escape(message)}")
+    tell(f"[yellow]warning:[/] {plain(message)}")
 
 
 def note(message: str) -> None:
     """One line on stderr that a user may want to know."""
-    tell(escape(message))
+    tell(plain(message))
 
 
 def tell(markup: str) -> None:

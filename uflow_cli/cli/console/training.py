@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from uflow_cli.cli.console.tables import Column, held_out_loss, table_of
-from uflow_cli.cli.console.terminal import PlainLines, Rate, duration, err, note, out, progress_bars, warn
+from uflow_cli.cli.console.terminal import PlainLines, Rate, duration, err, note, out, plain, progress_bars, warn
 
 if TYPE_CHECKING:
     from uflow_cli.calibration import Calibration
@@ -116,7 +116,7 @@ class LiveTrainingDisplay:
         self.flow = f"training flow {number} of {total}, to calibrate"
 
     def on_warning(self, message: str) -> None:
-        self.live.console.print(f"[yellow]warning:[/] {escape(message)}")
+        self.live.console.print(f"[yellow]warning:[/] {plain(message)}")
 
 
 def features_line(rate: Rate, total: int) -> str:
@@ -209,9 +209,9 @@ def print_training_result(run: Run, data: Dataset) -> None:
     )
     if calibration.n_images:
         _print_calibration(console, calibration, n_flows=origin.n_flows)
-    console.print(f"model in {escape(str(run.folder))}; next:", soft_wrap=True)
+    console.print(f"model in {plain(str(run.folder))}; next:", soft_wrap=True)
     for command in next_commands(run, data):
-        console.print(f"  {escape(command)}", soft_wrap=True)
+        console.print(f"  {plain(command)}", soft_wrap=True)
 
 
 def next_commands(run: Run, data: Dataset) -> list[str]:
@@ -288,7 +288,7 @@ def print_traceback(text: str) -> None:
 def print_outcome(outcome: Outcome[Run]) -> None:
     """One line when a category is done with."""
     if outcome.state == "failed":
-        err().print(f"[red]{escape(outcome.category)} failed:[/] {escape(outcome.message)}")
+        err().print(f"[red]{plain(outcome.category)} failed:[/] {plain(outcome.message)}")
     elif outcome.result is not None:
         progress = outcome.result.progress
         note(
@@ -307,7 +307,7 @@ def print_trainings(outcomes: Sequence[Outcome[Run]], *, folder: Path) -> None:
     console.print(
         f"{n_of['finished'] + n_of['done before']} of {len(outcomes)} categories are trained"
         f"{f', {failed} failed' if failed else ''}{f', {left} left for the same command' if left else ''}; "
-        f"runs in {escape(str(folder))}", soft_wrap=True,
+        f"runs in {plain(str(folder))}", soft_wrap=True,
     )  # fmt: skip
 
 
