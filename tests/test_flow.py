@@ -12,8 +12,7 @@ import FrEIA  # noqa: TID251
 import numpy as np
 import pytest
 import torch
-from FrEIA.framework import GraphINN, InputNode, Node, OutputNode  # noqa: TID251
-from FrEIA.modules import AllInOneBlock, Concat, IRevNetUpsampling, Split  # noqa: TID251
+from freia_parts import freia_block, freia_graph
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -21,7 +20,6 @@ from uflow_cli.flow import (
     FlowStep,
     UFlow,
     bits_per_dimension,
-    coupling_subnet,
     negative_log_likelihood,
     state_from_published,
 )
@@ -151,16 +149,6 @@ def test_a_uniform_coupling_has_half_the_outputs():
     assert flow_step(9, kernel_size=3, coupling="affine").subnet[2].out_channels == 8
 
 
-def freia_block(dims_in, kernel_size: int) -> AllInOneBlock:
-    """FrEIA's own block as the published models have it."""
-    return AllInOneBlock(
-        dims_in,
-        subnet_constructor=lambda channels_in, channels_out: coupling_subnet(channels_in, channels_out, kernel_size),
-        affine_clamping=2.0,
-        permute_soft=False,
-    )
-
-
 @pytest.mark.parametrize("kernel_size", [1, 3])
 @pytest.mark.parametrize("channels", [2, 7, 12])
 def test_a_step_is_freias_block_with_its_dense_permutation(channels, kernel_size):
@@ -187,36 +175,6 @@ def test_a_step_is_freias_block_with_its_dense_permutation(channels, kernel_size
     for name, parameter in step.named_parameters():
         torch.testing.assert_close(parameter.grad, gradients[name].grad, rtol=1e-11, atol=1e-11)
     torch.testing.assert_close(step([y.detach()], rev=True)[0][0], x.detach(), rtol=1e-9, atol=1e-9)
-
-
-def freia_graph(channels: tuple[int, ...], flow_steps: int) -> GraphINN:
-    """The graph of the published models, of FrEIA's own parts (docs/method.md, section 9), away from its initial state."""
-    grids = [(2 * 2**s, 2 * 2**s) for s in reversed(range(len(channels)))]
-    inputs = [InputNode(c, *grid) for c, grid in zip(channels, grids, strict=True)]
-    nodes: list[Node] = []
-    outputs: list[Node] = []
-    below = None
-    for scale in reversed(range(len(inputs))):
-        x = inputs[scale]
-        if below is not None:
-            x = Node([x.out0, below.out0], Concat, {"dim": 0})
-            nodes.append(x)
-        for step in range(flow_steps):
-            x = Node(x.out0, freia_block, {"kernel_size": (3, 1)[step % 2]})
-            nodes.append(x)
-        if scale:
-            up = 4 * (x.output_dims[0][0] // 8)
-            split = Node(x.out0, Split, {"section_sizes": [up, x.output_dims[0][0] - up], "dim": 0})
-            below = Node(split.out0, IRevNetUpsampling, {})
-            nodes += [split, below]
-            outputs.append(OutputNode(split.out1))
-    graph = GraphINN([*inputs, *nodes, OutputNode(x.out0), *reversed(outputs)])
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in graph.parameters():
-            if parameter.requires_grad:
-                parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
-    return graph.double()
 
 
 @pytest.mark.parametrize("flow_steps", [4, 6, 8])

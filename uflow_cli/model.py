@@ -107,6 +107,7 @@ class Model:
             module.load_state_dict(
                 {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
             )
+            module.to(self.device)
 
     @property
     def _modules(self) -> dict[str, nn.Module]:

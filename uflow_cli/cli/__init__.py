@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import os
 import sys
 from importlib import import_module
@@ -21,11 +22,13 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "sample": "Write a small synthetic data set to try everything on.",
+    "download": "Fetch a public data set, check it and unpack it.",
     "train": "Train a model on good images only.",
     "export": "Compile a model: faster on a CPU, and without PyTorch.",
     "detect": "Say of each image whether it is good, and where its defects are.",
     "check": "Say whether a model still raises no more false alarms than promised.",
     "evaluate": "Measure a model on the labelled test images of a data set.",
+    "import": "Make a run of a model that the authors of the paper published.",
     "runs": "List the models that were trained.",
     "backbones": "List the feature extractors, and whether their weights are here.",
     "bench": "Time every part of the work on this machine.",
@@ -47,9 +50,10 @@ STYLE: dict[str, Any] = {
 
 
 def load_command(name: str) -> Command:
-    """The command of this name, one of `COMMANDS`."""
+    """The command of this name, one of `COMMANDS`; where Python keeps the name to itself, its file ends in _."""
+    place = f"{name}_" if keyword.iskeyword(name) else name
     one = typer.Typer(add_completion=False, **STYLE)
-    one.command(name, cls=Sections)(getattr(import_module(f"uflow_cli.cli.{name}"), name))
+    one.command(name, cls=Sections)(getattr(import_module(f"uflow_cli.cli.{place}"), place))
     return typer.main.get_command(one)
 
 

@@ -149,14 +149,38 @@ def ask(question: str) -> bool:
 
 
 def chosen_root(dataset: str, category: str | None, data_root: Path | None) -> Path:
-    """The folder that holds the data set; says which where --data-root does not name it."""
+    """The folder that holds the data set; says which where --data-root does not name it.
+
+    Where there is none, a terminal is offered to fetch it, if a public address is known.
+    """
     from uflow_cli.cli import console
     from uflow_cli.datasets import find_root
+    from uflow_cli.errors import DatasetError
 
-    root = find_root(dataset, category, root=data_root)
+    try:
+        root = find_root(dataset, category, root=data_root)
+    except DatasetError as error:
+        root = _fetched(dataset, category, reason=str(error))
     if root != data_root and os.environ.get("RANK", "0") == "0":  # of torchrun's processes, the first alone talks
         console.note(f"data set {dataset} is in {root}")
     return root
+
+
+def _fetched(dataset: str, category: str | None, *, reason: str) -> Path:
+    """The data set from its public address, if the user at the terminal wants so; DatasetError with `reason` if not."""
+    from uflow_cli.cli import console
+    from uflow_cli.cli.download import fetch
+    from uflow_cli.download import sources
+    from uflow_cli.errors import DatasetError
+
+    source = sources().get(dataset)
+    if source is None:
+        raise DatasetError(reason)
+    console.note(reason)
+    if not ask(f"Fetch {source.title}?"):
+        raise DatasetError(f"data set {dataset} is not here; fetch it: uflow download {dataset} --accept-licence")
+    part = None if category is None or category == "all" or "," in category else category
+    return fetch(source, category=part, data_root=None, accepted=False)
 
 
 def data_of(origin: Origin) -> Dataset:

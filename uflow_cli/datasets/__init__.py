@@ -49,6 +49,7 @@ DATASETS: dict[str, Layout] = {
     "lgg_mri": Layout(lgg_mri.LAYOUT, lgg_mri.categories, lgg_mri.load),
     "mtd": Layout(mvtec.LAYOUT, mvtec.categories, mvtec.load_magnetic_tile),
     "mvtec": Layout(mvtec.LAYOUT, mvtec.categories, mvtec.load),
+    "mvtec_ad_2": Layout(mvtec.LAYOUT_AD_2, mvtec.categories, mvtec.load_ad_2),
     "shanghaitech": Layout(shanghaitech.LAYOUT, shanghaitech.categories, shanghaitech.load),
     "visa": Layout(visa.LAYOUT, visa.categories, visa.load),
 }

@@ -17,6 +17,9 @@ from uflow_cli.datasets.labelled_image import (
 from uflow_cli.errors import DatasetError
 from uflow_cli.images import LeftOut, list_images
 
+LAYOUT_AD_2 = (
+    "expected <root>/<category>/train/good/, test_public/good/, test_public/bad/ and test_public/ground_truth/bad/"
+)
 LAYOUT = "expected <root>/<category>/train/good/, test/<kind>/ and ground_truth/<kind>/<name>_mask.png"
 
 
@@ -48,6 +51,25 @@ def load(root: Path, category: str, *, name: str = "mvtec", mask_above: int | No
                 mask = find_mask(masks, [f"{path.stem}_mask", path.stem])
                 test.append(LabelledImage(path, kind.name, mask, mask_above=mask_above))
     return Dataset(name, category, train, tuple(test), tuple(left_out))
+
+
+def load_ad_2(root: Path, category: str) -> Dataset:
+    """Load MVTec AD 2: good images of `train` and `validation` train, public test images test; others have no masks.
+
+    `<root>/<category>/{train,validation}/good/`, `test_public/{good,bad}/`, `test_public/ground_truth/bad/*_mask.png`.
+    """
+    folder, left_out = root / category, list[LeftOut]()
+    if not folder.is_dir() and root.resolve().name == category:
+        folder = root
+    parts = [folder / "train" / GOOD, folder / "validation" / GOOD]
+    train = [image for part in parts if part.is_dir() for image in list_images(part, left_out=left_out)]
+    tests, test = folder / "test_public", list[LabelledImage]()
+    for kind in (GOOD, "bad") if tests.is_dir() else ():
+        for path in list_images(tests / kind, left_out=left_out):
+            mask = None if kind == GOOD else find_mask(tests / "ground_truth" / kind, [f"{path.stem}_mask", path.stem])
+            test.append(LabelledImage(path, kind, mask))
+    labelled = tuple(LabelledImage(path, GOOD) for path in train)
+    return Dataset("mvtec_ad_2", category, labelled, tuple(test), tuple(left_out))
 
 
 def load_magnetic_tile(root: Path, category: str) -> Dataset:

@@ -8,7 +8,7 @@ from uflow_cli.evaluation.measures import (
     evaluation_to_dict,
     share,
 )
-from uflow_cli.evaluation.published import category_groups, published_figures, published_source
+from uflow_cli.evaluation.published import category_groups, published_categories, published_figures, published_source
 from uflow_cli.evaluation.run import evaluate_images, evaluate_run, fair_threshold, selection_note
 from uflow_cli.evaluation.tally import EvaluatedImage, Tally
 
@@ -24,6 +24,7 @@ __all__ = [
     "evaluation_from_dict",
     "evaluation_to_dict",
     "fair_threshold",
+    "published_categories",
     "published_figures",
     "published_source",
     "selection_note",

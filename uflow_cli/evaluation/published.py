@@ -21,6 +21,11 @@ def published_figures(dataset: str, category: str) -> dict[str, float]:
     return {name: float(value) for name, value in zip(data["columns"], values, strict=False)}
 
 
+def published_categories(dataset: str) -> tuple[str, ...]:
+    """The categories that the paper has numbers for."""
+    return tuple(_data().get(dataset, {}))
+
+
 def published_source() -> str:
     """Where the numbers stand."""
     return str(_data()["source"])

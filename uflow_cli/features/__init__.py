@@ -7,6 +7,7 @@ from uflow_cli.features.catalogue import (
     describe_extractor,
     extractor_spec,
     find_backbone,
+    needed_weights,
 )
 from uflow_cli.features.extractor import (
     ExtractorSpec,
@@ -30,6 +31,7 @@ __all__ = [
     "describe_extractor",
     "extractor_spec",
     "find_backbone",
+    "needed_weights",
     "stack_images",
     "weights_digest",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +65,14 @@ def chosen_backbone(name: str, *, scales: str | None = None) -> Backbone:
 def extractor_spec(config: ModelConfig) -> ExtractorSpec:
     """The specification of the extractor that `config` names; UflowError if there is no such or not these strides."""
     return chosen_backbone(config.extractor, scales=config.scales).spec(config.strides)
+
+
+def needed_weights(config: ModelConfig) -> frozenset[str]:
+    """The names, as timm's networks have them, of the weights that the extractor of `config` uses."""
+    backbone = chosen_backbone(config.extractor, scales=config.scales)
+    with blank():
+        network = backbone.skeleton(backbone.spec(config.strides), input_size=config.input_size)
+    return frozenset(re.sub(r"^(networks\.\d+\.)?network\.", "", name) for name in network.state_dict())
 
 
 def build_extractor(config: ModelConfig, *, device: torch.device, pretrained: bool = True) -> FeatureExtractor:

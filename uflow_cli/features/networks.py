@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from uflow_cli.config import Size, plain_size, shown_size
 from uflow_cli.errors import UflowError, WeightsError
 from uflow_cli.features.extractor import ExtractorSpec, Normalisation, choose_strides, coarsest_strides
-from uflow_cli.features.weights import HUB_FILES, HubWeights, read_weights
+from uflow_cli.features.weights import HUB_FILES, HubWeights, load_strictly, read_weights
 
 INITIALISERS = frozenset(  # methods of tensors, and functions of torch.nn.init, whose tensor may come by name
     {"uniform_", "normal_", "erfinv_", "mul_", "add_", "clamp_", "fill_", "zero_", "constant_", "kaiming_uniform_"}
@@ -78,6 +78,12 @@ class PyramidBackbone:
                 error = error or raised
             else:
                 return self._cut(network, spec)
+        network = self._cut(self._create(input_size), spec)
+        if all(
+            name in state and state[name].shape == value.shape for name, value in network.network.state_dict().items()
+        ):
+            load_strictly(network.network, state, path=path, network=self.network)  # only what is used is there
+            return network
         reason = " ".join(str(error).split())
         raise WeightsError(
             f"{path} does not fit {self.network} at input size {shown_size(input_size)} ({reason[:200]})"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uflow_cli.features.extractor import Normalisation
+
+AFFINE = re.compile(r"(weight|bias)_\d+")  # of a published model
 
 
 class FeatureNormalisation(nn.Module):
@@ -18,6 +22,9 @@ class FeatureNormalisation(nn.Module):
     and variance 1 on the training images; "none" is for features that the extractor's own final LayerNorm has
     normalised. No trained weights: in front of the flow and without a log-determinant they would let the loss fall by
     shrinking the features, and the chi-square law of the embeddings would be void (docs/method.md, section 1).
+
+    The authors' published models have such weights after "layer": `weight_s` and `bias_s` of (C_s, H_s, W_s) in a state
+    are applied, and stay what they are.
     """
 
     def __init__(self, kind: Normalisation, channels: Sequence[int]) -> None:
@@ -34,9 +41,20 @@ class FeatureNormalisation(nn.Module):
             return list(features)
         if self.kind == "layer":
             return [
-                F.layer_norm(f, [int(n) for n in f.shape[1:]]) for f in features
-            ]  # int: a traced graph has them fixed
+                F.layer_norm(
+                    f, [int(n) for n in f.shape[1:]],  # int: a traced graph has them fixed
+                    self._buffers.get(f"weight_{s}"), self._buffers.get(f"bias_{s}"),
+                )
+                for s, f in enumerate(features)
+            ]  # fmt: skip
         return [(f - self.get_buffer(f"mean_{s}")) / self.get_buffer(f"std_{s}") for s, f in enumerate(features)]
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As of every module; affine weights of a published model find their place."""
+        for name, value in state_dict.items():
+            if self.kind == "layer" and AFFINE.fullmatch(name):
+                self.register_buffer(name, torch.empty_like(value))
+        return super().load_state_dict(state_dict, strict, assign)
 
     @torch.no_grad()
     def fit(self, batches: Iterable[Sequence[Tensor]]) -> None:

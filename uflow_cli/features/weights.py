@@ -6,13 +6,15 @@ Files are read without running code, and loaded only if nothing that is needed i
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import pickle
 import sys
 import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Protocol
 
 import torch
@@ -26,6 +28,15 @@ CONNECT_TIMEOUT = 5.0  # seconds until the hub counts as out of reach
 SUFFIXES = (".safetensors", ".pth", ".bin")
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # in this order, as timm does
 WAY_OUT = "; the lite preset (--extractor efficientnet-lite0) has its weights with it"
+HARMLESS: tuple[tuple[Any, str], ...] = (  # what checkpoints hold beside weights, and what takes its place here
+    (argparse.Namespace, "argparse.Namespace"),
+    (PurePosixPath, "pathlib.PosixPath"),
+    (PureWindowsPath, "pathlib.WindowsPath"),
+    *((OrderedDict, f"{room}.AttributeDict") for room in (
+        "lightning_fabric.utilities.data", "lightning.fabric.utilities.data", "pytorch_lightning.utilities.parsing",
+        "lightning.pytorch.utilities.parsing",
+    )),
+)  # fmt: skip
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # under which training scripts keep the weights
 
 
@@ -242,8 +253,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"weights file {path} cannot be read ({error.strerror}); check its permissions") from error
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"weights file {path} holds Python objects that could run code, or is damaged, and is refused; "
-            "use a safetensors file, or one that holds a state_dict alone"
+            f"weights file {path} holds Python objects that could run code{_names_of_objects(path)}, or is damaged, "
+            "and is refused; use a safetensors file, or one that holds a state_dict alone"
         ) from error
     except Exception as error:  # there is no telling what a damaged file makes a reader raise
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
@@ -253,7 +264,18 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def _unpickle(path: Path) -> object:
     mapped = zipfile.is_zipfile(path)  # older files cannot be mapped
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    with torch.serialization.safe_globals(list(HARMLESS)):
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+
+
+def _names_of_objects(path: Path) -> str:
+    """Which kinds of objects a file holds that are not harmless, in brackets; nothing where that cannot be told."""
+    try:
+        with torch.serialization.safe_globals(list(HARMLESS)):
+            names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # there is no telling what a damaged file makes a reader raise
+        return ""
+    return f" ({', '.join(sorted(names))})" if names else ""
 
 
 def _tensors(content: object, path: Path) -> dict[str, Tensor]:

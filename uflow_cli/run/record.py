@@ -47,6 +47,9 @@ STATE_NAME = "training.safetensors"
 PAPER_EXACT_CAVEAT = (
     "paper-exact: the published procedure, selected on the test set and not calibrated; for comparisons only"
 )
+IMPORTED_CAVEAT = (
+    "published weights, which their authors selected on the test set: measures on that test set are too good"
+)
 CALIBRATION_CHART_NAME = "calibration.svg"
 BEFORE_RECALIBRATION_NAME = "config.before-recalibration.json"
 BEFORE_FUSION: dict[str, Any] = {"merge": "min", "gaussian": False}  # settings of runs that do not have them
@@ -69,6 +72,7 @@ class Origin:
     n_groups: int = 0  # of the good images, see `datasets.groups_of`; 0 where nothing is known
     held_out_groups: tuple[str, ...] = ()  # that trained nothing
     n_flows: int = 1  # trained, each without another part of the images, so that all of them calibrate; one is kept
+    imported: FileName | None = None  # the published checkpoint, where nothing was trained here
 
     @property
     def n_images(self) -> int:
@@ -116,7 +120,9 @@ class Run:
     @property
     def caveat(self) -> str | None:
         """A reason not to compare this run's measures with those of others; None where there is none."""
-        return PAPER_EXACT_CAVEAT if self.model.paper_exact else None
+        if self.model.paper_exact:
+            return PAPER_EXACT_CAVEAT
+        return IMPORTED_CAVEAT if self.origin.imported else None
 
     def recalibrate(self, calibration: Calibration) -> Run:
         """The run with `calibration`, of fresh good images, in place of its own, also in its folder; all else stays.
@@ -184,6 +190,7 @@ def load_run(folder: Path, *, weights: Sequence[str] | None = None) -> Run:
         raise CheckpointError(
             f"{folder / CONFIG_NAME} does not fit this uflow ({error}); update uflow to use this model, or train again"
         ) from error
+    weights = weights or _moved_weights(run)
     if weights:
         run = replace(run, model=replace(run.model, weights=tuple(weights)).located())
     if not (folder / run.weights).is_file() and not (folder / GRAPH_NAME).is_file():
@@ -191,6 +198,13 @@ def load_run(folder: Path, *, weights: Sequence[str] | None = None) -> Run:
             f"model folder {folder} is incomplete: {run.weights} is missing; train again or restore it"
         )
     return run
+
+
+def _moved_weights(run: Run) -> list[str]:
+    """The extractor's weights in the folder of `run`, where they were when it was made and came along with it."""
+    files = [run.folder / Path(file).name for file in run.model.weights or ()]
+    gone = any(not Path(file).exists() for file in run.model.weights or ())
+    return [str(file) for file in files] if gone and all(file.is_file() for file in files) else []
 
 
 def load_model(run: Run, *, device: torch.device) -> Model:

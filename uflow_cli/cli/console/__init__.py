@@ -13,12 +13,15 @@ from uflow_cli.cli.console.tables import (
     print_cache,
     print_cleared,
     print_diagnosis,
+    print_downloaded,
     print_runs,
     print_sample,
+    print_sources,
 )
-from uflow_cli.cli.console.terminal import note, print_json, print_text, progress, warn
+from uflow_cli.cli.console.terminal import byte_progress, note, print_json, print_text, progress, warn
 from uflow_cli.cli.console.training import (
     epoch_table,
+    print_import,
     print_outcome,
     print_task,
     print_traceback,
@@ -29,6 +32,7 @@ from uflow_cli.cli.console.training import (
 )
 
 __all__ = [
+    "byte_progress",
     "epoch_table",
     "note",
     "print_backbones",
@@ -38,13 +42,16 @@ __all__ = [
     "print_cleared",
     "print_detections",
     "print_diagnosis",
+    "print_downloaded",
     "print_evaluation",
     "print_evaluations",
     "print_graph",
+    "print_import",
     "print_json",
     "print_outcome",
     "print_runs",
     "print_sample",
+    "print_sources",
     "print_task",
     "print_text",
     "print_traceback",

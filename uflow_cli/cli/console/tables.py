@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from uflow_cli.bench import Bench
     from uflow_cli.cache import CacheFolder, Summary
     from uflow_cli.doctor import Diagnosis
+    from uflow_cli.download import Source
     from uflow_cli.features import ExtractorFacts
     from uflow_cli.run.listing import ListedRun
     from uflow_cli.run.record import Run
@@ -269,6 +270,24 @@ def print_diagnosis(diagnosis: Diagnosis, *, as_json: bool) -> None:
         if finding.advice:
             table.add_row("", "", f"[dim]{plain(finding.advice)}[/]")
     console.print(table)
+
+
+def print_sources(sources: Sequence[Source]) -> None:
+    """The data sets that can be fetched, with what is known of each."""
+    console = out()
+    for source in sources:
+        console.print(f"[bold]{escape(source.name)}[/]")
+        for line in source.facts():
+            console.print(f"  {escape(line)}", soft_wrap=True)
+
+
+def print_downloaded(root: Path, *, dataset: str, category: str | None) -> None:
+    """Where a data set is now, and what to do next."""
+    console = out()
+    console.print(f"{dataset} is in {root}; next:", markup=False, soft_wrap=True)
+    place = "" if root.parent == Path("data") else f" --data-root {shlex.quote(str(root))}"
+    command = f"  uflow train --dataset {dataset} --category {shlex.quote(category or 'all')}{place}"
+    console.print(command, markup=False, soft_wrap=True)
 
 
 def print_bench(bench: Bench) -> None:

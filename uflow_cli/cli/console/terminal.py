@@ -18,12 +18,15 @@ from rich.console import (
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 from rich.table import Column
 
@@ -124,6 +127,30 @@ def progress(title: str, *, total: int) -> Iterator[Callable[[int], None]]:
             lines.show(done, total)
 
         yield advance
+
+
+@contextlib.contextmanager
+def byte_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar of bytes on stderr, or a line now and then; yields show(what is done, bytes done, bytes in all or 0)."""
+    console = err()
+    if not console.is_terminal:
+        lines: dict[str, PlainLines] = {}
+
+        def say(what: str, done: int, total: int) -> None:
+            lines.setdefault(what, PlainLines(console, what)).show(done, total or done + 1, " bytes")
+
+        yield say
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, expand=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total or None)
+            bars.update(tasks[what], completed=done, total=total or None)
+
+        yield show
 
 
 def progress_bars(console: Console) -> Progress:
