@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+
+import numpy as np
+
+from uflow_cli.images import write_png
 
 
 def test_table_has_every_measure(uflow, small_run, product, tmp_path):
@@ -106,3 +112,49 @@ def test_options_that_do_not_go_together_are_wrong_usage(uflow, small_run, tmp_p
     assert uflow("evaluate", "--model", small_run, "--test", tmp_path, "--dataset", "mvtec").code == 2
     assert uflow("evaluate", "--category", "all").code == 2
     assert uflow("evaluate", "--dataset", "mvtec", "--category", "all", "--report", tmp_path).code == 2
+
+
+def test_without_masks_whole_images_are_judged(uflow, small_run, product, tmp_path):
+    folder, test = product / "stripes", tmp_path / "test"
+    (test / "OK").mkdir(parents=True)
+    (test / "NG").mkdir()
+    for kind, name in (("good", "OK"), ("spot", "NG")):
+        for path in (folder / "test" / kind).iterdir():
+            (test / name / path.name).write_bytes(path.read_bytes())
+    outcome = uflow("evaluate", "--model", small_run, "--test", test, "--out", tmp_path / "e", "--bootstrap", 5,
+                    "--report", tmp_path / "report")  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    assert "OK as good, NG as defective" in outcome.err
+    assert "no masks of defects" in outcome.err
+    assert "image AUROC" in outcome.out
+    assert re.search(r"NG +\d / 4", outcome.out)
+    assert not re.search("pixel|mIoU|AUPRO|oracle|nan", outcome.out)
+    assert not re.search("AUPRO|mIoU|>nan<", (tmp_path / "report" / "index.html").read_text())
+    values = json.loads((tmp_path / "e" / "evaluation.json").read_text())
+    assert values["image_auroc"] == 1.0
+    assert values["detected"]["NG"]["total"] == 4
+    assert values["oracle"] == {"threshold": None, "miou": {"all_images": None, "defective_images": None}}
+    assert values["pixel_auroc"] is None
+
+
+def test_good_images_alone_have_no_overlap(uflow, small_run, product, tmp_path):
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "good").symlink_to(product / "stripes" / "test" / "good")
+    outcome = uflow("evaluate", "--model", small_run, "--test", tmp_path / "test", "--out", tmp_path / "e")
+    assert outcome.code == 0, outcome.err
+    assert "false-alarm images / good images" in outcome.out
+    assert not re.search("AUROC|mIoU|oracle|defective images", outcome.out.partition("selection")[0].partition("\n")[2])
+
+
+def test_strict_holds_for_many_categories(uflow, small_run, product, tmp_path):
+    shutil.copytree(product / "stripes", tmp_path / "data" / "stripes")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "stripes").symlink_to(small_run)
+    mask = next((tmp_path / "data" / "stripes" / "ground_truth" / "spot").iterdir())
+    write_png(mask, np.zeros((96, 96), dtype=np.uint8))
+    arguments = ("evaluate", "--dataset", "mvtec", "--category", "all", "--data-root", tmp_path / "data", "--model",
+                 tmp_path / "runs", "--out", tmp_path / "e")  # fmt: skip
+    outcome = uflow(*arguments, "--strict")
+    assert outcome.code == 1
+    assert "1 of 4 masks of defective images mark nothing" in outcome.err
+    assert not (tmp_path / "e").exists()

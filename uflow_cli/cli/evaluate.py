@@ -84,7 +84,7 @@ def evaluate(
         raise typer.BadParameter("give --test or --dataset, not both", param_hint="'--test'")
 
     from uflow_cli.categories import EvaluationSettings
-    from uflow_cli.datasets import doubtful_masks, doubtful_split, folder_dataset
+    from uflow_cli.datasets import folder_dataset
 
     settings = EvaluationSettings(nfa_threshold, false_alarm_rate, fair, bootstrap)
     if category is not None and (category == "all" or "," in category):
@@ -92,7 +92,7 @@ def evaluate(
             raise typer.BadParameter("an HTML report is of one category", param_hint="'--report'")
         _evaluate_many(
             dataset, category, data_root, runs=model, out=out, settings=settings, device=device, runtime=runtime,
-            n_workers=workers, weights=weights, as_json=json,
+            n_workers=workers, weights=weights, strict=strict, as_json=json,
         )  # fmt: skip
         return
     run = chosen_run(model, weights=weights)
@@ -100,7 +100,7 @@ def evaluate(
         data = folder_dataset(good, test=test, masks=masks)
     else:
         data = _data_of(run, dataset, category, data_root)
-    heed(data.left_out, [*doubtful_split(data.train, data.test), *doubtful_masks(data.test)], strict=strict)
+    _heed_labels(data, strict=strict)
     _evaluate_one(
         run,
         data,
@@ -122,6 +122,18 @@ def _data_of(run: Run, dataset: str | None, category: str | None, data_root: Pat
     if data_root is None and name == origin.dataset and origin.root is not None and Path(origin.root).is_dir():
         return load_dataset(name, root=Path(origin.root), category=product)
     return load_dataset(name, root=chosen_root(name, product, data_root), category=product)
+
+
+def _heed_labels(data: Dataset, *, strict: bool) -> None:
+    """Say what was left out, how folders were read, and which labels cannot be right; an error where `strict`."""
+    from uflow_cli.cli import console
+    from uflow_cli.datasets import doubtful_masks, doubtful_split, folders_as_read, has_masks
+
+    heed(data.left_out, [*doubtful_split(data.train, data.test), *doubtful_masks(data.test)], strict=strict)
+    if sentence := folders_as_read(data.test):
+        console.note(f"{data.category}: {sentence}")
+    if data.test and not has_masks(data.test):
+        console.note(f"{data.category}: no masks of defects: whole images are judged, not outlines")
 
 
 def _evaluate_one(
@@ -156,18 +168,25 @@ def _evaluate_one(
 def _evaluate_many(
     dataset: str | None, category: str, data_root: Path | None, *, runs: Path | None, out: Path | None,
     settings: EvaluationSettings, device: Device, runtime: Runtime, n_workers: int,
-    weights: Sequence[str] | None, as_json: bool,
+    weights: Sequence[str] | None, strict: bool, as_json: bool,
 ) -> None:  # fmt: skip
     if dataset is None:
         raise typer.BadParameter("--category all needs --dataset", param_hint="'--dataset'")
 
     from uflow_cli.categories import EvaluationTask, evaluate_categories, write_table
     from uflow_cli.cli import console
-    from uflow_cli.datasets import choose_categories
+    from uflow_cli.datasets import choose_categories, load_dataset
+    from uflow_cli.errors import DatasetError
     from uflow_cli.report import table_rows
 
     root = chosen_root(dataset, category, data_root)
     names = choose_categories(dataset, category, root=root)
+    for name in names:
+        try:
+            data = load_dataset(dataset, root=root, category=name)
+        except DatasetError:  # said when its turn comes
+            continue
+        _heed_labels(data, strict=strict)
     runs = runs or Path("runs") / dataset
     out = out or runs / "evaluation"
     tasks = [EvaluationTask(dataset, name, root, runs / name, out / name, weights) for name in names]

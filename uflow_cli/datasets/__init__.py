@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from uflow_cli.datasets import btad, folder, kolektor, lgg_mri, mvtec, shanghaitech, visa
-from uflow_cli.datasets.doubts import doubtful_masks, doubtful_split, shared_files
+from uflow_cli.datasets.doubts import doubtful_masks, doubtful_split, folders_as_read, shared_files
 from uflow_cli.datasets.folder import folder_dataset
 from uflow_cli.datasets.groups import groups_of
-from uflow_cli.datasets.labelled_image import GOOD, Dataset, LabelledImage, read_label_mask, require_mask
+from uflow_cli.datasets.labelled_image import GOOD, Dataset, LabelledImage, has_masks, read_label_mask, require_mask
 from uflow_cli.datasets.places import places
 from uflow_cli.errors import DatasetError
 
@@ -23,7 +23,9 @@ __all__ = [
     "doubtful_split",
     "find_root",
     "folder_dataset",
+    "folders_as_read",
     "groups_of",
+    "has_masks",
     "list_categories",
     "load_dataset",
     "read_label_mask",

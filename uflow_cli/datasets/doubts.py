@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from uflow_cli.datasets.labelled_image import LabelledImage, read_stored_mask
+from uflow_cli.datasets.labelled_image import GOOD, LabelledImage, read_stored_mask
 from uflow_cli.errors import UflowError
 from uflow_cli.images import done_ahead
 
@@ -57,6 +57,20 @@ def doubtful_split(train: Sequence[LabelledImage], test: Sequence[LabelledImage]
         f"{len(pairs)} of {len(test)} test images are training images too, such as {pairs[0][0]} and {pairs[0][1]}: "
         "the measures are too good"
     ]
+
+
+def folders_as_read(test: Sequence[LabelledImage]) -> str:
+    """Which test folders were taken for good images and which for defects, unless the good ones are called "good".
+
+    "" where there is nothing to say.
+    """
+    good = sorted({image.path.parent.name for image in test if image.is_good})
+    kinds = sorted({image.defect for image in test if not image.is_good})
+    if not test or good == [GOOD]:
+        return ""
+    if not good:
+        return f"no test folder is called good, ok or normal: all images count as defective ({', '.join(kinds)})"
+    return f"test folders as they are read: {', '.join(good)} as good, {', '.join(kinds) or 'none'} as defective"
 
 
 def _share(image: LabelledImage) -> float | None:

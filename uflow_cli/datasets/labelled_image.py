@@ -88,6 +88,11 @@ def require_mask(labelled: LabelledImage) -> None:
         raise DatasetError(f"{found}; expected {labelled.mask_path}")
 
 
+def has_masks(test: Sequence[LabelledImage]) -> bool:
+    """Whether any defective image has a mask: where none has, only whole images can be judged."""
+    return any(image.mask_path is not None and image.mask_path.is_file() for image in test)
+
+
 def find_mask(folder: Path, stems: Sequence[str]) -> Path:
     """Find the mask file in `folder` that has one of `stems` (in order of preference) and an image suffix.
 

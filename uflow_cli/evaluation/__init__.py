@@ -1,6 +1,7 @@
 """Evaluation of a model on labelled images, by the paper's measures, all at 256 x 256 pixels."""
 
 from uflow_cli.evaluation.measures import (
+    ABSENT,
     Evaluation,
     NfaSweep,
     difference,
@@ -13,6 +14,7 @@ from uflow_cli.evaluation.run import evaluate_images, evaluate_run, fair_thresho
 from uflow_cli.evaluation.tally import EvaluatedImage, Tally
 
 __all__ = [
+    "ABSENT",
     "EvaluatedImage",
     "Evaluation",
     "NfaSweep",

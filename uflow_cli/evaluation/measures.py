@@ -88,9 +88,10 @@ class Evaluation:
         }
 
     def rows(self) -> list[tuple[str, str, str, str]]:
-        """Measure, our value, the published value and the difference, for people; empty where there is none."""
+        """Measure, our value, the published value and the difference, for people, of what the data can tell."""
         known = published_figures(self.dataset, self.category)
-        return [
+        n_good = self.false_alarms.total
+        rows = [
             self._row("image AUROC (anomaly score)", self.image_auroc, "image_auroc", known),
             self._row("image AUROC (lowest log NFA)", self.image_auroc_nfa, "image_auroc_nfa"),
             self._row("pixel AUROC", self.pixel_auroc, "pixel_auroc", known),
@@ -98,12 +99,16 @@ class Evaluation:
             self._row("pixel F1 at its best threshold", self.pixel_f1_max, "pixel_f1_max"),
             self._row("AUPRO to FPR 0.3", self.aupro, "aupro", known),
             *self._overlap_rows(known),
-            _plain("false-alarm images / good images", _rate(self.false_alarms)),
+            _plain("false-alarm images / good images", _rate(self.false_alarms) if n_good else ABSENT),
             _plain("false detections per good image", share(self.false_regions)),
-            _plain("detected images / defective images", f"{self.n_detected} / {self.n_defective}"),
+            _plain(
+                "detected images / defective images",
+                f"{self.n_detected} / {self.n_defective}" if self.n_defective else ABSENT,
+            ),
             *(_plain(f"  {kind}", _rate(detected)) for kind, detected in self.detected.items()),
             _plain("seconds per image", f"{self.seconds_per_image:.3f}"),
         ]
+        return [row for row in rows if row[1] != ABSENT]
 
     def _overlap_rows(self, known: Mapping[str, float]) -> list[tuple[str, str, str, str]]:
         rows = [

@@ -9,7 +9,7 @@ import numpy as np
 
 from uflow_cli.calibration import choose_threshold
 from uflow_cli.config import DeviceChoice, Runtime
-from uflow_cli.datasets import Dataset, LabelledImage, read_label_mask, require_mask
+from uflow_cli.datasets import Dataset, LabelledImage, has_masks, read_label_mask, require_mask
 from uflow_cli.detection.prediction import SCORE_SIZE, EvidenceModel
 from uflow_cli.detection.stream import predictions
 from uflow_cli.errors import DatasetError, ImageError
@@ -29,7 +29,8 @@ def evaluate_images(
         if isinstance(prediction, ImageError):
             raise prediction
         size = (prediction.mask.shape[0], prediction.mask.shape[1])
-        yield EvaluatedImage(item, read_label_mask(item, size, image_size=size), prediction)
+        known = item.is_good or (item.mask_path is not None and item.mask_path.is_file())
+        yield EvaluatedImage(item, read_label_mask(item, size, image_size=size) if known else None, prediction)
 
 
 def evaluate_run(
@@ -41,13 +42,15 @@ def evaluate_run(
 
     The threshold is chosen as `choose_threshold` does. `fair` also finds the fair threshold of the anomaly score, which
     takes a pass over the training images; `n_resamples` > 0 gives bootstrap intervals. `on_image` hears of each test
-    image as soon as it is done, and gets None for a training image. DatasetError if there are no test images or a
-    defective one has no mask, before anything is computed.
+    image as soon as it is done, and gets None for a training image. Where no defective image has a mask, what needs one
+    is nan. DatasetError if there are no test images, or some defective ones lack the mask that others have, before
+    anything is computed.
     """
     if not data.test:
         raise DatasetError(f"{data.name}/{data.category} has no test images to evaluate on")
-    for item in data.test:
-        require_mask(item)
+    if has_masks(data.test):
+        for item in data.test:
+            require_mask(item)
     threshold, promise = choose_threshold(
         run.calibration, nfa_threshold=nfa_threshold, false_alarm_rate=false_alarm_rate
     )

@@ -31,10 +31,10 @@ SCORE_STEPS = 1000  # thresholds of the anomaly score, which lies in 0..1, among
 
 @dataclass(frozen=True)
 class EvaluatedImage:
-    """A labelled image and its prediction; `true_mask` is (H, W) at the image's own size."""
+    """A labelled image and its prediction; `true_mask` is (H, W) at the image's own size, None if nobody knows it."""
 
     labelled: LabelledImage
-    true_mask: NDArray[np.bool_]
+    true_mask: NDArray[np.bool_] | None
     prediction: Prediction
 
 
@@ -63,28 +63,47 @@ class Tally:
         self._score_sweep = IouSweep(np.linspace(-1.0, 0.0, SCORE_STEPS + 1))
         self._fair = fair_threshold
         self._images: list[_Measured] = []
+        self._lacks_mask = False
+
+    @property
+    def knows_outlines(self) -> bool:
+        """Whether there is a true outline, and none is missing: without, overlap and pixel measures mean nothing."""
+        return not self._lacks_mask and any(image.has_mask for image in self._images)
 
     def add(self, evaluated: EvaluatedImage) -> None:
         """Count one image."""
         prediction = evaluated.prediction
-        mask = resize_mask(evaluated.true_mask, SCORE_SIZE)
-        log_nfa_map, score_map = prediction.log_nfa_map, prediction.score_map
-        self._pixels.add(score_map, mask)
-        self._sweep.add(log_nfa_map, mask)
-        self._score_sweep.add(-score_map, mask)
+        overlaps = (math.nan, math.nan, math.nan)
+        mask = None if evaluated.true_mask is None else resize_mask(evaluated.true_mask, SCORE_SIZE)
+        if mask is None:
+            self._lacks_mask = True
+        else:
+            overlaps = self._add_pixels(prediction, mask)
         self._images.append(
             _Measured(
                 kind=evaluated.labelled.defect,
-                has_mask=bool(mask.any()),
+                has_mask=mask is not None and bool(mask.any()),
                 score=prediction.score,
                 log_nfa=prediction.log_nfa,
                 is_flagged=prediction.is_defect,
                 n_detections=len(prediction.detections),
                 region_log_nfas=prediction.region_log_nfas,
-                iou=iou(log_nfa_map < prediction.threshold, mask),
-                iou_automatic=iou(log_nfa_map < 0, mask),
-                iou_fair=math.nan if self._fair is None else iou(score_map > self._fair, mask),
+                iou=overlaps[0],
+                iou_automatic=overlaps[1],
+                iou_fair=overlaps[2],
             )
+        )
+
+    def _add_pixels(self, prediction: Prediction, mask: NDArray[np.bool_]) -> tuple[float, float, float]:
+        """Count the pixels of one image; the overlap at the threshold in use, at 0 and at the fair one."""
+        log_nfa_map, score_map = prediction.log_nfa_map, prediction.score_map
+        self._pixels.add(score_map, mask)
+        self._sweep.add(log_nfa_map, mask)
+        self._score_sweep.add(-score_map, mask)
+        return (
+            iou(log_nfa_map < prediction.threshold, mask),
+            iou(log_nfa_map < 0, mask),
+            math.nan if self._fair is None else iou(score_map > self._fair, mask),
         )
 
     def measures(self) -> dict[str, Any]:
@@ -92,11 +111,23 @@ class Tally:
         rates = rates_by_kind([image.is_flagged for image in self._images], [image.kind for image in self._images])
         false_alarms = rates.pop(GOOD, None) or rate([])
         n_false = sum(image.n_detections for image in self._good)
-        curve = self._pixels.curve()
-        at_score = self._score_sweep.oracle()
-        return {
+        unknown = MeanIou(math.nan, math.nan)
+        measures: dict[str, Any] = {
+            **dict.fromkeys(("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro"), math.nan),
+            **dict.fromkeys(("miou", "miou_automatic"), unknown),
+            **dict.fromkeys(("oracle", "score_oracle"), OracleIou(math.nan, unknown)),
+            "score_fair": None,
             "image_auroc": auroc(self._column("score"), self._column("kind") != GOOD),
             "image_auroc_nfa": auroc(-self._column("log_nfa"), self._column("kind") != GOOD),
+            "false_alarms": false_alarms,
+            "false_regions": n_false / false_alarms.total if false_alarms.total else math.nan,
+            "detected": rates,
+        }
+        return {**measures, **self._outline_measures()} if self.knows_outlines else measures
+
+    def _outline_measures(self) -> dict[str, Any]:
+        curve, at_score = self._pixels.curve(), self._score_sweep.oracle()
+        return {
             "pixel_auroc": curve.auroc,
             "pixel_ap": curve.average_precision,
             "pixel_f1_max": curve.f1_max,
@@ -106,15 +137,14 @@ class Tally:
             "oracle": self._sweep.oracle(),
             "score_oracle": OracleIou(0.0 - at_score.threshold, at_score.miou),
             "score_fair": None if self._fair is None else OracleIou(self._fair, self._mean_iou("iou_fair")),
-            "false_alarms": false_alarms,
-            "false_regions": n_false / false_alarms.total if false_alarms.total else math.nan,
-            "detected": rates,
         }
 
     def nfa_sweep(self) -> NfaSweep:
         """Overlap and false alarms over all thresholds of the oracle."""
         thresholds = self._sweep.thresholds
         over_all, over_defective = self._sweep.means()
+        if not self.knows_outlines:
+            over_all = over_defective = np.full(len(thresholds), math.nan)
         lowest = np.sort([image.log_nfa for image in self._good])
         regions = np.sort(np.concatenate([np.empty(0), *(image.region_log_nfas for image in self._good)]))
         n = len(lowest) or math.nan
@@ -128,16 +158,21 @@ class Tally:
 
     def intervals(self, *, n_resamples: int, seed: int) -> dict[str, tuple[float, float]]:
         """95 % bootstrap intervals, good and defective images drawn anew each among themselves."""
-        curves = self._pixels.curves_of_images()
+        curves = self._pixels.curves_of_images() if self.knows_outlines else None
         defective, full = self._column("kind") != GOOD, self._column("has_mask")
         scores, log_nfas = self._column("score"), self._column("log_nfa")
         ious, automatic = self._column("iou"), self._column("iou_automatic")
 
         def statistics(i: NDArray[np.intp]) -> dict[str, float]:
-            curve = curves(i)
-            return {
+            of_images = {
                 "image_auroc": auroc(scores[i], defective[i]),
                 "image_auroc_nfa": auroc(-log_nfas[i], defective[i]),
+            }
+            if curves is None:
+                return of_images
+            curve = curves(i)
+            return {
+                **of_images,
                 "pixel_auroc": curve.auroc,
                 "pixel_ap": curve.average_precision,
                 "aupro": curve.aupro(),

@@ -56,9 +56,10 @@ def sweep_chart(sweep: NfaSweep, *, threshold: float, oracle: float) -> str:
         points = [(t, v) for t, v in zip(sweep.thresholds, values, strict=True) if math.isfinite(v)]
         if points:
             parts.append(axes.line(_thinned(points), name))
-        parts.append(axes.note(f"■ {label}", x=axes.left + number * 150, below=64, style=name))
+            parts.append(axes.note(f"■ {label}", x=axes.left + number * 150, below=64, style=name))
     parts += axes.mark(threshold, f"used: {brief(threshold)}", "threshold", height=axes.top - 6)
-    parts += axes.mark(oracle, f"best: {brief(oracle)}", "best", height=axes.top - 18)
+    if math.isfinite(oracle):
+        parts += axes.mark(oracle, f"best: {brief(oracle)}", "best", height=axes.top - 18)
     parts.append(axes.note("threshold on log₁₀ NFA", below=40, anchor="end"))
     return svg_element(parts, height=axes.bottom + 74, title="Overlap and false alarms over the threshold on log10 NFA")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from uflow_cli.calibration import calibration_chart
 from uflow_cli.charts import LossPoint
-from uflow_cli.evaluation import EvaluatedImage, Evaluation
+from uflow_cli.evaluation import ABSENT, EvaluatedImage, Evaluation
 from uflow_cli.images import read_image
 from uflow_cli.metrics import iou
 from uflow_cli.report.contents import Drawing, Fact, ReportImage, ReportSummary
@@ -32,7 +32,9 @@ def report_image(evaluated: EvaluatedImage) -> ReportImage:
         kind=labelled.defect,
         truly_defective=not labelled.is_good,
         true_mask=None if labelled.is_good else evaluated.true_mask,
-        overlap=None if labelled.is_good else iou(prediction.mask, evaluated.true_mask),
+        overlap=(
+            None if labelled.is_good or evaluated.true_mask is None else iou(prediction.mask, evaluated.true_mask)
+        ),
     )
 
 
@@ -71,7 +73,7 @@ def report_summary(run: Run, evaluation: Evaluation) -> ReportSummary:
         threshold=evaluation.threshold,
         promise=f"The threshold allows {evaluation.promise}.",
         facts=facts,
-        figures=figures,
+        figures=tuple(figure for figure in figures if figure.value != ABSENT),
         warnings=(*([run.caveat] if run.caveat else []), *calibration.warnings()),
         losses=read_losses(run.folder / LOG_NAME),
         best_epoch=run.progress.best_epoch,
@@ -113,4 +115,4 @@ def _held_out(run: Run) -> str:
 
 
 def _share(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3f}"
+    return ABSENT if math.isnan(value) else f"{value:.3f}"
