@@ -276,9 +276,9 @@ def print_sources(sources: Sequence[Source]) -> None:
     """The data sets that can be fetched, with what is known of each."""
     console = out()
     for source in sources:
-        console.print(f"[bold]{escape(source.name)}[/]")
+        console.print(f"[bold]{plain(source.name)}[/]")
         for line in source.facts():
-            console.print(f"  {escape(line)}", soft_wrap=True)
+            console.print(f"  {plain(line)}", soft_wrap=True)
 
 
 def print_downloaded(root: Path, *, dataset: str, category: str | None) -> None:
