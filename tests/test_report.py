@@ -170,7 +170,7 @@ def test_without_truth_nothing_is_said_of_it(tmp_path: Path) -> None:
 def test_cards_carry_verdict_numbers_and_regions(tmp_path: Path) -> None:
     page = write(tmp_path / "report", FOUR)
     assert page.all("data-outcome") == ["found", "missed", "false-alarm", "correct-pass"]
-    assert page.all("data-nfa") == ["-12.5", "3", "-12.5", "3"]
+    assert page.all("data-nfa") == ["-12.5", "3.0", "-12.5", "3.0"]
     for verdict in ("Defect", "Good · missed", "Defect · false alarm", "Good"):
         assert verdict in page.text
     assert "−12.5 1,234 10, 5, 20 × 20 20, 15 2" in page.words

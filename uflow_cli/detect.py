@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -106,10 +106,12 @@ def detect_images(
     nfa_threshold: float | None = None, false_alarm_rate: float | None = None, batch_size: int | None = None,
     masks: bool = True, overlays: bool = True,
     on_progress: Callable[[int], None] = lambda _n: None,
+    on_prediction: Callable[[Path, Prediction], None] = lambda _path, _prediction: None,
 ) -> DetectionResult:  # fmt: skip
     """Find the defects in the images at `paths` and write masks, overlays and detections.json to `out`.
 
-    Unreadable images are reported in `errors`, the others are inspected all the same. `on_progress(n)` hears of n more.
+    Unreadable images are reported in `errors`, the others are inspected all the same. `on_progress(n)` hears of n more,
+    `on_prediction` of each image that was inspected, in their order.
     While a batch is computed, the next one is decoded and the pictures of the one before are written.
     """
     threshold, promise = choose_threshold(
@@ -117,6 +119,12 @@ def detect_images(
     )
     model = open_model(run, device=device, runtime=runtime)
     names = output_names(paths)
+
+    def told() -> Iterator[tuple[Path, Prediction | ImageError]]:
+        for path, prediction in stream:
+            if not isinstance(prediction, ImageError):
+                on_prediction(path, prediction)
+            yield path, prediction
 
     def written(item: tuple[Path, Prediction | ImageError]) -> DetectedImage | UnreadableImage:
         path, prediction = item
@@ -130,7 +138,7 @@ def detect_images(
     stream = predictions(model, run.calibration.detector(model), paths, threshold=threshold, batch_size=batch_size)
     images: list[DetectedImage] = []
     errors: list[UnreadableImage] = []
-    for found in done_ahead(written, stream, ahead=batch_size or model.batch_size):
+    for found in done_ahead(written, told(), ahead=batch_size or model.batch_size):
         if isinstance(found, DetectedImage):
             images.append(found)
         else:

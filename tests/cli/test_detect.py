@@ -143,3 +143,16 @@ def test_thresholds_that_are_no_number_are_wrong_usage(uflow, small_run, images,
     assert "--nfa-threshold" in outcome.err
     assert "finite" in outcome.err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_report_shows_every_image_with_its_regions(uflow, small_run, product, tmp_path):
+    images = product / "stripes" / "test"
+    outcome = uflow("detect", images, "--model", small_run, "--out", tmp_path / "out", "--report", tmp_path / "report")
+    assert outcome.code == 0, outcome.err
+    page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert f"report to look at: {tmp_path / 'report' / 'index.html'}" in outcome.err
+    assert page.count('class="card"') == page.count("data:image/png;base64") == 8
+    assert 'data-truth=""' in page
+    result = json.loads((tmp_path / "out" / "detections.json").read_text())
+    for image in result["images"]:
+        assert f'data-nfa="{image["log_nfa"]!r}" data-path="{image["path"]}"' in page

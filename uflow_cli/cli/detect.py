@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,6 +24,11 @@ from uflow_cli.cli.options import (
     require_one_threshold,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from uflow_cli.report import DetectionPage
+
 DEFECT_EXIT_CODE = 3
 
 
@@ -36,6 +42,9 @@ def detect(
     ),
     masks: Annotated[bool, typer.Option("--masks/--no-masks", help="Write a mask for each image.")] = True,
     overlays: Annotated[bool, typer.Option("--overlays/--no-overlays", help="Write an overlay for each image.")] = True,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Also write an HTML page with all images to this folder.")
+    ] = None,
     strict: Strict = False,
     json: Json = False,
     fail_on_defect: Annotated[
@@ -57,13 +66,30 @@ def detect(
     if earlier := [item for item in left_out if item.reason == EARLIER]:
         console.note(f"{len(earlier)} {EARLIER} are left out")
     heed([item for item in left_out if item.reason != EARLIER], strict=strict)
-    with console.progress("detecting", total=len(paths)) as advance:
+    with contextlib.ExitStack() as stack:
+        page = stack.enter_context(_page(report))
+        advance = stack.enter_context(console.progress("detecting", total=len(paths)))
         result = detect_images(
             run, paths, out=out, device=device.value, runtime=runtime.value, nfa_threshold=nfa_threshold,
             false_alarm_rate=false_alarm_rate, masks=masks, overlays=overlays, on_progress=advance,
+            on_prediction=page.add if page else lambda _path, _prediction: None,
         )  # fmt: skip
+        if page:
+            console.note(f"report to look at: {page.finish(run, result)}")
     console.print_detections(result, as_json=json)
     if result.errors:
         raise typer.Exit(1)
     if fail_on_defect and result.n_defects:
         raise typer.Exit(DEFECT_EXIT_CODE)
+
+
+@contextlib.contextmanager
+def _page(folder: Path | None) -> Iterator[DetectionPage | None]:
+    """The report in `folder`, if one was asked for; only then its libraries are loaded."""
+    if folder is None:
+        yield None
+        return
+    from uflow_cli.report import DetectionPage, report_writer
+
+    with report_writer(folder) as writer:
+        yield DetectionPage(writer)

@@ -98,6 +98,7 @@ class ReportSummary:
     losses: tuple[LossPoint, ...] = ()
     best_epoch: int | None = None
     drawings: tuple[Drawing, ...] = ()
+    log_lot: float | None = None  # log10 of the good images in which 10^threshold false detections are expected
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,8 @@ class ReportImage:
     truly_defective: bool | None = None
     true_mask: NDArray[np.bool_] | None = None
     overlap: float | None = None
+    path: str = ""
+    log_nfa_map: NDArray[np.floating[Any]] | None = None  # (h, w); what is below t is the mask at t
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,9 @@ class Card:
     found_outline: str  # SVG path data, "" for nothing
     true_outline: str
     regions: tuple[Region, ...]
+    path: str = ""
+    levels: tuple[float, ...] = ()  # log NFA of the regions in `level_map`, rising
+    level_map: str = ""  # a picture as data link: each pixel the number of its level, 255 where none is
 
     @property
     def is_defect(self) -> bool:

@@ -17,14 +17,19 @@ _SWEEP_LINES: Final = (
 )  # fmt: skip
 
 
-def separation_chart(cards: Sequence[Card], *, threshold: float) -> str:
-    """One dot per image at its lowest log NFA, a row per kind; left of the threshold line is called a defect."""
-    rows = _rows(cards)
+def separation_axes(cards: Sequence[Card], *, threshold: float) -> Axes:
+    """The axes of `separation_chart`: log NFA of all images, squeezed, and a row per kind."""
     values = [card.log_nfa for card in cards if math.isfinite(card.log_nfa)]
     squeezed = [squeeze(value) for value in (*values, threshold, 1.0, -1.0)]  # 0 is always in sight
     margin = 0.04 * (max(squeezed) - min(squeezed))
     low, high = min(squeezed) - margin, max(squeezed) + margin
-    axes = Axes(128, WIDTH - 16, 30, 30 + _ROW_HEIGHT * len(rows), (low, high), (0, 1), x_scale=squeeze)
+    return Axes(128, WIDTH - 16, 30, 30 + _ROW_HEIGHT * len(_rows(cards)), (low, high), (0, 1), x_scale=squeeze)
+
+
+def separation_chart(cards: Sequence[Card], *, threshold: float) -> str:
+    """One dot per image at its lowest log NFA, a row per kind; left of the threshold line is called a defect."""
+    rows, axes = _rows(cards), separation_axes(cards, threshold=threshold)
+    low, high = axes.x_limits
     line = axes.x(threshold)
     zone = f'width="{line - axes.left:.1f}" height="{axes.bottom - axes.top}"'
     parts = [f'<rect class="zone" x="{axes.left}" y="{axes.top}" {zone}/>']

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from uflow_cli.calibration import calibration_chart
 from uflow_cli.charts import LossPoint
+from uflow_cli.detect import DetectionResult
+from uflow_cli.detection.prediction import Prediction
 from uflow_cli.evaluation import ABSENT, EvaluatedImage, Evaluation
-from uflow_cli.images import read_image
 from uflow_cli.metrics import iou
 from uflow_cli.report.contents import Drawing, Fact, ReportImage, ReportSummary
 from uflow_cli.report.drawings import sweep_chart
+from uflow_cli.report.page import ReportWriter
 from uflow_cli.run.log import LOG_NAME
 from uflow_cli.run.record import Run
 
@@ -25,7 +27,7 @@ def report_image(evaluated: EvaluatedImage) -> ReportImage:
         is_defect=prediction.is_defect,
         log_nfa=prediction.log_nfa,
         anomaly_score=prediction.score,
-        image=read_image(labelled.path),
+        image=prediction.image,
         score_map=prediction.score_map,
         mask=prediction.mask,
         regions=prediction.detections,
@@ -35,7 +37,37 @@ def report_image(evaluated: EvaluatedImage) -> ReportImage:
         overlap=(
             None if labelled.is_good or evaluated.true_mask is None else iou(prediction.mask, evaluated.true_mask)
         ),
+        path=str(labelled.path),
+        log_nfa_map=prediction.log_nfa_map,
     )
+
+
+class DetectionPage:
+    """A report of a detection, whose images come one by one and of which nobody knows the truth."""
+
+    def __init__(self, writer: ReportWriter) -> None:
+        self._writer = writer
+
+    def add(self, path: Path, prediction: Prediction) -> None:
+        """Show an image."""
+        self._writer.add(
+            ReportImage(
+                name=f"{path.parent.name}/{path.name}", is_defect=prediction.is_defect, log_nfa=prediction.log_nfa,
+                anomaly_score=prediction.score, image=prediction.image, score_map=prediction.score_map,
+                mask=prediction.mask, regions=prediction.detections, path=str(path),
+                log_nfa_map=prediction.log_nfa_map,
+            )
+        )  # fmt: skip
+
+    def finish(self, run: Run, result: DetectionResult) -> Path:
+        """Write the page and return its path."""
+        summary = ReportSummary(
+            threshold=result.nfa_threshold, promise=f"The threshold allows {result.promise}.",
+            facts=(Fact("model", str(run.folder)), Fact("extractor", run.model.extractor)),
+            warnings=(*([run.caveat] if run.caveat else []), *run.calibration.warnings()),
+            log_lot=run.calibration.log_lot,
+        )  # fmt: skip
+        return self._writer.finish(title=f"{result.n_images} images by {run.folder.name}", summary=summary)
 
 
 def report_summary(run: Run, evaluation: Evaluation) -> ReportSummary:
@@ -78,6 +110,7 @@ def report_summary(run: Run, evaluation: Evaluation) -> ReportSummary:
         losses=read_losses(run.folder / LOG_NAME),
         best_epoch=run.progress.best_epoch,
         drawings=_drawings(run, evaluation),
+        log_lot=calibration.log_lot,
     )
 
 

@@ -39,12 +39,141 @@
   document.addEventListener("mouseover", mark);
   document.addEventListener("mouseout", mark);
 
+  // Another threshold: verdicts, counts and outlines from what is stored of each image.
+  const decide = find(".decide"), marked = new Map(), decoded = new Map(), inSight = new Set();
+  const initial = decide ? Number(decide.dataset.threshold) : 0;
+  const squeeze = (value) => Math.asinh(Math.min(Math.max(value, -1e7), 1e7) / 2);
+  const words = { "missed": "Good · missed", "false-alarm": "Defect · false alarm", "found": "Defect", "flagged": "Defect" };
+  let threshold = initial;
+  const outcomeOf = (flagged, truth) =>
+    truth === "" ? (flagged ? "flagged" : "passed") : truth === "1" ? (flagged ? "found" : "missed") : flagged ? "false-alarm" : "correct-pass";
+  const isFlagged = (card) => Number(card.dataset.nfa) < threshold;
+  const indices = (link) => {  // the numbers of the levels of a map, (width, height, one per pixel)
+    if (!decoded.has(link)) decoded.set(link, (async () => {
+      const image = new Image();
+      image.src = link;
+      await image.decode();
+      const canvas = document.createElement("canvas"), width = canvas.width = image.width, height = canvas.height = image.height;
+      const context = canvas.getContext("2d", { willReadFrequently: true });
+      context.drawImage(image, 0, 0);
+      const pixels = context.getImageData(0, 0, width, height).data;
+      return { width, height, values: Uint8Array.from({ length: width * height }, (_, i) => pixels[4 * i]) };
+    })());
+    return decoded.get(link);
+  };
+  const draw = async (canvas) => {
+    const { width, height, values } = await indices(canvas.dataset.map);
+    const limit = canvas.dataset.levels.split(" ").filter((level) => level && Number(level) < threshold).length;
+    const context = canvas.getContext("2d"), inside = (x, y) => x >= 0 && y >= 0 && x < width && y < height && values[y * width + x] < limit;
+    canvas.width = width; canvas.height = height;
+    const picture = context.createImageData(width, height);
+    let count = 0;
+    for (let y = 0; y < height; y++) for (let x = 0; x < width; x++) if (inside(x, y)) {
+      const isRim = !(inside(x - 1, y) && inside(x + 1, y) && inside(x, y - 1) && inside(x, y + 1));
+      picture.data.set([0, 225, 255, isRim ? 255 : 40], 4 * (y * width + x));
+      count++;
+    }
+    context.putImageData(picture, 0, 0);
+    canvas.dataset.pixels = count;
+  };
+  const watcher = new IntersectionObserver((entries) => {
+    for (const entry of entries) {
+      inSight[entry.isIntersecting ? "add" : "delete"](entry.target);
+      if (entry.isIntersecting) draw(entry.target);
+    }
+  });
+  const label = (card) => {
+    for (const button of all(".mark", card).concat(large.open && current === card ? all(".inside .mark") : [])) {
+      button.hidden = false;
+      button.textContent = marked.get(card) || (isFlagged(card) ? "good after all?" : "missed?");
+      button.setAttribute("aria-pressed", String(marked.has(card)));
+    }
+  };
+  const toggle = (card) => {
+    if (!marked.delete(card)) marked.set(card, isFlagged(card) ? "good after all" : "missed");
+    find("#save b").textContent = marked.size;
+    find("#save").disabled = !marked.size;
+    label(card);
+  };
+  find("#save").addEventListener("click", () => {
+    const images = [...marked].map(([card, mark]) => ({ path: card.dataset.path || card.dataset.name, mark, log_nfa: Number(card.dataset.nfa) }));
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([JSON.stringify({ version: 3, threshold, images }, null, 1)], { type: "application/json" }));
+    link.download = "marked.json";
+    link.click();
+  });
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest(".mark");
+    if (button) toggle(button.closest(".card") || current);
+  });
+  const share = (number, total) => `${Number((100 * number / total).toPrecision(3))} %`;
+  const count = (truth) => {
+    const those = cards.filter((card) => card.dataset.truth === truth);
+    return [those.filter(isFlagged).length, those.length];
+  };
+  const apply = (value) => {
+    threshold = value;
+    document.body.classList.toggle("moved", threshold !== initial);
+    for (const card of cards) {
+      const outcome = outcomeOf(isFlagged(card), card.dataset.truth);
+      if (outcome !== card.dataset.outcome) {
+        const badge = find(".badge", card), dot = find(`a[href="#${card.id}"] .dot`);
+        card.dataset.outcome = outcome;
+        badge.className = `badge ${outcome}`;
+        badge.textContent = words[outcome] || "Good";
+        if (dot) dot.setAttribute("class", `dot ${outcome}`);
+      }
+      label(card);
+    }
+    const groups = [["1", "of defective images"], ["0", "of good images"], ["", "of images without known truth"]];
+    const counts = groups.map(([truth, which]) => [...count(truth), which]).filter(([, total]) => total);
+    all(".counted .figure").forEach((figure, i) => {
+      const [flagged, total, which] = counts[i], small = document.createElement("small");
+      small.textContent = ` / ${total.toLocaleString("en")}`;
+      find("strong", figure).replaceChildren(flagged.toLocaleString("en"), small);
+      find(".note", figure).textContent = `${share(flagged, total)} ${which}`;
+    });
+    for (const row of all("tr[data-row]")) {
+      const those = cards.filter((card) => (card.dataset.kind || "unlabelled") === row.dataset.row), flagged = those.filter(isFlagged).length;
+      row.children[2].firstChild.nodeValue = flagged;
+      find(".meter i", row).style.width = `${(100 * flagged / those.length).toFixed(0)}%`;
+    }
+    for (const chip of chips) {
+      const shown = chip.dataset.outcomes.split(" ").filter(Boolean);
+      find("b", chip).textContent = cards.filter((card) => !shown.length || shown.includes(card.dataset.outcome)).length.toLocaleString("en");
+    }
+    const lot = decide.dataset.lot, expected = 10 ** threshold;
+    const promise = lot ? [`${expected < 1e-3 || expected >= 1e6 ? expected.toExponential(1) : Number(expected.toPrecision(3))} false detections expected in ${lot === "1" ? "a good image" : `${lot} good images`}`] : [];
+    find("#decided").textContent = [...counts.map(([flagged, total, which]) => `${flagged} of ${total} ${which.replace("of ", "")} flagged`), ...promise].join(" · ");
+    const low = Number(decide.dataset.low), high = Number(decide.dataset.high), width = Number(decide.dataset.width);
+    const place = (value) => width * Math.min(Math.max((squeeze(value) - low) / (high - low), 0), 1);
+    const line = find("path.threshold"), chart = line.closest("svg");
+    for (const part of [line, line.nextElementSibling]) part.setAttribute("transform", `translate(${place(threshold) - place(initial)} 0)`);
+    line.nextElementSibling.textContent = `threshold ${Number(threshold.toPrecision(3))}`.replace("-", "−");
+    find("#called").textContent = cards.filter(isFlagged).length.toLocaleString("en").replace(/^0$/, "none");
+    find(".zone", chart).setAttribute("width", place(threshold));
+    find("#threshold").value = 1000 * place(threshold) / width;
+    find("#exact").value = Number(threshold.toPrecision(6));
+    for (const canvas of inSight) draw(canvas);
+    if (large.open) for (const canvas of all(".inside canvas")) draw(canvas);
+    show();
+  };
+  if (decide) {
+    decide.hidden = false;
+    for (const canvas of all("canvas")) { watcher.observe(canvas); canvas.closest(".frame").classList.add("has-map"); }
+    const low = Number(decide.dataset.low), high = Number(decide.dataset.high);
+    find("#threshold").addEventListener("input", (event) => apply(2 * Math.sinh(low + (high - low) * Number(event.target.value) / 1000)));
+    find("#exact").addEventListener("change", (event) => { if (event.target.value !== "" && isFinite(event.target.value)) apply(Number(event.target.value)); });
+    find("#reset").addEventListener("click", () => apply(initial));
+  }
+
   const open = (card) => {
     current = card;
     const inside = find(".inside");
     inside.replaceChildren(...[...card.children].map((child) => child.cloneNode(true)));
     for (const image of all("img", inside)) image.loading = "eager";
     for (const details of all("details", inside)) details.open = true;
+    for (const canvas of all("canvas", inside)) draw(canvas);
     find(".bar span").textContent = card.dataset.name;
     if (!large.open) large.showModal();
   };
@@ -59,6 +188,7 @@
     else if (button && button.dataset.step) step(Number(button.dataset.step));
   });
   document.addEventListener("keydown", (event) => {
+    if (large.open && event.key === "m") toggle(current);
     if (large.open && (event.key === "ArrowLeft" || event.key === "ArrowRight")) step(event.key === "ArrowLeft" ? -1 : 1);
   });
   const reveal = () => {  // a dot of the chart was chosen: its card must not be filtered away
@@ -66,5 +196,11 @@
     if (!card || !card.hidden) return;
     search.value = ""; kind.value = ""; chips[0].click(); card.scrollIntoView();
   };
-  addEventListener("hashchange", reveal);
+  const arrive = () => {  // a link may name a threshold: index.html#threshold=-3
+    const asked = /^#threshold=(.+)$/.exec(location.hash);
+    if (decide && asked && isFinite(asked[1])) apply(Number(asked[1])); else reveal();
+  };
+  addEventListener("hashchange", arrive);
+  if (decide) apply(initial);
+  arrive();
 })();

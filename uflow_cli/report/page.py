@@ -1,5 +1,6 @@
 """The report's folder and page: pictures are written one image at a time, and the whole appears at once."""
 
+import base64
 import contextlib
 import functools
 import math
@@ -8,24 +9,26 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from statistics import fmean, median
-from typing import Final
+from typing import Any, Final
 
 import jinja2
 import numpy as np
+from numpy.typing import NDArray
 
-from uflow_cli.charts import loss_chart
+from uflow_cli.charts import WIDTH, loss_chart
 from uflow_cli.errors import UflowError
 from uflow_cli.files import swap_folder
-from uflow_cli.images import write_png
+from uflow_cli.images import encode_png, write_png
 from uflow_cli.render import SCORE_RANGE, fit_mask, heat, heat_png, outline_path, shrunk
 from uflow_cli.report.contents import Card, Fact, KindRow, Outcome, ReportImage, ReportSummary, outcome_of
-from uflow_cli.report.drawings import separation_chart
+from uflow_cli.report.drawings import separation_axes, separation_chart
 from uflow_cli.text import brief, printable, readable
 
 PAGE_NAME: Final = "index.html"
 _GENERATOR: Final = '<meta name="generator" content="uflow report">'  # by which a report is known as ours
 _PICTURES: Final = "images"
 _PICTURE_SIDE: Final = 512  # pixels: sharp in the gallery, fair when enlarged, and a thousand fit on a memory stick
+_MOST_LEVELS: Final = 255  # regions of an image whose outlines follow the threshold, the most significant ones
 _MOST_REGIONS: Final = 20  # listed one by one for an image, in the order given; all are in the outline
 
 
@@ -95,6 +98,7 @@ def _write_pictures(folder: Path, number: int, image: ReportImage, *, side: int)
     names = f"{_PICTURES}/{number:04d}.png", f"{_PICTURES}/{number:04d}-heat.png"
     write_png(folder / names[0], picture)
     (folder / names[1]).write_bytes(heat_png(image.score_map))
+    levels, level_map = _level_map(image.log_nfa_map)
     return Card(
         number=number,
         name=image.name,
@@ -110,7 +114,24 @@ def _write_pictures(folder: Path, number: int, image: ReportImage, *, side: int)
         found_outline=outline_path(fit_mask(image.mask, shown)),
         true_outline="" if image.true_mask is None else outline_path(fit_mask(image.true_mask, shown)),
         regions=image.regions,
+        path=image.path,
+        levels=levels,
+        level_map=level_map,
     )
+
+
+def _level_map(log_nfa_map: NDArray[np.floating[Any]] | None) -> tuple[tuple[float, ...], str]:
+    """The values of a map of log NFA, and as a data link the picture of their numbers, the most significant first.
+
+    A page may not read the pixels of a picture beside it when it was opened as a file, so this one is inside.
+    """
+    if log_nfa_map is None:
+        return (), ""
+    values, numbers = np.unique(log_nfa_map, return_inverse=True)
+    values = values[:-1][:_MOST_LEVELS]  # the highest is the ceiling: no region
+    numbers = np.where(numbers < len(values), numbers, _MOST_LEVELS).reshape(log_nfa_map.shape)
+    link = base64.b64encode(encode_png(numbers.astype(np.uint8))).decode("ascii")
+    return tuple(float(value) for value in values), f"data:image/png;base64,{link}"
 
 
 def _check_replaceable(folder: Path) -> None:
@@ -151,6 +172,8 @@ def _page(*, title: str, summary: ReportSummary, cards: Sequence[Card]) -> str:
         counted=_counted(cards),
         knows_truth=knows_truth,
         separation=separation_chart(cards, threshold=summary.threshold),
+        axes=separation_axes(cards, threshold=summary.threshold),
+        chart_width=WIDTH,
         losses=loss_chart(summary.losses, best_epoch=summary.best_epoch),
         kind_names=[kind for kind in kinds if kind is not None],
         kinds=[_kind_row(kind, [card for card in cards if card.kind == kind]) for kind in kinds],
@@ -174,12 +197,13 @@ def _template() -> jinja2.Template:
         finalize=lambda value: printable(value) if type(value) is str else value,  # what is safe is Markup
         trim_blocks=True,
     )
-    environment.filters |= {"brief": brief, "readable": readable, "sort_key": _sort_key}
+    environment.filters |= {"brief": brief, "readable": readable, "exactly": _exactly}
     return environment.get_template("page.html")
 
 
-def _sort_key(log_nfa: float) -> str:
-    return f"{log_nfa:.6g}" if math.isfinite(log_nfa) else ("-1e99" if log_nfa < 0 else "1e99")
+def _exactly(log_nfa: float) -> str:
+    """A number for the page's script, which compares as Python does."""
+    return repr(float(log_nfa) + 0.0) if math.isfinite(log_nfa) else ("-1e99" if log_nfa < 0 else "1e99")
 
 
 def _legend() -> str:
