@@ -22,7 +22,7 @@ import torch
 import uflow_cli
 from uflow_cli.cache import CacheFolder
 from uflow_cli.config import DeviceChoice, ModelConfig, Runtime, TrainingConfig
-from uflow_cli.datasets import Dataset, groups_of, load_dataset
+from uflow_cli.datasets import Dataset, groups_of, load_dataset, without
 from uflow_cli.errors import TrainingError, UflowError
 from uflow_cli.evaluation import Evaluation, evaluate_run, evaluation_from_dict, evaluation_to_dict
 from uflow_cli.files import write_text
@@ -53,6 +53,7 @@ class TrainingTask:
     number: int  # from 1
     n_tasks: int
     resumed: bool  # goes on where it was stopped or killed
+    excluded: tuple[str, ...] = ()  # absolute paths of images that are not in `data`
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -69,26 +70,34 @@ def train_categories(
     dataset: str, categories: Sequence[str], *, root: Path, out: Path, settings: Callable[[str, str], Settings],
     device: torch.device, observe: Observe, on_bug: Callable[[str], None],
     should_stop: Callable[[], bool] = lambda: False, overwrite: bool = False, cache: CacheFolder | None = None,
-    compile_graph: bool = False,
+    compile_graph: bool = False, exclude: Sequence[str] = (),
 ) -> Iterator[Outcome[Run]]:  # fmt: skip
     """Train `categories` into folders of their name below `out`, and yield the outcome of each.
 
     A finished run of the same settings and version of uflow is left as it is, an unfinished one goes on, one of others
     fails unless `overwrite`. Once `should_stop` says so, the category in hand ends after its epoch and the others are
     not started. `observe` gives the observer of a category in its process, and so can be pickled. `on_bug` gets the
-    traceback of an error that is not the user's; the others go on.
+    traceback of an error that is not the user's; the others go on. What `exclude` names is not trained on.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise TrainingError("several processes train one category together; start torchrun once per category")
 
     def prepare(number: int, category: str) -> Work | None:
         folder, data = out / category, load_dataset(dataset, root=root, category=category)
+        data, excluded = without(data, exclude, strict=False)
         model_config, config = settings(data.name, data.category)
         standing = "new" if overwrite else find_standing(folder, model_config, config, n_images=len(data.train))
         if standing == "finished":
             return None
         task = TrainingTask(
-            data, folder, model_config, config, number, len(categories), resumed=standing == "unfinished"
+            data,
+            folder,
+            model_config,
+            config,
+            number,
+            len(categories),
+            resumed=standing == "unfinished",
+            excluded=excluded,
         )
         return partial(
             _train, task, root=root, device=device, observe=observe, cache=cache, compile_graph=compile_graph
@@ -120,7 +129,7 @@ def _train(
             return
         train(
             paths, out=task.folder, dataset=data.name, category=data.category, root=root, cache=cache,
-            groups=task.groups,
+            groups=task.groups, excluded=task.excluded,
             model_config=task.model_config, config=task.config, device=device, observer=observer,
             should_stop=stop.is_set, criterion=criterion, overwrite=True, compile_graph=compile_graph,
         )  # fmt: skip

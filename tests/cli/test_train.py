@@ -14,8 +14,9 @@ import time
 import tomllib
 
 import pytest
-from products import good_image
+from products import defective_image, good_image
 
+from uflow_cli.cli.options import data_of
 from uflow_cli.config import all_settings
 from uflow_cli.images import write_png
 from uflow_cli.run.record import load_run
@@ -124,6 +125,24 @@ def test_whole_groups_are_held_out_and_said(uflow, good_folder, tmp_path):
     assert run.calibration.n_groups == len(run.origin.held_out_groups) == 4
     assert "of 4 of 10 groups)" in outcome.out
     assert "for images of new groups, by 4 groups held out whole, too few to tell" in " ".join(outcome.out.split())
+
+
+def test_suspicious_images_are_named_and_can_be_excluded(uflow, tmp_path):
+    folder = tmp_path / "good"
+    for i in range(24):
+        write_png(folder / f"{i:02d}.png", defective_image(i)[0] if i == 7 else good_image(i))
+    command = ("train", "--images", folder, *QUICK, "--epochs", 4, "--folds", 3)
+    outcome = uflow(*command, "--out", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    assert "3 flows take turns" in outcome.err
+    named = tmp_path / "run" / "suspicious.csv"
+    assert "1 good image looks defective (log NFA): 07.png (-" in " ".join(outcome.err.split())
+    assert f"--exclude {named}" in " ".join(outcome.err.split())
+    outcome = uflow(*command, "--out", tmp_path / "again", "--exclude", named)
+    assert outcome.code == 0, outcome.err
+    origin = load_run(tmp_path / "again").origin
+    assert (origin.n_images, origin.excluded) == (23, (str(folder / "07.png"),))
+    assert [image.path.name for image in data_of(origin).train].count("07.png") == 0
 
 
 def test_an_architecture_that_the_extractor_has_no_scale_for_is_one_line_before_any_work(uflow, good_folder, tmp_path):

@@ -20,6 +20,7 @@ from uflow_cli.calibration.record import (
     conformal_rank,
     threshold_for_rate,
 )
+from uflow_cli.calibration.suspects import suspicious_images
 
 __all__ = [
     "MEAN_RATIO_RANGE",
@@ -37,5 +38,6 @@ __all__ = [
     "fit_curves",
     "fit_reference",
     "position_levels",
+    "suspicious_images",
     "threshold_for_rate",
 ]

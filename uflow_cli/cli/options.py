@@ -185,14 +185,16 @@ def _fetched(dataset: str, category: str | None, *, reason: str) -> Path:
 
 def data_of(origin: Origin) -> Dataset:
     """What is now where a training had its images from."""
-    from uflow_cli.datasets import folder_dataset, load_dataset
+    from uflow_cli.datasets import folder_dataset, load_dataset, without
     from uflow_cli.errors import TrainingError
 
     if origin.good is not None:
-        return folder_dataset(Path(origin.good))
-    if origin.root is not None:
-        return load_dataset(origin.dataset, root=Path(origin.root), category=origin.category)
-    raise TrainingError("this training was begun from Python, not by uflow train; resume it from there")
+        data = folder_dataset(Path(origin.good))
+    elif origin.root is not None:
+        data = load_dataset(origin.dataset, root=Path(origin.root), category=origin.category)
+    else:
+        raise TrainingError("this training was begun from Python, not by uflow train; resume it from there")
+    return without(data, origin.excluded, strict=False)[0]
 
 
 def chosen_cache(folder: Path | None, size: float) -> CacheFolder:

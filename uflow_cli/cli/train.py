@@ -85,6 +85,10 @@ def train(
             "beside it only --device, --tensorboard, --graph, --weights and the cache's options.",
         ),
     ] = None,
+    exclude: Annotated[
+        Path | None,
+        typer.Option("--exclude", help="File of good images not to train on, such as a run's suspicious.csv."),
+    ] = None,
     strict: Strict = False,
     graph: Annotated[
         bool,
@@ -140,11 +144,11 @@ def train(
             _heed_all(dataset, category, root)
         _train_many(
             dataset, category, data_root=root, out=out, settings=resolved, device=device, cache=cache,
-            overwrite=overwrite, tensorboard=tensorboard, graph=graph,
+            overwrite=overwrite, tensorboard=tensorboard, graph=graph, exclude=exclude,
         )  # fmt: skip
         return
 
-    from uflow_cli.datasets import folder_dataset, groups_of, load_dataset
+    from uflow_cli.datasets import folder_dataset, groups_of, load_dataset, read_exclusion, without
     from uflow_cli.model import choose_device
     from uflow_cli.training import criterion_of, is_rank_zero
     from uflow_cli.training import train as train_run
@@ -152,6 +156,7 @@ def train(
     data = load_dataset(dataset, root=root, category=category) if dataset else folder_dataset(images or Path())
     if is_rank_zero() or strict:
         heed(data.left_out, strict=strict)
+    data, excluded = without(data, read_exclusion(exclude)) if exclude else (data, ())
     model_config, training_config = resolved(data.name, data.category)
     groups = groups_of(data.train, training_config.groups)
     run = out or Path("runs") / data.name / data.category
@@ -166,7 +171,7 @@ def train(
             [image.path for image in data.train], out=run, dataset=data.name, category=data.category,
             model_config=model_config, config=training_config, device=choose_device(device.value), observer=observer,
             should_stop=should_stop, overwrite=overwrite, root=root if dataset else None, good=images,
-            cache=cache, groups=groups, compile_graph=graph,
+            cache=cache, groups=groups, excluded=excluded, compile_graph=graph,
             criterion=criterion_of(model_config, data, cache=cache, on_progress=observer.on_features),
         )  # fmt: skip
     if is_rank_zero():
@@ -193,18 +198,19 @@ def _heed_all(dataset: str, category: str, data_root: Path) -> None:
 def _train_many(
     dataset: str, category: str, *, data_root: Path, out: Path | None,
     settings: Callable[[str, str], tuple[ModelConfig, TrainingConfig]], device: DeviceName,
-    cache: CacheFolder | None, overwrite: bool, tensorboard: bool, graph: bool,
+    cache: CacheFolder | None, overwrite: bool, tensorboard: bool, graph: bool, exclude: Path | None,
 ) -> None:  # fmt: skip
     """Train the categories that `category` names; exit code 1 if one of them failed."""
     from uflow_cli.categories import train_categories
     from uflow_cli.cli import console
-    from uflow_cli.datasets import choose_categories
+    from uflow_cli.datasets import choose_categories, read_exclusion
     from uflow_cli.model import choose_device
     from uflow_cli.training import require_tensorboard
 
     if tensorboard:
         require_tensorboard()
     names = choose_categories(dataset, category, root=data_root)
+    excluded = read_exclusion(exclude) if exclude else ()
     folder = out or Path("runs") / dataset
     observe = partial(_observed_task, tensorboard=tensorboard)
     outcomes = []
@@ -212,7 +218,7 @@ def _train_many(
         trainings = train_categories(
             dataset, names, root=data_root, out=folder, settings=settings, device=choose_device(device.value),
             cache=cache, observe=observe, on_bug=console.print_traceback, should_stop=interrupt.is_set,
-            overwrite=overwrite, compile_graph=graph,
+            exclude=excluded, overwrite=overwrite, compile_graph=graph,
         )  # fmt: skip
         for outcome in trainings:
             console.print_outcome(outcome)

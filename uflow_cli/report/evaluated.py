@@ -17,6 +17,7 @@ from uflow_cli.report.drawings import sweep_chart
 from uflow_cli.report.page import ReportWriter
 from uflow_cli.run.log import LOG_NAME
 from uflow_cli.run.record import Run
+from uflow_cli.run.suspects import read_suspects
 
 
 def report_image(evaluated: EvaluatedImage) -> ReportImage:
@@ -106,7 +107,7 @@ def report_summary(run: Run, evaluation: Evaluation) -> ReportSummary:
         promise=f"The threshold allows {evaluation.promise}.",
         facts=facts,
         figures=tuple(figure for figure in figures if figure.value != ABSENT),
-        warnings=(*([run.caveat] if run.caveat else []), *calibration.warnings()),
+        warnings=(*([run.caveat] if run.caveat else []), *calibration.warnings(), *_suspicion(run)),
         losses=read_losses(run.folder / LOG_NAME),
         best_epoch=run.progress.best_epoch,
         drawings=_drawings(run, evaluation),
@@ -145,6 +146,13 @@ def _held_out(run: Run) -> str:
     if origin.n_flows > 1:
         return f"{origin.n_selection}{groups} chose the epoch, all calibrated by {origin.n_flows} flows in turns"
     return f"{origin.n_selection} chose the epoch, {origin.n_calibration} calibrated{groups}"
+
+
+def _suspicion(run: Run) -> list[str]:
+    """A sentence that names the training images that look defective, if there are any."""
+    suspects = read_suspects(run.folder)
+    named = ", ".join(f"{suspect.path} (log NFA {suspect.log_nfa:.1f})" for suspect in suspects)
+    return [f"{len(suspects)} good images of the training look defective: {named}"] if suspects else []
 
 
 def _share(value: float) -> str:

@@ -4,6 +4,7 @@
 - `flow-<epoch>-<digest>.safetensors`: flow and normalisation of the best epoch;
 - `log.csv`, a line per epoch, and `loss.svg`, a picture of it, see `run.log`;
 - `calibration.svg`, a picture of the calibration, once training is over;
+- `suspicious.csv`, good images that look defective, where there are some, see `run.suspects`;
 - `config.before-recalibration.json`, where fresh images have replaced the calibration;
 - `training.safetensors`: what `--resume` needs, see `run.state`; there until training is over.
 
@@ -71,6 +72,7 @@ class Origin:
     version: str | None = None  # of uflow, when training began; None in runs that do not say
     n_groups: int = 0  # of the good images, see `datasets.groups_of`; 0 where nothing is known
     held_out_groups: tuple[str, ...] = ()  # that trained nothing
+    excluded: tuple[FileName, ...] = ()  # absolute paths of good images that were not to be trained on
     n_flows: int = 1  # trained, each without another part of the images, so that all of them calibrate; one is kept
     imported: FileName | None = None  # the published checkpoint, where nothing was trained here
 

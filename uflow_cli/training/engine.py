@@ -44,11 +44,13 @@ def train(
     paths: Sequence[Path], *, out: Path, dataset: str, category: str, model_config: ModelConfig, config: TrainingConfig,
     device: torch.device, observer: Observer, should_stop: Callable[[], bool] = lambda: False, overwrite: bool = False,
     criterion: Criterion | None = None, root: Path | None = None, good: Path | None = None,
-    cache: CacheFolder | None = None, groups: Sequence[str] = (), compile_graph: bool = False,
+    cache: CacheFolder | None = None, groups: Sequence[str] = (), excluded: Sequence[str] = (),
+    compile_graph: bool = False,
 ) -> Run:  # fmt: skip
     """Train on the good images at `paths` and leave a run in `out`; it is whole from the first epoch on.
 
-    `groups` names the group of each image, if anything is known: whole groups are held out then.
+    `groups` names the group of each image, if anything is known: whole groups are held out then. `excluded` are the
+    absolute paths of images that were left out, for one who resumes.
     `should_stop` is asked after every epoch; `criterion` chooses the epoch, by default the held-out loss. `root` or
     `good` is the folder that `paths` came from, for one who resumes. Features are kept in `cache`; without one they are
     computed anew in every epoch, to the same numbers. `compile_graph` ends a training in fp32 with the run's graph, or
@@ -78,7 +80,7 @@ def train(
         apart = sorted({groups[i] for i in (*split.selection, *split.calibration)}) if groups else []
         origin = Origin(
             dataset, category, *sizes, _absolute(root), _absolute(good), uflow_cli.__version__, len(set(groups)),
-            tuple(apart), 1 + len(split.folds),
+            tuple(apart), tuple(excluded), 1 + len(split.folds),
         )  # fmt: skip
         state = TrainingState(model.config, config, origin, images, split, model.extractor.digest, groups=tuple(groups))
         group.on_rank_zero(lambda: stack.enter_context(_claimed(out, state, model)))

@@ -15,12 +15,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from uflow_cli.cache import FeatureStore
-from uflow_cli.calibration import Calibration, calibrate
+from uflow_cli.calibration import Calibration, calibrate, suspicious_images
 from uflow_cli.errors import TrainingError, UflowError
 from uflow_cli.model import Model, build_model
 from uflow_cli.run.log import Epoch
 from uflow_cli.run.record import Progress, Run, save_weights
 from uflow_cli.run.state import TrainingState, publish, remove_state, write_state
+from uflow_cli.run.suspects import Suspect, write_suspects
 from uflow_cli.training.criterion import Criterion
 from uflow_cli.training.fit import FlowFit
 from uflow_cli.training.observer import Observer
@@ -59,7 +60,7 @@ class Trainer:
                 self._epoch()
                 if not self.state.is_over and self.group.any(should_stop()):
                     return self.group.on_rank_zero(lambda: publish(self.folder, self.state, "stopped"))
-            if self._cross_fit(should_stop):
+            if self._conclude(should_stop):
                 return self.group.on_rank_zero(lambda: publish(self.folder, self.state, "stopped"))
             return self.group.on_rank_zero(lambda: publish(self.folder, self.state, "finished"))
         except BaseException as error:
@@ -123,6 +124,8 @@ class Trainer:
         state = replace(state, progress=replace(state.progress, epochs_done=epoch))
         write_state(self.folder, state, tensors)
         publish(self.folder, state, "training")
+        if epoch == 1:
+            write_suspects(self.folder, ())  # of the run that this one replaces
         return state
 
     def _with_best(
@@ -165,45 +168,62 @@ class Trainer:
             f"rate of at most {RATE_CUT * self.config.learning_rate:g}"
         )
 
-    def _cross_fit(self, should_stop: Callable[[], bool]) -> bool:
-        """Let all images calibrate, each by a flow that has not seen it; whether `should_stop` broke that off.
+    def _conclude(self, should_stop: Callable[[], bool]) -> bool:
+        """Let all folds calibrate, and name the images that look defective; whether `should_stop` broke that off."""
+        images = list(dict.fromkeys((*self.split.selection, *self.split.calibration)))
+        if not images:
+            return False
+        norms = [self.group.on_rank_zero(partial(self._best_maps, images))]
+        if self.split.folds and not self.state.is_recalibrated:
+            more = self._fold_maps(should_stop)
+            if more is None:
+                return True
+            if more:
+                norms += more
+                images += [i for fold in self.split.folds for i in fold]
+                calibration = self.group.on_rank_zero(lambda: self._calibration(_joined(norms), images))
+                self.state = replace(self.state, calibration=calibration)
+        self.group.on_rank_zero(lambda: write_suspects(self.folder, self._suspects(_joined(norms), images)))
+        return False
 
-        Every fold but the first, which the flow itself has not seen, is held out of one more flow, which is trained
-        as this one was up to its best epoch and then forgotten. Nothing is done where there are no such folds, or
-        where fresh images have calibrated the run.
+    def _fold_maps(self, should_stop: Callable[[], bool]) -> list[list[Tensor]] | None:
+        """U maps of each fold but the first, which the flow itself has not seen; None if `should_stop` broke that off.
+
+        Each is held out of one more flow, which is trained as this one was up to its best epoch and then forgotten.
+        There are none if one of them diverges.
         """
         assert self.state.progress is not None
-        folds, n_epochs = self.split.folds, self.state.progress.best_epoch
-        if not folds or self.state.is_recalibrated:
-            return False
-        images = list(self.split.selection)
-        norms = [self.group.on_rank_zero(self._best_maps)]
+        folds, norms = self.split.folds, []
         for number, fold in enumerate(folds, start=2):
             self.observer.on_flow(number, len(folds) + 1)
             rows = [i for i in (*self.split.selection, *self.split.training) if i not in set(fold)]
             model = self.group.rank_zero_first(
                 lambda: build_model(self.model.config, device=self.model.device, seed=self.config.seed)
             )
-            fit = FlowFit(
-                model, self.features, rows, self.config, self.group, self.observer, n_epochs=self.n_epochs
-            )  # fmt: skip
-            for epoch in range(1, n_epochs + 1):
+            fit = FlowFit(model, self.features, rows, self.config, self.group, self.observer, n_epochs=self.n_epochs)
+            for epoch in range(1, self.state.progress.best_epoch + 1):
                 loss = fit.epoch(epoch, rate_share=self.state.rate_share)
                 if self.group.any(should_stop()):
-                    return True
+                    return None
                 if not loss < EXPLODED:
                     self.observer.on_warning("a flow of the cross-fitting diverged; the first fold alone calibrates")
-                    return False
+                    return []
             norms.append(self.group.on_rank_zero(partial(_maps, fit, fold)))
-            images += fold
-        calibration = self.group.on_rank_zero(lambda: self._calibration(_joined(norms), images))
-        self.state = replace(self.state, calibration=calibration)
-        return False
+        return norms
 
-    def _best_maps(self) -> list[Tensor]:
-        """U maps of the held-out images by the best epoch's flow."""
+    def _best_maps(self, images: Sequence[int]) -> list[Tensor]:
+        """U maps of `images` by the best epoch's flow."""
         self.model.load_state_dict(load_file(self.folder / str(self.state.weights)))
-        return self.fit.loss_and_maps(self.split.selection)[1]
+        return self.fit.loss_and_maps(images)[1]
+
+    def _suspects(self, norms: Sequence[Tensor], images: Sequence[int]) -> list[Suspect]:
+        """Those of `images`, with these U maps, that look defective."""
+        config = self.model.config
+        found = suspicious_images(
+            norms, n_channels=self.model.source_channels, tests=config.tests, reach=self.model.flow.reach,
+            is_fused=config.is_fused, log_lot=config.log_lot,
+        )  # fmt: skip
+        return [Suspect(Path(self.state.images[images[row]][0]), log_nfa) for row, log_nfa in found.items()]
 
 
 def _maps(fit: FlowFit, images: Sequence[int]) -> list[Tensor]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from uflow_cli.workers import Outcome
 
 EPOCHS_SHOWN = 8
+SUSPECTS_SHOWN = 5
 UNITS = "losses in bits per dimension; mean z² of held-out images, 1 where the flow fits"
 PAPER_PRESET = "paper"
 
@@ -209,6 +210,7 @@ def print_training_result(run: Run, data: Dataset) -> None:
     )
     if calibration.n_images:
         _print_calibration(console, calibration, n_flows=origin.n_flows)
+    _print_suspects(run)
     console.print(f"model in {plain(str(run.folder))}; next:", soft_wrap=True)
     for command in next_commands(run, data):
         console.print(f"  {plain(command)}", soft_wrap=True)
@@ -239,6 +241,23 @@ def next_commands(run: Run, data: Dataset) -> list[str]:
         return [f"uflow detect {folder} --model {model}  # or any other images"]
     report = shlex.quote(str(run.folder / "report"))
     return [f"uflow detect {folder} --model {model}", f"uflow evaluate --model {model} --report {report}"]
+
+
+def _print_suspects(run: Run) -> None:
+    """The good images that look defective, the strangest first."""
+    from uflow_cli.run.suspects import SUSPECTS_NAME, read_suspects
+
+    suspects = read_suspects(run.folder)
+    if not suspects:
+        return
+    shown = ", ".join(f"{one.path.name} ({one.log_nfa:.1f})" for one in suspects[:SUSPECTS_SHOWN])
+    more = f" and {len(suspects) - SUSPECTS_SHOWN} more" if len(suspects) > SUSPECTS_SHOWN else ""
+    file = run.folder / SUSPECTS_NAME
+    warn(
+        f"{len(suspects)} good image{'s look' if len(suspects) > 1 else ' looks'} defective (log NFA): {shown}{more}; "
+        f"look at them, take those that are good "
+        f"out of {file}, and train again with --exclude {file}"
+    )
 
 
 def _print_calibration(console: Console, calibration: Calibration, *, n_flows: int) -> None:
