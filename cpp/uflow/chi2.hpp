@@ -30,11 +30,11 @@ struct TailLaw {
 
 namespace detail {
 
-// t - 1 - ln t for t = x / mean; never negative, no cancellation around the mean.
-// With e = t - 1 and s = e / (2 + e), ln t = 2 atanh s, and e - 2s = e s: what is left of the difference is a product.
-[[nodiscard]] inline double chernoff_rate(double x, double mean, double inverse_mean) {
-    auto const e = (x - mean) * inverse_mean;
-    if (!(e > -0.3 && e < 0.5)) return x * inverse_mean - 1.0 - std::log(x * inverse_mean);
+constexpr double kLeastNear = -0.3, kMostNear = 0.5;  // between them `rate_near_mean` is exact to rounding
+
+// e - ln(1 + e) without cancellation: with s = e / (2 + e), ln(1 + e) = 2 atanh s, and e - 2s = e s, so what is left of
+// the difference is a product.
+[[nodiscard]] inline double rate_near_mean(double e) {
     auto const s = e / (2.0 + e);
     auto const q = s * s;  // at most 0.04: the first term left out is below 1e-17 of the sum
     auto const q2 = q * q;
@@ -42,6 +42,13 @@ namespace detail {
     auto const middle = (1.0 / 11 + q * (1.0 / 13)) + q2 * (1.0 / 15 + q * (1.0 / 17));
     auto const high = 1.0 / 19 + q * (1.0 / 21);
     return s * (e - 2.0 * q * (low + q2 * q2 * (middle + q2 * q2 * high)));
+}
+
+// t - 1 - ln t for t = x / mean; never negative.
+[[nodiscard]] inline double chernoff_rate(double x, double mean, double inverse_mean) {
+    auto const e = (x - mean) * inverse_mean;
+    if (e > kLeastNear && e < kMostNear) return rate_near_mean(e);
+    return x * inverse_mean - 1.0 - std::log(x * inverse_mean);
 }
 
 // Everything up to the mean is certain under the clamped bound.

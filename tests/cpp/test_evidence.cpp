@@ -56,6 +56,30 @@ TEST_CASE("huge values stay finite, and any number of threads gives the same bit
     for (std::size_t const threads : {0U, 3U}) CHECK(fuse(sources, threads) == alone);
 }
 
+TEST_CASE("the log without a branch is the log") {
+    for (double x = 1.0; x < 1e300; x = x * 1.37 + 1e-9) {
+        CHECK(uflow::detail::vector_log(x) == doctest::Approx(std::log(x)).epsilon(1e-13));
+        CHECK(uflow::detail::vector_log(x) <= uflow::detail::vector_log(x * 1.0000001));
+    }
+    CHECK(std::abs(uflow::detail::vector_log(1.0)) < 2e-14);
+    CHECK(uflow::detail::vector_log(std::nextafter(2.0, 1.0)) == doctest::Approx(std::log(2.0)).epsilon(1e-13));
+}
+
+TEST_CASE("many sources of one weight or of many say the sum of what each says") {
+    uflow::Background const law{4.0, 0.5};
+    std::vector<float> const u{40.0F, 3.0F, 1e30F, 1.0F};
+    std::vector<uflow::Source> same, different;
+    for (int i = 0; i < 7; ++i) {
+        same.push_back({u.data(), 1, 2, 2, law, 1.0});
+        different.push_back({u.data(), 1, 2, 2, law, 1.0 + i});
+    }
+    auto const one = fuse({{u.data(), 1, 2, 2, law, 1.0}});
+    for (auto const& sources : {same, different})
+        for (std::size_t p = 0; p < 4; ++p) CHECK(fuse(sources)[p] == doctest::Approx(one[p]).epsilon(1e-6));
+    for (std::size_t p = 0; p < 4; ++p)
+        CHECK(one[p] == doctest::Approx(uflow::evidence_of(exponent(law, double{u[p]}))).epsilon(1e-6));
+}
+
 TEST_CASE("sources that cannot be fused are refused") {
     std::vector<float> u(4, 1.0F);
     uflow::Source const good{u.data(), 1, 2, 2, {4.0}, 1.0};

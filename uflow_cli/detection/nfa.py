@@ -8,8 +8,7 @@ image, its log_nfa = log_n_tests + log_pfa how many such regions one expects per
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -43,6 +42,7 @@ Tests = Literal["paper", "by-size"]
 
 _TAILS: tuple[str, ...] = get_args(Tail)
 _TESTS: tuple[str, ...] = get_args(Tests)
+AXES = ("images", "height", "width")
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,19 @@ class Regions:
         return Regions(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
 
 
+def _regions(columns: Sequence[NDArray[np.generic]]) -> Regions:
+    """What `Regions(*columns)` is; setting frozen fields one by one costs a tenth of a small map."""
+    regions = object.__new__(Regions)
+    regions.__dict__.update(zip(_COLUMNS, columns, strict=True))
+    return regions
+
+
 def _row_index(rows: ArrayLike) -> NDArray[np.generic]:
     index = np.asarray(rows)
     return index.astype(np.intp) if index.size == 0 and index.dtype != np.bool_ else index
+
+
+_COLUMNS = tuple(field.name for field in fields(Regions))
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,16 +165,13 @@ def a_contrario(
     maps = _checked_maps(squared_norms, background, n_threads)
     _check_choice(tests, _TESTS, "tests")
     _check_choice(tail, _TAILS, "tail")
-    with _naming_bad_maps(maps):
-        labels, columns = _core.find_regions(
-            maps,
-            degrees_of_freedom=[law.degrees_of_freedom for law in background],
-            scales=[law.scale for law in background],
-            tests=tests,
-            tail=tail,
-            n_threads=n_threads,
-        )
-    return AContrario(labels=tuple(labels), regions=Regions(*columns))
+    laws = [law.degrees_of_freedom for law in background], [law.scale for law in background]
+    try:
+        labels, columns = _core.find_regions(maps, *laws, tests, tail, n_threads)
+    except ValueError:
+        _name_bad_map(maps)
+        raise
+    return AContrario(labels=tuple(labels), regions=_regions(columns))
 
 
 def fuse_evidence(
@@ -187,14 +194,12 @@ def fuse_evidence(
     shares = [1.0] * len(maps) if weights is None else [float(weight) for weight in weights]
     if len(shares) != len(maps):
         raise ValueError(f"{len(maps)} sources of evidence, but {len(shares)} weights")
-    with _naming_bad_maps(maps):
-        return _core.fuse_evidence(
-            maps,
-            degrees_of_freedom=[law.degrees_of_freedom for law in background],
-            scales=[law.scale for law in background],
-            weights=shares,
-            n_threads=n_threads,
-        )
+    laws = [law.degrees_of_freedom for law in background], [law.scale for law in background]
+    try:
+        return _core.fuse_evidence(maps, *laws, shares, n_threads)
+    except ValueError:
+        _name_bad_map(maps)
+        raise
 
 
 def log_n_tests(grids: Sequence[tuple[int, int]]) -> float:
@@ -241,7 +246,7 @@ def max_tree(score: ArrayLike) -> MaxTree:
 def _checked_maps(
     squared_norms: Sequence[ArrayLike], background: Sequence[Background], n_threads: int
 ) -> list[NDArray[np.float32]]:
-    maps = [_as_float32(u, f"squared_norms[{s}]", ("images", "height", "width")) for s, u in enumerate(squared_norms)]
+    maps = [_as_float32(u, "squared_norms[{}]", AXES, s) for s, u in enumerate(squared_norms)]
     if not maps:
         raise ValueError("squared_norms is empty: give one (images, height, width) array per scale")
     if len(background) != len(maps):
@@ -253,30 +258,23 @@ def _checked_maps(
     return maps
 
 
-@contextmanager
-def _naming_bad_maps(maps: Sequence[NDArray[np.float32]]) -> Iterator[None]:
-    """The core looks at every value anyway, but cannot say which map a bad one is in."""
-    try:
-        yield
-    except ValueError:
-        for s, u in enumerate(maps):
-            _check_squared_norm(u, f"squared_norms[{s}]")
-        raise
+def _name_bad_map(maps: Sequence[NDArray[np.float32]]) -> None:
+    """The core looks at every value anyway, but cannot say which map a bad one is in: ValueError if there is one."""
+    for s, u in enumerate(maps):
+        if not (u.min() >= 0 and u.max() < np.inf):  # min and max hand a NaN on
+            raise ValueError(
+                f"squared_norms[{s}] must be finite and not negative, but spans {u.min()} to {u.max()}"
+            ) from None
 
 
-def _as_float32(array: ArrayLike, name: str, axes: tuple[str, ...]) -> NDArray[np.float32]:
-    """A C-contiguous float32 array of the given axes, none of them empty."""
+def _as_float32(array: ArrayLike, name: str, axes: tuple[str, ...], number: int = 0) -> NDArray[np.float32]:
+    """A C-contiguous float32 array of the given axes, none of them empty; `name` has room for its `number`."""
     values = np.ascontiguousarray(array, dtype=np.float32)
     if values.ndim != len(axes):
-        raise ValueError(f"{name} must be ({', '.join(axes)}), but has shape {np.shape(array)}")
+        raise ValueError(f"{name.format(number)} must be ({', '.join(axes)}), but has shape {np.shape(array)}")
     if values.size == 0:
-        raise ValueError(f"{name} is empty: shape {values.shape}")
+        raise ValueError(f"{name.format(number)} is empty: shape {values.shape}")
     return values
-
-
-def _check_squared_norm(u: NDArray[np.float32], name: str) -> None:
-    if not (u.min() >= 0 and u.max() < np.inf):  # min and max hand a NaN on
-        raise ValueError(f"{name} must be finite and not negative, but spans {u.min()} to {u.max()}") from None
 
 
 def _cells(grids: Sequence[tuple[int, int]]) -> list[int]:
