@@ -16,12 +16,14 @@ from products import SMALL_MODEL, SMALL_TRAINING, Recorder, good_image, shared_c
 from uflow_cli.cache import GIB, CacheFolder, ResidentFeatures, features_of
 from uflow_cli.config import TrainingConfig
 from uflow_cli.errors import ImageError, TrainingError
+from uflow_cli.flow import UFlow
 from uflow_cli.images import write_png
 from uflow_cli.model import build_model
 from uflow_cli.run.record import load_model, load_run
 from uflow_cli.run.state import has_state
 from uflow_cli.training import resume, split_images, train
 from uflow_cli.training.engine import on_gpu_if_room
+from uflow_cli.training.processes import _is_broken_link
 from uflow_cli.training.steps import adam, batched, rate_factor
 
 CPU = torch.device("cpu")
@@ -435,3 +437,18 @@ def test_cache_or_not_the_model_is_the_same(good_paths, tmp_path, recorder):
         run_training(good_paths, tmp_path / name, Recorder([]), TrainingConfig(epochs=1, batch_size=4), cache=cache)
         states.append(load_model(load_run(tmp_path / name), device=CPU).state_dict())
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+@pytest.mark.parametrize("cause", [torch.OutOfMemoryError("out of memory"), ConnectionError("peer is gone")])
+def test_want_of_memory_inside_the_graph_is_no_broken_link(cause):
+    flow = UFlow([8], [(4, 4)])
+
+    def fail(*_: object, **__: object) -> None:
+        raise cause
+
+    flow.module_list[0].forward = fail
+    with pytest.raises(RuntimeError) as caught:
+        flow([torch.zeros(1, 8, 4, 4)])
+    error = RuntimeError(f"Connection {caught.value}")
+    error.__cause__ = caught.value
+    assert _is_broken_link(error) == isinstance(cause, ConnectionError)

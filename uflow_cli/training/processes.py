@@ -115,7 +115,7 @@ def processes(device: torch.device) -> Iterator[tuple[Processes, torch.device]]:
     try:
         yield Processes(distributed.get_rank(), distributed.get_world_size()), device
     except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError) or not _is_broken_link(error):
+        if not _is_broken_link(error):
             raise
         raise TrainingError("another process of this training broke off; its own message says why") from error
     finally:
@@ -139,5 +139,10 @@ def _own_gpu() -> torch.device:
 
 
 def _is_broken_link(error: RuntimeError) -> bool:
-    """Whether `error` is what the collectives raise when a peer is gone."""
+    """Whether `error` is what the collectives raise when a peer is gone, and no want of memory inside a FrEIA graph."""
+    cause: BaseException | None = error
+    while cause is not None:  # the graph wraps what its modules raise, under a text of its own
+        if isinstance(cause, torch.OutOfMemoryError):
+            return False
+        cause = cause.__cause__ or cause.__context__
     return isinstance(error, distributed.DistError) or "gloo" in str(error) or "Connection" in str(error)
