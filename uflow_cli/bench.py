@@ -11,24 +11,34 @@ import os
 import platform
 import resource
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from uflow_cli.calibration import calibrate
-from uflow_cli.config import ModelConfig
+from uflow_cli.calibration import Calibration, calibrate
+from uflow_cli.config import ModelConfig, Runtime, TrainingConfig
+from uflow_cli.detect import detect_images
+from uflow_cli.detection.detector import Detector
 from uflow_cli.detection.nfa import Background, a_contrario
-from uflow_cli.detection.prediction import predict
+from uflow_cli.detection.prediction import EvidenceModel, predict
+from uflow_cli.export import export_run
 from uflow_cli.features import stack_images
 from uflow_cli.flow import negative_log_likelihood
 from uflow_cli.flow.likelihood import squared_norms
+from uflow_cli.images import write_png
 from uflow_cli.model import Model, build_model
+from uflow_cli.run.graph import load_engine
+from uflow_cli.run.record import Origin, Progress, Run, save_weights, write_run
 from uflow_cli.schema import VERSION
 
 Part = Literal["nfa", "pipeline"]
@@ -36,6 +46,7 @@ Part = Literal["nfa", "pipeline"]
 PAPER_EMBEDDINGS = ((816, 28), (192, 14))  # channels and side per scale of the paper's extractor
 LITE_GRIDS = ((59, 56), (76, 28), (160, 14))
 NO_CHANGE = 0.02
+FOLDER_IMAGES = 4
 
 
 @dataclass(frozen=True)
@@ -69,6 +80,7 @@ class Comparison:
     unit: str
     n_items: int
     contenders: dict[str, Callable[[int], object]]
+    most_rounds: int = 15  # fewer for what takes seconds
 
 
 def run_bench(
@@ -77,7 +89,7 @@ def run_bench(
     """Time `parts`; `quick` takes fewer rounds and smaller maps. `on_progress(1)` is called after each comparison."""
     timings: list[Timing] = []
     for comparison in comparisons(parts, quick=quick, seed=seed, device=device):
-        timings += time_comparison(comparison, rounds=5 if quick else 15)
+        timings += time_comparison(comparison, rounds=min(5 if quick else 15, comparison.most_rounds))
         on_progress(1)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
     return Bench(tuple(timings), machine_facts(device), seed, peak)
@@ -85,7 +97,7 @@ def run_bench(
 
 def n_comparisons(parts: Sequence[Part], *, quick: bool) -> int:
     """How many comparisons `run_bench` makes."""
-    return ((5 if quick else 6) if "nfa" in parts else 0) + (4 if "pipeline" in parts else 0)
+    return ((5 if quick else 6) if "nfa" in parts else 0) + (7 if "pipeline" in parts else 0)
 
 
 def time_comparison(comparison: Comparison, *, rounds: int) -> list[Timing]:
@@ -111,7 +123,7 @@ def comparisons(parts: Sequence[Part], *, quick: bool, seed: int, device: torch.
     if "nfa" in parts:
         yield from _nfa_comparisons(np.random.default_rng(seed), quick=quick)
     if "pipeline" in parts:
-        yield from _pipeline_comparisons(seed, device=device)
+        yield from _pipeline_comparisons(seed, quick=quick, device=device)
 
 
 def _nfa_comparisons(rng: np.random.Generator, *, quick: bool) -> Iterator[Comparison]:
@@ -168,7 +180,7 @@ def _tree_contenders(maps: Sequence[NDArray[np.float32]]) -> dict[str, Callable[
     return contenders
 
 
-def _pipeline_comparisons(seed: int, *, device: torch.device) -> Iterator[Comparison]:
+def _pipeline_comparisons(seed: int, *, quick: bool, device: torch.device) -> Iterator[Comparison]:
     rng = np.random.default_rng(seed)
     images = [rng.integers(0, 256, (448, 448, 3), dtype=np.uint8) for _ in range(4)]
     batches = [stack_images([torch.from_numpy(images[(i + j) % 4]) for j in range(4)]).to(device) for i in range(4)]
@@ -183,14 +195,84 @@ def _pipeline_comparisons(seed: int, *, device: torch.device) -> Iterator[Compar
     model.gaussians.fit([[f.clone() for f in batch] for batch in features])
     with torch.inference_mode():
         maps = [model.evidence(batch, model.embed(batch)[0]) for batch in features]
-    detector = calibrate(
+    calibration = calibrate(
         [torch.cat(source).cpu().numpy() for source in zip(*maps, strict=True)], n_channels=model.source_channels,
         tests=model.config.tests, reach=model.reach, is_fused=True,
-    ).detector(model)  # fmt: skip
-    contenders: dict[str, Callable[[int], object]] = {
-        device.type: lambda turn: [(p.detections, p.mask) for p in predict(model, detector, [images[turn % 4]])]
-    }
-    yield Comparison("whole detection, one image at a time", "image", 1, contenders)
+    )  # fmt: skip
+    yield from _detection_comparisons(model, calibration, images, quick=quick)
+
+
+def _detection_comparisons(
+    model: Model, calibration: Calibration, images: Sequence[NDArray[np.uint8]], *, quick: bool
+) -> Iterator[Comparison]:
+    """PyTorch and the compiled graph beside each other: evidence, detection, a folder of images, a cold start."""
+    detector = calibration.detector(model)
+    with tempfile.TemporaryDirectory() as name:
+        run = _run_of(model, calibration, Path(name) / "run", images)
+        evidence_models: dict[str, EvidenceModel] = {model.device.type: model, "graph": load_engine(run)}
+        evidence: dict[str, Callable[[int], object]] = {}
+        detection: dict[str, Callable[[int], object]] = {}
+        for kind, one in evidence_models.items():
+            evidence[kind] = partial(_evidence, one, images)
+            detection[f"{kind}, with mask"] = partial(_detect, one, detector, images, masks=True)
+            detection[f"{kind}, regions alone"] = partial(_detect, one, detector, images, masks=False)
+        yield Comparison("pixels to U, one image at a time", "image", 1, evidence)
+        yield Comparison("whole detection, one image at a time", "image", 1, detection)
+        paths = []
+        for number in range(FOLDER_IMAGES):
+            paths.append(Path(name) / "images" / f"{number}.png")
+            write_png(paths[-1], images[number % len(images)])
+        folder: dict[str, Callable[[int], object]] = {}
+        for runtime in ("torch", "onnx"):
+            for pictures in (True, False):
+                folder[f"{runtime}, {'with' if pictures else 'no'} pictures"] = partial(
+                    _detect_folder, run, paths, runtime=runtime, pictures=pictures
+                )
+        yield Comparison(
+            "a folder of images, files to files", "image", FOLDER_IMAGES, folder, most_rounds=2 if quick else 7
+        )
+        start: dict[str, Callable[[int], object]] = {
+            runtime: partial(_start, run, paths[0], runtime=runtime) for runtime in ("torch", "onnx")
+        }
+        yield Comparison(
+            "cold start of uflow detect to one written result", "start", 1, start, most_rounds=2 if quick else 7
+        )
+
+
+def _run_of(model: Model, calibration: Calibration, folder: Path, images: Sequence[NDArray[np.uint8]]) -> Run:
+    """A run with a graph, in `folder`."""
+    paths = [folder.parent / f"{number}.png" for number in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        write_png(path, image)
+    run = Run(
+        folder, model.config, TrainingConfig(), Origin("bench", "noise", 0, 0, 0),
+        Progress(1, 1, None, "finished", 1, "none", 0.0), calibration, model.extractor.digest,
+        save_weights(folder, model, epoch=1),
+    )  # fmt: skip
+    write_run(run)
+    export_run(run, paths, which="images of noise")
+    return run
+
+
+def _evidence(model: EvidenceModel, images: Sequence[NDArray[np.uint8]], turn: int) -> object:
+    return model.evidence_maps([images[turn % len(images)]])
+
+
+def _detect(
+    model: EvidenceModel, detector: Detector, images: Sequence[NDArray[np.uint8]], turn: int, *, masks: bool
+) -> object:
+    return [(p.detections, p.mask if masks else None) for p in predict(model, detector, [images[turn % len(images)]])]
+
+
+def _detect_folder(run: Run, paths: Sequence[Path], _turn: int, *, runtime: Runtime, pictures: bool) -> object:
+    return detect_images(run, paths, out=run.folder / "found", runtime=runtime, masks=pictures, overlays=pictures)
+
+
+def _start(run: Run, path: Path, _turn: int, *, runtime: Runtime) -> object:
+    options = ["--model", str(run.folder), "--runtime", runtime, "--out", str(run.folder / "found")]
+    return subprocess.run(
+        [sys.executable, "-m", "uflow_cli", "detect", str(path), *options], check=True, capture_output=True
+    )
 
 
 def _extract(model: Model, batches: Sequence[torch.Tensor]) -> Callable[[int], object]:
@@ -231,7 +313,7 @@ def _synchronised(job: Callable[[int], object]) -> Callable[[int], object]:
 
 def machine_facts(device: torch.device) -> dict[str, str]:
     """Processor, cores, threads, GPU and versions that the timings depend on."""
-    names = ("uflow-cli", "torch", "numpy", "timm", "opencv-python-headless", "higra", "scikit-image")
+    names = ("uflow-cli", "torch", "onnxruntime", "numpy", "timm", "opencv-python-headless", "higra", "scikit-image")
     versions = {}
     for name in names:
         try:
