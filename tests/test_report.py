@@ -1,5 +1,6 @@
 """The report: whole, offline, correctly escaped, and saying what the verdicts and truths say."""
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -14,11 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uflow_cli.errors import UflowError
+from uflow_cli.evaluation import NfaSweep
 from uflow_cli.images import read_image
 from uflow_cli.render import heat, heat_png, outline_path
 from uflow_cli.report import Fact, ReportImage, ReportSummary, write_report
 from uflow_cli.report.contents import Card, Outcome, outcome_of
-from uflow_cli.report.drawings import separation_chart
+from uflow_cli.report.drawings import separation_chart, sweep_chart
 
 NASTY = "a\"b'<script>alert(1)</script>&amp;$title{}\\é #?%20.png"
 VOID = {"meta", "img", "input", "br", "hr", "link"}
@@ -364,3 +366,29 @@ def test_an_outline_is_closed_paths_in_pixels() -> None:
         ["3.5,2.5", "3.5,4.5", "6.5,2.5", "6.5,4.5"],
         ["8.5,8.5"],
     ]
+
+
+def sweep_of(miou: np.ndarray, flagged: np.ndarray) -> NfaSweep:
+    thresholds = np.arange(-1000.0, 401.0)
+    return NfaSweep(thresholds, miou, 0.5 * miou, flagged, flagged)
+
+
+def test_the_sweep_shows_the_plateau_and_both_ends() -> None:
+    """What other thresholds would give: nothing changes outside of what is drawn, and the best stretch is shaded."""
+    thresholds = np.arange(-1000.0, 401.0)
+    miou = np.select([thresholds < -12, thresholds < -7, thresholds <= 1, thresholds <= 3], [0.3, 0.4, 0.5, 0.2], 0.1)
+    flagged = np.select([thresholds < 0, thresholds <= 3], [0.0, 0.1], 1.0)
+    chart = sweep_chart(sweep_of(miou, flagged), threshold=0.0, oracle=-5.0)
+    assert "plateau, mIoU within 3 % of the best: −7 to 1" in chart
+    shown = [float(tick) for tick in re.findall(r'text-anchor="middle">(-?[\d.]+)<', chart.replace("−", "-"))]
+    assert min(shown) < -7
+    assert -30 < min(shown) < 0 < max(shown) < 10
+    lines = re.findall(r'<polyline class="line ([\w-]+)" points="([^"]+)"', chart)
+    ends = {name: [float(places.split()[i].split(",")[1]) for i in (0, -1)] for name, places in lines}
+    assert ends["flagged"] == [258.0, 42.0]  # none at the left end, all at the right one
+    assert ends["miou-all"][0] < ends["miou-all"][1]
+
+
+def test_a_sweep_without_masks_has_no_plateau() -> None:
+    nothing = np.full(1401, np.nan)
+    assert "plateau" not in sweep_chart(sweep_of(nothing, np.zeros(1401)), threshold=0.0, oracle=math.nan)

@@ -26,6 +26,7 @@ _PICTURE_STYLE: Final = (
     ".chart .scale-4{stroke:#17804a}.chart text.scale-1{fill:#0a63c2;stroke:none}"
     ".chart text.scale-2{fill:#b35900;stroke:none}.chart text.scale-3{fill:#7a35c4;stroke:none}"
     ".chart text.scale-4{fill:#17804a;stroke:none}.chart .zone{fill:#c4262e;opacity:.06}"
+    ".chart .plateau{fill:#17804a;opacity:.1}.chart text.best{fill:#17804a;stroke:none}"
     ".chart .above{fill:#c4262e}.chart .below{fill:#0a63c2}"
     ".chart path.best{stroke:#17804a;stroke-dasharray:3 3}.chart circle.best{fill:#17804a;stroke:#fff;stroke-width:2}"
 )

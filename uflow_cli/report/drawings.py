@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
+import numpy as np
+
 from uflow_cli.charts import WIDTH, Axes, svg_element
 from uflow_cli.evaluation import NfaSweep
 from uflow_cli.report.contents import Card
@@ -11,6 +13,7 @@ from uflow_cli.text import brief, clean, readable
 
 _FARTHEST: Final = 1e7  # log NFA, either way; dots beyond it stand at the border
 _ROW_HEIGHT: Final = 34.0
+_PLATEAU: Final = 0.97  # of the best mIoU
 _GOLDEN: Final = 0.618034  # multiples of it, modulo 1, spread points evenly
 _SWEEP_LINES: Final = (
     ("miou-all", "mIoU, all images"), ("miou-defective", "mIoU, defective"), ("flagged", "good images flagged"),
@@ -51,14 +54,20 @@ def separation_chart(cards: Sequence[Card], *, threshold: float) -> str:
 
 
 def sweep_chart(sweep: NfaSweep, *, threshold: float, oracle: float) -> str:
-    """Mean IoU and share of flagged good images over the thresholds; the one in use and the oracle are marked."""
-    limits = (squeeze(float(sweep.thresholds[0])), squeeze(float(sweep.thresholds[-1])))
-    axes = Axes(48, WIDTH - 16, 30, 246, limits, (0, 1), x_scale=squeeze)
-    parts = axes.rows({tick: f"{tick:g}" for tick in (0.0, 0.25, 0.5, 0.75, 1.0)})
+    """Mean IoU and share of flagged good images over the thresholds; the one in use and the oracle are marked.
+
+    All that changes anything is in sight; the plateau, where mIoU is nearly the best, is shaded.
+    """
+    first, last = _ends(sweep, marks=(threshold, oracle))
+    limits = (squeeze(first), squeeze(last))
+    axes = Axes(48, WIDTH - 16, 42, 258, limits, (0, 1), x_scale=squeeze)
+    parts = _plateau_parts(axes, _plateau(sweep))
+    parts += axes.rows({tick: f"{tick:g}" for tick in (0.0, 0.25, 0.5, 0.75, 1.0)})
     parts += axes.columns({tick: readable(tick, 0) for tick in squeezed_ticks(*limits)})
     lines = zip(_SWEEP_LINES, (sweep.miou_all, sweep.miou_defective, sweep.flagged_good), strict=True)
     for number, ((name, label), values) in enumerate(lines):
-        points = [(t, v) for t, v in zip(sweep.thresholds, values, strict=True) if math.isfinite(v)]
+        shown = zip(sweep.thresholds, values, strict=True)
+        points = [(t, v) for t, v in shown if math.isfinite(v) and first <= t <= last]
         if points:
             parts.append(axes.line(_thinned(points), name))
             parts.append(axes.note(f"■ {label}", x=axes.left + number * 150, below=64, style=name))
@@ -67,6 +76,48 @@ def sweep_chart(sweep: NfaSweep, *, threshold: float, oracle: float) -> str:
         parts += axes.mark(oracle, f"best: {brief(oracle)}", "best", height=axes.top - 18)
     parts.append(axes.note("threshold on log₁₀ NFA", below=40, anchor="end"))
     return svg_element(parts, height=axes.bottom + 74, title="Overlap and false alarms over the threshold on log10 NFA")
+
+
+def _ends(sweep: NfaSweep, *, marks: Sequence[float]) -> tuple[float, float]:
+    """The thresholds between which anything changes and all `marks` lie, with some room on both sides."""
+    curves = [np.nan_to_num(v) for v in (sweep.miou_all, sweep.miou_defective, sweep.flagged_good)]
+    changes = np.flatnonzero(np.any([np.diff(values) != 0 for values in curves], axis=0))
+    inside = [
+        *sweep.thresholds[changes],
+        *sweep.thresholds[changes + 1],
+        *(m for m in marks if math.isfinite(m)),
+        -2,
+        2,
+    ]
+    margin = 0.06 * (squeeze(max(inside)) - squeeze(min(inside)))
+    low, high = (2 * math.sinh(squeeze(end) + room) for end, room in ((min(inside), -margin), (max(inside), margin)))
+    return max(low, float(sweep.thresholds[0])), min(high, float(sweep.thresholds[-1]))
+
+
+def _plateau(sweep: NfaSweep) -> tuple[float, float] | None:
+    """The thresholds around the best one at which mIoU over all images is nearly as good; None where none is known."""
+    known = np.nan_to_num(sweep.miou_all)
+    good = known >= _PLATEAU * known.max()
+    if not known.max() > 0:
+        return None
+    low = high = int(known.argmax())
+    while low > 0 and good[low - 1]:
+        low -= 1
+    while high < len(good) - 1 and good[high + 1]:
+        high += 1
+    return float(sweep.thresholds[low]), float(sweep.thresholds[high])
+
+
+def _plateau_parts(axes: Axes, plateau: tuple[float, float] | None) -> list[str]:
+    if plateau is None:
+        return []
+    left, right = (axes.x(end) for end in plateau)
+    size = f'width="{max(right - left, 1):.1f}" height="{axes.bottom - axes.top}"'
+    words = f"plateau, mIoU within {100 * (1 - _PLATEAU):.0f} % of the best: {brief(plateau[0])} to {brief(plateau[1])}"
+    return [
+        f'<rect class="plateau" x="{left:.1f}" y="{axes.top}" {size}/>',
+        axes.note(words, y=axes.top - 30, style="best"),
+    ]
 
 
 def _rows(cards: Sequence[Card]) -> list[tuple[str, list[Card]]]:
