@@ -23,6 +23,7 @@ from uflow_cli.schema import record, to_json
 
 RESULT_NAME = "detections.json"
 LONGEST_NAME = 200  # bytes, before _overlay.png and what a file under way is called
+REPORT_MARK = 'content="uflow report"'  # in the page of a report of ours
 EARLIER = "masks and overlays of earlier detections"
 
 
@@ -87,7 +88,10 @@ def find_images(paths: Iterable[Path], *, out: Path | None = None) -> tuple[list
 
 
 def _written(folder: Path, out: Path | None) -> set[Path]:
-    """The masks and overlays in `folder` that `detect` wrote."""
+    """The masks and overlays in `folder` that `detect` wrote; all pictures of a report."""
+    page = folder.parent / "index.html"
+    if folder.name == "images" and page.is_file() and REPORT_MARK in page.read_text(encoding="utf-8", errors="replace"):
+        return set(folder.iterdir())
     names: set[str] = set()
     try:
         images = json.loads((folder / RESULT_NAME).read_text(encoding="utf-8"))["images"]

@@ -3,6 +3,7 @@
 from uflow_cli.report.contents import Drawing, Fact, Region, ReportImage, ReportSummary
 from uflow_cli.report.evaluated import DetectionPage, report_image, report_summary
 from uflow_cli.report.page import PAGE_NAME, ReportWriter, report_writer, write_report
+from uflow_cli.report.stored import read_result, report_stored
 from uflow_cli.report.tables import (
     EVALUATION_NAME,
     FIGURES,
@@ -27,7 +28,9 @@ __all__ = [
     "ReportSummary",
     "ReportWriter",
     "TableRow",
+    "read_result",
     "report_image",
+    "report_stored",
     "report_summary",
     "report_writer",
     "table_csv",

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uflow_cli.charts import WIDTH, loss_chart
+from uflow_cli.detect import REPORT_MARK
 from uflow_cli.errors import UflowError
 from uflow_cli.files import swap_folder
 from uflow_cli.images import encode_png, write_png
@@ -25,7 +26,7 @@ from uflow_cli.report.drawings import separation_axes, separation_chart
 from uflow_cli.text import brief, printable, readable
 
 PAGE_NAME: Final = "index.html"
-_GENERATOR: Final = '<meta name="generator" content="uflow report">'  # by which a report is known as ours
+_GENERATOR: Final = f'<meta name="generator" {REPORT_MARK}>'  # by which a report is known as ours
 _PICTURES: Final = "images"
 _PICTURE_SIDE: Final = 512  # pixels: sharp in the gallery, fair when enlarged, and a thousand fit on a memory stick
 _MOST_LEVELS: Final = 255  # regions of an image whose outlines follow the threshold, the most significant ones

@@ -1,0 +1,42 @@
+"""`uflow report`: a page from what a detection left, whole even where images are gone."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+
+def test_a_page_of_earlier_results_says_what_they_say(uflow, small_run, product, tmp_path):
+    images, out = tmp_path / "images", tmp_path / "out"
+    images.mkdir()
+    for kind in ("good", "spot"):
+        for path in (product / "stripes" / "test" / kind).iterdir():
+            (images / f"{kind}_{path.name}").write_bytes(path.read_bytes())
+    assert uflow("detect", images, "--model", small_run, "--out", out).code == 0
+    (images / "good_000.png").unlink()
+    outcome = uflow("report", out)
+    assert (outcome.code, outcome.out) == (0, f"{out / 'report' / 'index.html'}\n")
+    page = (out / "report" / "index.html").read_text(encoding="utf-8")
+    shown = [i for i in json.loads((out / "detections.json").read_text())["images"] if "good_000" not in i["path"]]
+    assert re.findall(r'data-nfa="([^"]+)"', page) == [repr(image["log_nfa"]) for image in shown]
+    assert "1 of 8 images cannot be shown any more" in page
+    levels = re.findall(r'data-levels="([^"]*)"', page)
+    for image, stored in zip(shown, levels, strict=True):
+        drawn = {region["log_nfa"] for region in image["regions"] if not region["is_whole_image"]}
+        assert {float(level) for level in stored.split()} <= drawn
+        assert bool(stored) == bool(drawn)
+    assert uflow("report", out).code == 0  # its own page is replaced
+    shutil.move(out / "report", images / "report")
+    again = uflow("detect", images, "--model", small_run, "--out", tmp_path / "again", "--json")
+    assert json.loads(again.out)["n_images"] == 7  # none of the page's pictures
+
+
+def test_a_folder_without_results_is_named(uflow, tmp_path):
+    outcome = uflow("report", tmp_path)
+    assert outcome.code == 1
+    assert (
+        outcome.err == f"uflow: {tmp_path / 'detections.json'}: no such file; name a folder that `uflow detect` wrote\n"
+    )
+    (tmp_path / "detections.json").write_text("{}")
+    assert "detections.json cannot be read (it has no version); detect again" in uflow("report", tmp_path).err

@@ -1,0 +1,93 @@
+"""A report of what `uflow detect` left in a folder, without computing anything anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uflow_cli.detect import RESULT_NAME, DetectedImage, DetectionResult
+from uflow_cli.errors import ImageError, UflowError
+from uflow_cli.images import read_image, read_mask
+from uflow_cli.render import fit_mask
+from uflow_cli.report.contents import Fact, ReportImage, ReportSummary
+from uflow_cli.report.page import ReportWriter
+from uflow_cli.run.record import load_run
+from uflow_cli.schema import from_json
+
+_MAP_SIDE = 256  # pixels of the longer side of a map of regions
+
+
+def read_result(folder: Path) -> DetectionResult:
+    """What `detect` wrote into `folder`; UflowError where it is missing, damaged or of another version."""
+    path = folder / RESULT_NAME
+    try:
+        return from_json(DetectionResult, path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UflowError(f"{path}: no such file; name a folder that `uflow detect` wrote") from error
+    except ValueError as error:
+        raise UflowError(f"{path} cannot be read ({error}); detect again") from error
+
+
+def report_stored(
+    result: DetectionResult, writer: ReportWriter, *, on_progress: Callable[[int], None] = lambda _n: None
+) -> Path:
+    """Show the images of `result`, whose files are still where they were, and return the page's path.
+
+    Images that are gone are counted in a warning. There is no anomaly score: it is not stored.
+    """
+    gone: list[str] = []
+    for image in result.images:
+        try:
+            writer.add(_shown(image))
+        except ImageError as error:
+            gone.append(str(error))
+        on_progress(1)
+    try:
+        log_lot = load_run(result.model).calibration.log_lot
+    except (UflowError, OSError):
+        log_lot = None
+    warnings = [result.caveat] if result.caveat else []
+    if gone:
+        warnings.append(f"{len(gone)} of {len(result.images)} images cannot be shown any more, such as {gone[0]}")
+    summary = ReportSummary(
+        threshold=result.nfa_threshold, promise=f"The threshold allows {result.promise}.",
+        facts=(Fact("model", str(result.model)), Fact("results", str(result.out))), warnings=tuple(warnings),
+        log_lot=log_lot,
+    )  # fmt: skip
+    return writer.finish(title=f"{len(result.images)} images by {result.model.name}", summary=summary)
+
+
+def _shown(image: DetectedImage) -> ReportImage:
+    picture = read_image(image.path)
+    if picture.shape[:2] != (image.height, image.width):
+        raise ImageError(f"{image.path}: another image than was inspected, of another size")
+    mask = np.zeros((1, 1), dtype=np.bool_) if image.mask is None else read_mask(image.mask)
+    return ReportImage(
+        name=f"{image.path.parent.name}/{image.path.name}", is_defect=image.is_defect, log_nfa=image.log_nfa,
+        anomaly_score=image.anomaly_score, image=picture, score_map=np.zeros((1, 1), dtype=np.float32), mask=mask,
+        regions=image.regions, path=str(image.path), log_nfa_map=_regions_map(image, mask),
+    )  # fmt: skip
+
+
+def _regions_map(image: DetectedImage, mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The log NFA of the lowest detection at each pixel of the mask, infinite elsewhere; where no mask is, of its box.
+
+    Regions above the threshold were not stored: a page cannot show them.
+    """
+    shrink = min(1.0, _MAP_SIDE / max(image.height, image.width))
+    size = (max(1, round(image.height * shrink)), max(1, round(image.width * shrink)))
+    lowest = np.full(size, np.inf)
+    y, x = size[0] / image.height, size[1] / image.width
+    for region in image.regions:
+        if region.is_whole_image:
+            continue
+        left, top, right, bottom = region.bounding_box
+        box = (slice(int(top * y), max(int(top * y) + 1, round(bottom * y))),
+               slice(int(left * x), max(int(left * x) + 1, round(right * x))))  # fmt: skip
+        lowest[box] = np.minimum(lowest[box], region.log_nfa)
+    if image.mask is not None:
+        lowest[~fit_mask(mask, size)] = np.inf
+    return lowest
