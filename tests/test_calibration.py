@@ -255,3 +255,9 @@ def test_damaged_curve_is_an_error(damage):
 def test_dict_round_trip_through_json():
     calibration = calibration_of([-1.5, 2.25], shared=True)
     assert calibration_from_dict(json.loads(json.dumps(calibration_to_dict(calibration)))) == calibration
+
+
+@pytest.mark.parametrize("threshold", [float("nan"), float("inf"), float("-inf")])
+def test_a_threshold_is_finite(threshold: float) -> None:
+    with pytest.raises(UflowError, match="a finite number is needed"):
+        choose_threshold(calibration_of([0.0]), nfa_threshold=threshold, false_alarm_rate=None)

@@ -125,9 +125,11 @@ class Calibration:
 def choose_threshold(
     calibration: Calibration, *, nfa_threshold: float | None, false_alarm_rate: float | None
 ) -> tuple[float, str]:
-    """The threshold on log10 NFA, and in words what it promises."""
+    """The threshold on log10 NFA, and in words what it promises. Raises UflowError for one that is not finite."""
     if false_alarm_rate is None:
         threshold = 0.0 if nfa_threshold is None else nfa_threshold
+        if not math.isfinite(threshold):
+            raise UflowError(f"threshold {threshold} on log NFA: a finite number is needed")
         return (
             threshold,
             f"at most {_power(threshold)} expected false detections {_lot(calibration)}, "
