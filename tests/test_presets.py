@@ -34,8 +34,8 @@ def config_file(tmp_path):
 
 def test_data_files_come_with_the_package():
     files = {file.name for file in resources.files("uflow_cli.presets").iterdir()}
-    assert {"lite.toml", "paper.toml", "resnet.toml"} <= files
-    assert preset_names() == ["lite", "paper", "resnet"]
+    assert {"dino.toml", "lite.toml", "paper.toml", "resnet.toml"} <= files
+    assert preset_names() == ["dino", "lite", "paper", "resnet"]
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -56,7 +56,7 @@ def test_lite_is_the_default_and_equals_the_defaults_of_the_fields():
 
 def test_paper_preset_tests_by_eq_9_and_the_others_by_size():
     assert {name: resolve({"preset": name})[0].tests for name in preset_names()} == {
-        "lite": "by-size", "paper": "paper", "resnet": "by-size",
+        "dino": "by-size", "lite": "by-size", "paper": "paper", "resnet": "by-size",
     }  # fmt: skip
 
 
@@ -116,7 +116,7 @@ def test_unset_values_read_back_over_a_preset_that_sets_them(config_file):
 
 @pytest.mark.parametrize("name", ["papper", "../paper", "", "PAPER", "__init__"])
 def test_unknown_preset_lists_the_known_ones(name):
-    with pytest.raises(UflowError, match=rf"^unknown preset '{re.escape(name)}'; known: lite, paper, resnet$"):
+    with pytest.raises(UflowError, match=rf"^unknown preset '{re.escape(name)}'; known: dino, lite, paper, resnet$"):
         resolve({"preset": name})
 
 

@@ -81,6 +81,12 @@ class ModelConfig(Settings):
         description="Maps of several input sizes, as 448:16 | 448:32+224:16 | 224:32: SIZE:STRIDE, + joins, | parts.",
         json_schema_extra=AUTO,
     )
+    blocks: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
+        default=None,  # the middle half
+        min_length=1,
+        description="Blocks of a plain transformer, from 1, whose mean is its map; auto: the middle half.",
+        json_schema_extra=AUTO,
+    )
     weights: tuple[str, ...] | None = Field(
         default=None,  # from its package, a cache or the hub
         min_length=1,

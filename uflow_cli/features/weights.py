@@ -110,7 +110,7 @@ class HubWeights:
         if self.repo is None:
             raise OSError("they are not on the hub")
         from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url  # noqa: TID251
-        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError  # noqa: TID251
+        from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntryNotFoundError  # noqa: TID251
         from huggingface_hub.utils.tqdm import disable_progress_bars  # noqa: TID251
 
         if not sys.stderr.isatty():
@@ -124,6 +124,11 @@ class HubWeights:
                 raise OSError(f"the download broke off: {_first_line(error)}") from error
             except EntryNotFoundError:
                 continue
+            except GatedRepoError as error:
+                raise OSError(
+                    f"their licence must be accepted first, at https://huggingface.co/{self.repo}, and then `hf auth "
+                    "login` must say who you are"
+                ) from error
             except Exception as error:  # of whichever HTTP library the installed huggingface_hub uses
                 raise OSError(f"the hub cannot be reached: {_first_line(error)}") from error
         raise OSError(f"the hub has no {' or '.join(self.files)} in {self.repo}")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from uflow_cli.run.record import Run
 
 GAP = 2
+BACKBONES_WIDTH = 150  # of their table where stdout is no terminal: a line for each
 
 
 @dataclass(frozen=True)
@@ -200,24 +201,32 @@ def print_backbones(extractors: Sequence[ExtractorFacts], *, as_json: bool) -> N
     if as_json:
         print_json({"extractors": [_to_dict(facts) for facts in extractors]})
         return
-    console = out()
+    console = out(at_least=BACKBONES_WIDTH)
     table = Table(box=None, pad_edge=False)
     table.add_column("extractor", no_wrap=True)
     for name in ("channels", "strides", "parameters"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("here", no_wrap=True)
+    table.add_column("licence", no_wrap=True)
     table.add_column("weights from", overflow="fold")
     for facts in extractors:
         spec = facts.spec
         table.add_row(
             plain(spec.name), _numbers(spec.channels), _numbers(spec.strides), f"{facts.n_parameters / 1e6:.1f} M",
-            _here(facts.files), plain(" and ".join(source.home for source in spec.sources)),
+            _here(facts.files), plain(_licences(facts)), plain(" and ".join(source.home for source in spec.sources)),
         )  # fmt: skip
     console.print(table)
     console.print(
         "timm:NAME takes any other network of timm; `uflow backbones timm:NAME` shows its strides. "
-        "Weights that are not here are fetched when first needed, or given by --weights.", soft_wrap=True,
+        "Weights that are not here are fetched when first needed, or given by --weights. The licence is that of the "
+        "weights, as timm states it; dinov3-license asks to be accepted: where the hub refuses them, accept it on the "
+        "weights' page there, then `hf auth login`.", soft_wrap=True,
     )  # fmt: skip
+
+
+def _licences(facts: ExtractorFacts) -> str:
+    """The licences of an extractor's weights, each once."""
+    return " and ".join(dict.fromkeys(licence or "not stated" for licence in facts.licences))
 
 
 def _numbers(values: Sequence[int]) -> str:
@@ -244,8 +253,13 @@ def _to_dict(facts: ExtractorFacts) -> dict[str, Any]:
         "parameters": facts.n_parameters,
         "here": all(facts.files),
         "weights": [
-            {"network": source.network, "from": source.home, "file": None if file is None else str(file)}
-            for source, file in zip(spec.sources, facts.files, strict=True)
+            {
+                "network": source.network,
+                "from": source.home,
+                "file": None if file is None else str(file),
+                "licence": licence,
+            }
+            for source, file, licence in zip(spec.sources, facts.files, facts.licences, strict=True)
         ],
     }
 
