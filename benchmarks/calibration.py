@@ -192,6 +192,7 @@ def split_promises(sample: Sample, *, n_images: int, n_splits: int) -> np.ndarra
     good = sample.kinds == "good"
     maps = [np.concatenate([u, t[good]]) for u, t in zip(sample.held_out, sample.test, strict=True)]
     n_all, n_scales = len(maps[0]), len(maps)
+    shares = [1 / n_scales] * n_scales
     rng = np.random.default_rng(sample.seed)
     rows = []
     for _ in range(n_splits):
@@ -201,10 +202,10 @@ def split_promises(sample: Sample, *, n_images: int, n_splits: int) -> np.ndarra
         regions = seek(seen, laws, sample.reach).regions
         curves = fit_curves(regions, n_images=n_images, n_scales=n_scales)
         scored = cross_fitted_lowest(
-            regions, n_images=n_images, n_scales=n_scales, scored=np.arange(n_images), ceiling=math.inf
+            regions, n_images=n_images, shares=shares, scored=np.arange(n_images), ceiling=math.inf
         )
         result = seek(new, laws, sample.reach)
-        regions = with_log_nfa(result, counted_log_nfa(result.regions, curves)).regions
+        regions = with_log_nfa(result, counted_log_nfa(result.regions, curves, shares=shares)).regions
         lowest = lowest_log_nfa(regions, n_images=n_all - n_images, ceiling=math.inf)
         row = [(regions.log_nfa < t).sum() / (n_all - n_images) for t in LEVELS]
         for rate in RATES:

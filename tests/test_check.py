@@ -35,7 +35,7 @@ def images_of(folder, n, change=lambda image: image, *, first=500):
 
 
 def test_new_lighting_breaks_the_promise(run, tmp_path):
-    paths = images_of(tmp_path / "dark", 16, lambda image: (image * 0.55).astype(np.uint8))
+    paths = images_of(tmp_path / "dark", 16, lambda image: (image * 0.3).astype(np.uint8))
     result = check_run(run, paths, device="cpu")
     assert result.verdict is Verdict.BROKEN
     assert result.cause
@@ -115,7 +115,7 @@ def test_two_images_cannot_tell_and_say_how_many_more(run, tmp_path):
 
 
 def test_recalibration_makes_the_promise_hold_again_and_keeps_the_old_one(run, tmp_path):
-    paths = images_of(tmp_path / "dark", 40, lambda image: (image * 0.55).astype(np.uint8))
+    paths = images_of(tmp_path / "dark", 40, lambda image: (image * 0.3).astype(np.uint8))
     before = (run.folder / "config.json").read_text()
     result = check_run(run, paths[:20], device="cpu", recalibrate=True)
     assert result.verdict is Verdict.BROKEN  # told of the promise as it was

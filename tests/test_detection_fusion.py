@@ -7,8 +7,8 @@ import pytest
 
 from uflow_cli.calibration import calibrate
 from uflow_cli.calibration.fitting import FLOW_SHARE, fit_fusion
-from uflow_cli.detection.detector import Detector
-from uflow_cli.detection.nfa import Background, fuse_evidence
+from uflow_cli.detection.detector import AREA_EXPONENT, WHOLE_SHARE, Detector
+from uflow_cli.detection.nfa import Background, chi2_log_tail, fuse_evidence
 
 CHANNELS = (20, 30, 25)  # two scales of a flow, one Gaussian
 SIZE = (120, 120)
@@ -119,6 +119,39 @@ def test_the_promise_holds_on_fresh_noise(log_lot, threshold):
     per_image = (findings.regions.log_nfa < threshold).sum() / 400
     promised = 10.0 ** (threshold - log_lot)
     assert 0.3 * promised < per_image < 1.6 * promised
+
+
+def test_a_small_high_region_outranks_a_wide_faint_one():
+    """Neighbouring cells are no independent witnesses: the law of independent ones would have it the other way round."""
+    used = detector()
+    assert used.fusion is not None
+    law = used.fusion.law
+    mean = law.degrees_of_freedom * law.scale
+    small, wide = (2, 5.0), (100, 2.5)  # cells, times the mean
+    tails = chi2_log_tail([small[1] * mean, wide[1] * mean], degrees_of_freedom=law.degrees_of_freedom, scale=law.scale)
+    findings = used.find(with_bump((4, 6)))
+    regions = findings.regions.select(np.array([0, 0]))
+    regions = replace(
+        regions, scale=np.zeros(2, np.int32), area=np.array([small[0], wide[0]]),
+        peak=np.array([small[1] * mean, wide[1] * mean]), log_pfa=np.array([small[0], wide[0]]) * tails,
+    )  # fmt: skip
+    ranks = used.ranked(regions).log_nfa
+    np.testing.assert_allclose(ranks, np.array([small[0], wide[0]]) ** AREA_EXPONENT * tails)
+    assert ranks[0] < ranks[1]
+    assert regions.log_pfa[0] > regions.log_pfa[1]
+
+
+def test_whole_images_may_have_their_share_of_the_false_alarms():
+    even = detector()
+    assert even.shares == (1 - WHOLE_SHARE, WHOLE_SHARE)
+    assert even.fusion is not None
+    rare = replace(even, fusion=replace(even.fusion, whole_share=0.5 * WHOLE_SHARE))
+    maps = norms(30, seed=9)
+    before, after = even.find(maps).regions, rare.find(maps).regions
+    whole = before.scale == 1
+    assert whole.any()
+    np.testing.assert_allclose(after.log_nfa[whole], before.log_nfa[whole] + np.log10(2))
+    assert (after.log_nfa[~whole] < before.log_nfa[~whole]).all()
 
 
 def test_weights_share_between_flow_and_gaussians():

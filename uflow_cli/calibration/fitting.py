@@ -59,10 +59,9 @@ def calibrate(
     n_counted, n_scales = len(maps[0]), 2 if is_fused else len(maps)
     judged = regions
     if n_counted > 1:
-        detector = replace(detector, curves=fit_curves(regions, n_images=n_counted, n_scales=n_scales))
-        judged = cross_fitted_regions(
-            regions, n_images=n_counted, n_scales=n_scales, scored=np.arange(n), groups=groups
-        )
+        ranked, shares = detector.ranked(regions), detector.shares
+        detector = replace(detector, curves=fit_curves(ranked, n_images=n_counted, n_scales=n_scales))
+        judged = cross_fitted_regions(ranked, n_images=n_counted, shares=shares, scored=np.arange(n), groups=groups)
     ceiling = detector.ceiling([(u.shape[1], u.shape[2]) for u in maps])
     lowest = lowest_log_nfa(judged, n_images=n_counted, ceiling=ceiling)[:n]
     return Calibration(
@@ -146,13 +145,14 @@ def fit_curves(regions: Regions, *, n_images: int, n_scales: int) -> tuple[False
 
 
 def cross_fitted_regions(
-    regions: Regions, *, n_images: int, n_scales: int, scored: ArrayLike, groups: Sequence[str] = ()
+    regions: Regions, *, n_images: int, shares: Sequence[float], scored: ArrayLike, groups: Sequence[str] = ()
 ) -> Regions:
     """The regions of the images `scored`, log NFA of each by curves that were fitted without its image; two or more.
 
-    `regions` are those of `n_images` good images under the background law. Of these, the scored ones take turns in
-    folds to be left out: an image that helped to draw the curve which judges it looks more ordinary than it is. So do
-    those of its group, where `groups` names the group of each scored image; a single group is parted all the same.
+    `regions` are those of `n_images` good images under the background law, `shares` what each scale may have of the
+    false alarms. Of these images, the scored ones take turns in folds to be left out: an image that helped to draw the
+    curve which judges it looks more ordinary than it is. So do those of its group, where `groups` names the group of
+    each scored image; a single group is parted all the same.
     """
     rows = np.asarray(scored)
     numbers = np.unique(np.asarray(groups), return_inverse=True)[1] if len(set(groups)) > 1 else np.arange(len(rows))
@@ -162,16 +162,18 @@ def cross_fitted_regions(
         left_out = np.zeros(n_images, dtype=np.bool_)
         left_out[rows[folds == fold]] = True
         judged = left_out[regions.image]
-        curves = fit_curves(regions.select(~judged), n_images=n_images - int(left_out.sum()), n_scales=n_scales)
-        log_nfa[judged] = counted_log_nfa(regions.select(judged), curves)
+        n_drawing = n_images - int(left_out.sum())
+        curves = fit_curves(regions.select(~judged), n_images=n_drawing, n_scales=len(shares))
+        log_nfa[judged] = counted_log_nfa(regions.select(judged), curves, shares=shares)
     return replace(regions, log_nfa=log_nfa).select(~np.isnan(log_nfa))
 
 
 def cross_fitted_lowest(
-    regions: Regions, *, n_images: int, n_scales: int, scored: ArrayLike, ceiling: float, groups: Sequence[str] = ()
-) -> NDArray[np.float64]:
+    regions: Regions, *, n_images: int, shares: Sequence[float], scored: ArrayLike, ceiling: float,
+    groups: Sequence[str] = (),
+) -> NDArray[np.float64]:  # fmt: skip
     """The lowest log NFA of the images `scored`, see `cross_fitted_regions`."""
-    inside = cross_fitted_regions(regions, n_images=n_images, n_scales=n_scales, scored=scored, groups=groups)
+    inside = cross_fitted_regions(regions, n_images=n_images, shares=shares, scored=scored, groups=groups)
     chosen: NDArray[np.float64] = lowest_log_nfa(inside, n_images=n_images, ceiling=ceiling)[np.asarray(scored)]
     return chosen
 

@@ -232,8 +232,9 @@ def calibration_from_dict(values: Mapping[str, Any]) -> Calibration:
 def _fusion(values: Mapping[str, Any] | None) -> Fusion | None:
     if values is None:
         return None
-    laws = (Background(**values[name]) for name in ("law", "image_law"))
-    return Fusion(_floats(values["weights"]), *laws)
+    law, image_law = (Background(**values[name]) for name in ("law", "image_law"))
+    exponent, share = float(values["area_exponent"]), float(values["whole_share"])
+    return Fusion(_floats(values["weights"]), law, image_law, exponent, share)
 
 
 def _floats(values: Sequence[float]) -> tuple[float, ...]:

@@ -40,11 +40,12 @@ def suspicious_images(
     plain = calibrate(
         [u[inner] for u in maps], n_channels=n_channels, tests=tests, reach=reach, is_fused=is_fused, log_lot=log_lot
     )  # fmt: skip
-    regions = Detector(plain.background, tests, tuple(reach), fusion=plain.fusion).find(maps).regions
+    detector = Detector(plain.background, tests, tuple(reach), fusion=plain.fusion)
+    regions = detector.ranked(detector.find(maps).regions)
 
     def lowest(curves: Sequence[FalseAlarmCurve], images: NDArray[np.intp]) -> NDArray[np.float64]:
         own = regions.select(np.isin(regions.image, images))
-        judged = replace(own, log_nfa=counted_log_nfa(own, curves))
+        judged = replace(own, log_nfa=counted_log_nfa(own, curves, shares=detector.shares))
         values: NDArray[np.float64] = lowest_log_nfa(judged, n_images=n, ceiling=math.inf)[images]
         return values + log_lot
 

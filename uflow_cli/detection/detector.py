@@ -40,6 +40,8 @@ from uflow_cli.images import highest_around, resize_mask
 
 PEAK_START = 2.0  # a peak below twice the mean has no halo worth the name
 HALF = 0.5  # of the peak's log U over the mean
+AREA_EXPONENT = 0.25  # of what ranks a region of fused evidence, and
+WHOLE_SHARE = 1 / 3  # of the false alarms are for whole images; see benchmarks/results/fused.md
 
 
 @dataclass(frozen=True)
@@ -102,12 +104,17 @@ class Detection:
 class Fusion:
     """How the evidence of several sources becomes one map, and the laws of that map on good images.
 
-    `law` is that of a cell, `image_law` that of the mean over an image; both only rank.
+    `law` is that of a cell, `image_law` that of the mean over an image; both only rank. A region ranks by how unlikely
+    its highest cell is, times its area to the power `area_exponent`. Neighbouring cells are no independent witnesses:
+    counted as such (an exponent of 1) wide and faint regions, as good images have them, outrank small defects. Whole
+    images may have `whole_share` of the false alarms, regions the rest.
     """
 
     weights: tuple[float, ...]
     law: Background
     image_law: Background
+    area_exponent: float = AREA_EXPONENT
+    whole_share: float = WHOLE_SHARE
 
 
 @dataclass(frozen=True)
@@ -145,9 +152,27 @@ class Detector:
         else:
             cleared = clear_halos(evidence, background=self.background, reach=self.reach)
             result = a_contrario(cleared, background=self.background, tests=self.tests)
-        log_nfa = counted_log_nfa(result.regions, self.curves) if self.curves else result.regions.log_nfa
+        log_nfa = result.regions.log_nfa
+        if self.curves:
+            log_nfa = counted_log_nfa(self.ranked(result.regions), self.curves, shares=self.shares)
         result = replace(result, regions=replace(result.regions, log_nfa=log_nfa + self.log_lot))
         return Findings(result, tuple(evidence), ceiling, fusion=self.fusion)
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Of all false alarms, what each curve may have: of every scale as much, or of regions and of whole images."""
+        if self.fusion is not None:
+            return 1.0 - self.fusion.whole_share, self.fusion.whole_share
+        return (1.0 / len(self.background),) * len(self.background)
+
+    def ranked(self, regions: Regions) -> Regions:
+        """`regions` with what ranks them, low is strange, in the place of log NFA; curves are drawn from it."""
+        if self.fusion is None:
+            return regions
+        law = self.fusion.law
+        tail = chi2_log_tail(regions.peak, degrees_of_freedom=law.degrees_of_freedom, scale=law.scale)
+        ranks = regions.area.astype(np.float64) ** self.fusion.area_exponent * tail
+        return replace(regions, log_nfa=np.where(regions.scale == 0, ranks, regions.log_pfa))
 
     def localised(self, evidence: Sequence[NDArray[np.float32]], fused: NDArray[np.float32]) -> NDArray[np.float32]:
         """Fused evidence (B, H, W) with half of the halos that the flow spreads, to show where an image is strange.
@@ -313,13 +338,15 @@ def with_whole_images(regions: Regions, evidence: NDArray[np.float32], *, law: B
     return Regions(**{name: values[order] for name, values in joined.items()})
 
 
-def counted_log_nfa(regions: Regions, curves: Sequence[FalseAlarmCurve]) -> NDArray[np.float64]:
-    """Log NFA of each region by the curve of its scale; every scale may have 1 / L of the false alarms in all."""
+def counted_log_nfa(
+    regions: Regions, curves: Sequence[FalseAlarmCurve], *, shares: Sequence[float]
+) -> NDArray[np.float64]:
+    """Log NFA of each region by the curve of its scale, which may have its share of the false alarms in all."""
     log_nfa = np.empty(len(regions))
-    for scale, curve in enumerate(curves):
+    for scale, (curve, share) in enumerate(zip(curves, shares, strict=True)):
         rows = regions.scale == scale
-        log_nfa[rows] = curve.expected(regions.log_nfa[rows])
-    return log_nfa + math.log10(len(curves))
+        log_nfa[rows] = curve.expected(regions.log_nfa[rows]) - math.log10(share)
+    return log_nfa
 
 
 def lowest_log_nfa(regions: Regions, *, n_images: int, ceiling: float) -> NDArray[np.float64]:
