@@ -1,5 +1,6 @@
 """Good images that are not to be trained on, as files name them."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,13 @@ def test_a_file_that_names_nothing_or_is_not_there_is_an_error(tmp_path: Path) -
         read_exclusion(tmp_path / "empty.csv")
     with pytest.raises(DatasetError, match="cannot be read"):
         read_exclusion(tmp_path / "missing.txt")
+
+
+def test_images_that_a_report_marks_as_missed_are_excluded(tmp_path: Path) -> None:
+    marks = {"a.png": "good after all", "b, c.png": "missed"}
+    images = [{"path": str(tmp_path / name), "mark": mark, "log_nfa": 1.0} for name, mark in marks.items()]
+    (tmp_path / "marked.json").write_text(json.dumps({"version": 3, "threshold": 0.0, "images": images}))
+    assert kept(tmp_path, tmp_path / "marked.json") == ["a.png", "d.png"]
+    (tmp_path / "marked.json").write_text("[]")
+    with pytest.raises(DatasetError, match="not a list that a report's page saved"):
+        read_exclusion(tmp_path / "marked.json")

@@ -1,5 +1,6 @@
 """Good images not to be trained on, named in a file: what training found suspicious, or a list of one's own."""
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,17 +10,25 @@ from uflow_cli.datasets.groups import CSV_SUFFIX, read_rows
 from uflow_cli.datasets.labelled_image import Dataset
 from uflow_cli.errors import DatasetError
 
+MISSED = "missed"  # as the page of a report marks a defect that was called good
 HEAD = "image"  # of the column of images, in the first line of a CSV file
 
 
 def read_exclusion(file: Path) -> tuple[str, ...]:
     """The images that `file` names, as it names them: in the first column of a CSV file, else one a line.
 
-    A path is absolute or from the file's folder. DatasetError where the file cannot be read or names nothing.
+    Of a JSON file that a report's page saved they are those that were marked as missed. A path is absolute or from the
+    file's folder. DatasetError where the file cannot be read or names nothing.
     """
     if file.suffix.lower() == CSV_SUFFIX:
         names = [row[0].strip() for row in read_rows(file, option="--exclude")]
         names = names[1:] if names[:1] == [HEAD] else names
+    elif file.suffix.lower() == ".json":
+        try:
+            images = json.loads(file.read_bytes())["images"]
+            names = [str(image["path"]) for image in images if image["mark"] == MISSED]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DatasetError(f"--exclude {file}: not a list that a report's page saved ({error})") from error
     else:
         try:
             names = [line.strip() for line in os.fsdecode(file.read_bytes()).splitlines()]

@@ -38,7 +38,7 @@ def report_image(evaluated: EvaluatedImage) -> ReportImage:
         overlap=(
             None if labelled.is_good or evaluated.true_mask is None else iou(prediction.mask, evaluated.true_mask)
         ),
-        path=str(labelled.path),
+        path=str(labelled.path.absolute()),
         log_nfa_map=prediction.log_nfa_map,
     )
 
@@ -55,7 +55,7 @@ class DetectionPage:
             ReportImage(
                 name=f"{path.parent.name}/{path.name}", is_defect=prediction.is_defect, log_nfa=prediction.log_nfa,
                 anomaly_score=prediction.score, image=prediction.image, score_map=prediction.score_map,
-                mask=prediction.mask, regions=prediction.detections, path=str(path),
+                mask=prediction.mask, regions=prediction.detections, path=str(path.absolute()),
                 log_nfa_map=prediction.log_nfa_map,
             )
         )  # fmt: skip

@@ -68,7 +68,7 @@ def _shown(image: DetectedImage) -> ReportImage:
     return ReportImage(
         name=f"{image.path.parent.name}/{image.path.name}", is_defect=image.is_defect, log_nfa=image.log_nfa,
         anomaly_score=image.anomaly_score, image=picture, score_map=np.zeros((1, 1), dtype=np.float32), mask=mask,
-        regions=image.regions, path=str(image.path), log_nfa_map=_regions_map(image, mask),
+        regions=image.regions, path=str(image.path.absolute()), log_nfa_map=_regions_map(image, mask),
     )  # fmt: skip
 
 
