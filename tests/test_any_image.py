@@ -57,6 +57,33 @@ def rectangular(paths, tmp_path_factory):
     return trained(paths, tmp_path_factory.mktemp("rectangular"), config)
 
 
+@pytest.fixture(scope="module", params=[("tile", 64), ("letterbox", 128)], ids=str)
+def fitted(request, paths, tmp_path_factory):
+    fit, side = request.param
+    return trained(paths, tmp_path_factory.mktemp(fit), ModelConfig(input_size=side, fit=fit, precision="fp32"))
+
+
+def test_tiles_and_letterboxes_train_detect_and_check_alike(fitted, tmp_path):
+    """Mask and region are where the defect is, in pixels of the original, also of an image of another size."""
+    [path] = write_strips(tmp_path, [99], defect=True)
+    other = write_strips(tmp_path / "other", [98], defect=True, size=(100, 230))
+    result = detect_images(load_run(fitted.folder), [path, *other], out=tmp_path / "out", device=CPU)
+    for image in result.images:
+        assert image.verdict == "defect"
+        mask = read_mask(image.mask)
+        assert mask.shape == (image.height, image.width)
+        rows, columns = np.nonzero(mask)
+        if fitted.model.fit == "tile" or image.path == path:  # a letterbox shows another size at another scale
+            assert abs(rows.mean() - 30) < 15
+            assert abs(columns.mean() - 150) < 15
+        for region in image.regions:
+            left, top, right, bottom = region.bounding_box
+            assert 0 <= left < right <= image.width
+            assert 0 <= top < bottom <= image.height
+    fresh = write_strips(tmp_path / "fresh", range(50, 60)) + write_strips(tmp_path / "large", [61], size=(90, 260))
+    assert check_run(load_run(fitted.folder), fresh, device=CPU, recalibrate=True).n_images == 11
+
+
 def test_input_size_of_a_run_comes_back_from_its_folder(rectangular):
     assert load_run(rectangular.folder).model.input_size == (64, 192)
 

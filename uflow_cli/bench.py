@@ -29,8 +29,9 @@ from uflow_cli.calibration import Calibration, calibrate
 from uflow_cli.config import ModelConfig, Runtime, TrainingConfig
 from uflow_cli.detect import detect_images
 from uflow_cli.detection.detector import Detector
+from uflow_cli.detection.fitted import EvidenceModel
 from uflow_cli.detection.nfa import Background, a_contrario
-from uflow_cli.detection.prediction import EvidenceModel, predict
+from uflow_cli.detection.prediction import predict
 from uflow_cli.export import export_run
 from uflow_cli.features import stack_images
 from uflow_cli.flow import negative_log_likelihood

@@ -34,7 +34,7 @@ from uflow_cli.config import plain_size
 from uflow_cli.errors import UflowError
 from uflow_cli.features.records import RecordLayout, Records, pack, unpack
 from uflow_cli.files import remove_litter, replacing, write_text
-from uflow_cli.images import OPENCV_VERSION, Source, decoder_versions, done_ahead, survey_images
+from uflow_cli.images import OPENCV_VERSION, Source, decoder_versions, done_ahead, pixels_of, survey_images
 from uflow_cli.model import PREPROCESSING_VERSION, Model
 
 GIB = 2**30
@@ -420,7 +420,10 @@ def _compute(model: Model, sources: Sequence[Source], layout: RecordLayout) -> I
     image's features shall not depend on how many others were missing beside it.
     """
     size = model.config.input_size
-    pixels = done_ahead(lambda source: source.pixels(size), sources, ahead=2 * EXTRACTION_BATCH)
+    files = [list(group) for _, group in itertools.groupby(sources, key=lambda source: source.path)]
+    most = max(map(len, files), default=1)  # an image is decoded once for all its tiles that follow each other
+    ahead = max(1, 2 * EXTRACTION_BATCH // most)
+    pixels = itertools.chain.from_iterable(done_ahead(lambda file: pixels_of(file, size), files, ahead=ahead))
     while images := list(itertools.islice(pixels, EXTRACTION_BATCH)):
         full = [*images, *[images[-1]] * (EXTRACTION_BATCH - len(images))]
         yield pack([maps[: len(images)] for maps in model.features(full)], layout)

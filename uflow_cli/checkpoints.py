@@ -159,7 +159,7 @@ def _write(
 ) -> Run:  # fmt: skip
     config = model.config
     if images:
-        norms, read, errors = embed_images(model, images, on_progress=on_progress)
+        norms, _, read, errors = embed_images(model, images, on_progress=on_progress)
         if errors:
             raise UflowError(errors[0].message)
         if len(read) < MIN_HELD_OUT:

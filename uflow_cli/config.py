@@ -25,6 +25,7 @@ FEW_IMAGES = 10  # below this many good images, training warns of what cannot be
 Tests = Literal["paper", "by-size"]
 Merge = Literal["fused", "min"]
 Coupling = Literal["affine", "uniform"]
+Fit = Literal["auto", "squash", "letterbox", "tile"]
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 Runtime = Literal["auto", "torch", "onnx"]
 Augment = Literal["flips", "rotations", "tilts", "brightness"]
@@ -100,6 +101,11 @@ class ModelConfig(Settings):
     input_size: InputSize = Field(
         default=(448, 448), description="Height and width in pixels to which images are resized; one number: a square."
     )
+    fit: Fit = Field(
+        default="auto",
+        description="How images get the input size: squash, letterbox (mirrored border) or tile (overlapping pieces, "
+        "nothing resized); auto: training looks at the images.",
+    )
     tests: Tests = Field(
         default="by-size",  # docs/method.md, section 4.4
         description="Number of tests: eq. 9 of the paper, or the same budget split evenly over region sizes.",
@@ -144,8 +150,15 @@ class ModelConfig(Settings):
             raise UflowError(
                 f"tests = {self.tests!r} does not go with paper_exact, which means 'paper'; drop one of them"
             )
+        if self.paper_exact and self.fit in ("letterbox", "tile"):
+            raise UflowError(f"fit = {self.fit!r} does not go with paper_exact, which squashes; drop one of them")
         if even := [size for size in self.kernel_sizes if size % 2 == 0]:
             raise UflowError(f"kernel_sizes: {even[0]} is even; odd sizes are needed, such as 3,1")
+
+    @property
+    def is_squashed(self) -> bool:
+        """Whether every image becomes one input, whatever its proportions."""
+        return self.fit in ("auto", "squash")
 
     @property
     def is_fused(self) -> bool:

@@ -16,7 +16,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from uflow_cli.calibration.record import FALSE_BELOW, PROBABILITIES, Calibration, Reference
 from uflow_cli.config import Tests
-from uflow_cli.detection.detector import Detector, FalseAlarmCurve, Fusion, counted_log_nfa, lowest_log_nfa
+from uflow_cli.detection.detector import (
+    Detector,
+    FalseAlarmCurve,
+    Fusion,
+    counted_log_nfa,
+    counting_grids,
+    lowest_log_nfa,
+)
 from uflow_cli.detection.nfa import Background, Regions, fuse_evidence
 
 TAIL_IMAGES = 6  # of all held-out images, at most half: those that make the tail of a curve; measured with 4 to 20
@@ -32,7 +39,7 @@ DIGITS = 5  # significant ones of a reference: what is stored stays small
 def calibrate(
     norms: Sequence[ArrayLike], *, selection: Sequence[ArrayLike] = (), n_channels: tuple[int, ...], tests: Tests,
     reach: Sequence[int], shared: bool = False, is_fused: bool = False,
-    log_lot: float = 0.0, groups: Sequence[str] = (),
+    log_lot: float = 0.0, groups: Sequence[str] = (), shares: NDArray[np.float32] | None = None,
 ) -> Calibration:  # fmt: skip
     """Calibration from U maps of held-out good images, per source of evidence (N, H_s, W_s), the flow's scales first.
 
@@ -43,6 +50,7 @@ def calibrate(
     fit the background and draw the curves. The images of `norms` take turns to be left out of the curves and are scored
     by the rest, with all of their group where `groups` names the group of each. `shared` tells that they chose the
     epoch themselves. With one image there are no curves, and without any the law of the paper and no promise.
+    `shares` say how much each cell counts, of the images of `norms`, then of `selection`; see `Detector.find`.
     """
     scored = [np.asarray(u, dtype=np.float32) for u in norms]
     n = len(scored[0])
@@ -53,16 +61,16 @@ def calibrate(
     maps = [np.concatenate(pair) for pair in zip(scored, selection, strict=True)] if selection else scored
     fits = [fit_background(u, n_channels=c) for u, c in zip(maps, n_channels, strict=True)]
     laws = tuple(law for law, _ in fits)
-    fusion = fit_fusion(maps, laws, n_flow=len(reach)) if is_fused else None
+    fusion = fit_fusion(maps, laws, n_flow=len(reach), shares=shares) if is_fused else None
     detector = Detector(laws, tests, tuple(reach), fusion=fusion)
-    regions = detector.find(maps).regions
+    regions = detector.find(maps, shares=shares).regions
     n_counted, n_scales = len(maps[0]), 2 if is_fused else len(maps)
     judged = regions
     if n_counted > 1:
-        ranked, shares = detector.ranked(regions), detector.shares
+        ranked, allowed = detector.ranked(regions), detector.shares
         detector = replace(detector, curves=fit_curves(ranked, n_images=n_counted, n_scales=n_scales))
-        judged = cross_fitted_regions(ranked, n_images=n_counted, shares=shares, scored=np.arange(n), groups=groups)
-    ceiling = detector.ceiling([(u.shape[1], u.shape[2]) for u in maps])
+        judged = cross_fitted_regions(ranked, n_images=n_counted, shares=allowed, scored=np.arange(n), groups=groups)
+    ceiling = detector.ceiling(counting_grids(maps, shares))
     lowest = lowest_log_nfa(judged, n_images=n_counted, ceiling=ceiling)[:n]
     return Calibration(
         background=detector.background,
@@ -80,7 +88,10 @@ def calibrate(
     )
 
 
-def fit_fusion(maps: Sequence[NDArray[np.float32]], laws: Sequence[Background], *, n_flow: int) -> Fusion:
+def fit_fusion(
+    maps: Sequence[NDArray[np.float32]], laws: Sequence[Background], *, n_flow: int,
+    shares: NDArray[np.float32] | None = None,
+) -> Fusion:  # fmt: skip
     """How evidence of sources with these `laws` is fused, and its own laws, from U maps (N, H_s, W_s) of good images.
 
     The first `n_flow` sources are the flow's scales. All of them together, and each as much as the others, count for
@@ -90,7 +101,10 @@ def fit_fusion(maps: Sequence[NDArray[np.float32]], laws: Sequence[Background], 
     share = FLOW_SHARE if others else 1.0
     weights = (share / n_flow,) * n_flow + tuple((1.0 - share) / others for _ in range(others))
     fused = fuse_evidence(maps, background=laws, weights=weights).astype(np.float64)
-    return Fusion(weights, _law_of(fused), _law_of(fused.mean(axis=(1, 2))))
+    if shares is None:
+        return Fusion(weights, _law_of(fused), _law_of(fused.mean(axis=(1, 2))))
+    means = (fused * shares).sum(axis=(1, 2)) / shares.sum(axis=(1, 2), dtype=np.float64)
+    return Fusion(weights, _law_of(fused[shares > 0]), _law_of(means))
 
 
 def _law_of(values: NDArray[np.float64]) -> Background:

@@ -15,7 +15,7 @@ from uflow_cli.detection.nfa import Background
 from uflow_cli.errors import UflowError
 
 if TYPE_CHECKING:
-    from uflow_cli.detection.prediction import EvidenceModel
+    from uflow_cli.detection.fitted import EvidenceModel
 
 FALSE_BELOW = 1.0  # log NFA, ten false detections per image: who would allow more?
 MEAN_RATIO_RANGE = (0.95, 1.10)  # outside, the flow does not fit the held-out images

@@ -24,7 +24,7 @@ STOP = 1.0  # below 0: ten times rarer, for many images are asked before one is 
 
 def suspicious_images(
     norms: Sequence[ArrayLike], *, n_channels: tuple[int, ...], tests: Tests, reach: Sequence[int],
-    is_fused: bool = False, log_lot: float = 0.0,
+    is_fused: bool = False, log_lot: float = 0.0, shares: NDArray[np.float32] | None = None,
 ) -> dict[int, float]:  # fmt: skip
     """Which images have a log NFA below 0, and that, the strangest first.
 
@@ -38,10 +38,11 @@ def suspicious_images(
         return {}
     inner = np.argsort(_peaks(maps), kind="stable")[: n - int(MOST * n)]
     plain = calibrate(
-        [u[inner] for u in maps], n_channels=n_channels, tests=tests, reach=reach, is_fused=is_fused, log_lot=log_lot
+        [u[inner] for u in maps], n_channels=n_channels, tests=tests, reach=reach, is_fused=is_fused, log_lot=log_lot,
+        shares=None if shares is None else shares[inner],
     )  # fmt: skip
     detector = Detector(plain.background, tests, tuple(reach), fusion=plain.fusion)
-    regions = detector.ranked(detector.find(maps).regions)
+    regions = detector.ranked(detector.find(maps, shares=shares).regions)
 
     def lowest(curves: Sequence[FalseAlarmCurve], images: NDArray[np.intp]) -> NDArray[np.float64]:
         own = regions.select(np.isin(regions.image, images))

@@ -21,9 +21,10 @@ from uflow_cli.check.judgement import (
 )
 from uflow_cli.config import MIN_HELD_OUT, DeviceChoice, Runtime
 from uflow_cli.detection.detector import Detector
-from uflow_cli.detection.prediction import EvidenceModel
+from uflow_cli.detection.fitted import EvidenceModel, stack_evidence
 from uflow_cli.detection.stream import UnreadableImage, squared_norm_maps
 from uflow_cli.errors import ImageError, UflowError
+from uflow_cli.images import Layout
 from uflow_cli.run.graph import open_model
 from uflow_cli.run.record import Run
 from uflow_cli.schema import record
@@ -67,18 +68,18 @@ def check_run(
     if false_alarm_rate is not None:
         conformal_rank(old, false_alarm_rate)
     model = open_model(run, device=device, runtime=runtime)
-    norms, read, errors = embed_images(model, paths, on_progress=on_progress)
+    norms, shares, read, errors = embed_images(model, paths, on_progress=on_progress)
     if recalibrate and len(read) < MIN_HELD_OUT:
         raise UflowError(f"{len(read)} good images are too few to recalibrate; give at least {MIN_HELD_OUT}")
     judged, lowest = _judge(
-        old, old.detector(model), norms, nfa_threshold=nfa_threshold, false_alarm_rate=false_alarm_rate
+        old, old.detector(model), norms, shares, nfa_threshold=nfa_threshold, false_alarm_rate=false_alarm_rate
     )
     promises = tuple(judgement for judgement, _ in judged)
     verdict, is_flagged = worst(promises), lowest < judged[0][1]
     if recalibrate:
         new = calibrate(
             norms, n_channels=old.n_channels, tests=run.model.tests, reach=model.reach,
-            is_fused=run.model.is_fused, log_lot=run.model.log_lot,
+            is_fused=run.model.is_fused, log_lot=run.model.log_lot, shares=shares,
         )  # fmt: skip
         run.recalibrate(new)
     return CheckResult(
@@ -98,32 +99,33 @@ def check_run(
 
 def embed_images(
     model: EvidenceModel, paths: Sequence[Path], *, on_progress: Callable[[int], None] = lambda _n: None
-) -> tuple[list[Floats], list[Path], list[UnreadableImage]]:
-    """U maps per scale (N, H_s, W_s) of the images that can be read, their paths, and the others with the reason.
+) -> tuple[list[Floats], Floats | None, list[Path], list[UnreadableImage]]:
+    """U maps per scale (N, H_s, W_s) of the images that can be read, how much each cell counts (N, H, W; None: all),
+    the paths of these images, and the others with the reason.
 
     UflowError if there is none.
     """
-    norms: list[list[Floats]] = []
+    found: list[tuple[Layout, list[Floats]]] = []
     read: list[Path] = []
     errors: list[UnreadableImage] = []
     for path, maps in squared_norm_maps(model, paths):
         if isinstance(maps, ImageError):
             errors.append(UnreadableImage(path, str(maps)))
         else:
-            norms.append(maps)
+            found.append(maps)
             read.append(path)
         on_progress(1)
     if not read:
         raise UflowError(errors[0].message if errors else "no images to check; give a folder of good images")
-    return [np.stack(maps) for maps in zip(*norms, strict=True)], read, errors
+    return *stack_evidence(found), read, errors
 
 
 def _judge(
-    calibration: Calibration, detector: Detector, norms: Sequence[Floats], *, nfa_threshold: float | None,
-    false_alarm_rate: float | None,
+    calibration: Calibration, detector: Detector, norms: Sequence[Floats], shares: Floats | None, *,
+    nfa_threshold: float | None, false_alarm_rate: float | None,
 ) -> tuple[list[tuple[Judgement, float]], NDArray[np.float64]]:  # fmt: skip
     """Judgements, each with its threshold on log NFA, and the lowest log NFA per image (N,)."""
-    findings, n = detector.find(norms), len(norms[0])
+    findings, n = detector.find(norms, shares=shares), len(norms[0])
     regions, lowest = findings.regions, findings.lowest_log_nfa
     both = nfa_threshold is None and false_alarm_rate is None
     judged: list[tuple[Judgement, float]] = []

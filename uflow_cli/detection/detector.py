@@ -42,6 +42,7 @@ PEAK_START = 2.0  # a peak below twice the mean has no halo worth the name
 HALF = 0.5  # of the peak's log U over the mean
 AREA_EXPONENT = 0.25  # of what ranks a region of fused evidence, and
 WHOLE_SHARE = 1 / 3  # of the false alarms are for whole images; see benchmarks/results/fused.md
+PIXELS_PER_CELL = 2  # at least, where outlines of large images are drawn
 
 
 @dataclass(frozen=True)
@@ -138,25 +139,42 @@ class Detector:
     fusion: Fusion | None = None
     log_lot: float = 0.0
 
-    def find(self, evidence: Sequence[NDArray[np.float32]]) -> Findings:
-        """Find the regions in evidence maps, each (B, H_s, W_s), finest first."""
-        ceiling = self.ceiling([(u.shape[1], u.shape[2]) for u in evidence])
+    def find(
+        self, evidence: Sequence[NDArray[np.float32]], *, shares: NDArray[np.float32] | None = None,
+        extent: tuple[float, float] = (1.0, 1.0),
+    ) -> Findings:  # fmt: skip
+        """Find the regions in evidence maps, each (B, H_s, W_s), finest first.
+
+        `shares` (B, H, W), on the finest grid, say how much each cell counts; None: all of it. Evidence is taken times
+        its share, and there are as many tests as shares add up to. `extent` is that of the images' `Layout`.
+        """
+        n_cells = _counting_cells(evidence, shares)
+        ceiling = self.ceiling(counting_grids(evidence, shares))
         if self.paper_exact:
             result = a_contrario(evidence, background=self.background, tests=self.tests, tail="published")
             return Findings(result, tuple(evidence), ceiling, paper_exact=True)
+        by_scale = _at_scales(shares, evidence)
         if self.fusion is not None:
             fused = fuse_evidence(evidence, background=self.background, weights=self.fusion.weights)
+            fused = fused if shares is None else fused * shares
             result = a_contrario([fused], background=[self.fusion.law], tests=self.tests)
-            result = replace(result, regions=with_whole_images(result.regions, fused, law=self.fusion.image_law))
+            result = self._tested(result, [[cells[0]] for cells in n_cells], shares)
+            result = replace(
+                result, regions=with_whole_images(result.regions, fused, law=self.fusion.image_law, shares=shares)
+            )
             evidence = [fused]
         else:
             cleared = clear_halos(evidence, background=self.background, reach=self.reach)
+            if by_scale is not None:
+                cleared = [u * share for u, share in zip(cleared, by_scale, strict=True)]
+                evidence = [u * share for u, share in zip(evidence, by_scale, strict=True)]
             result = a_contrario(cleared, background=self.background, tests=self.tests)
+            result = self._tested(result, n_cells, shares)
         log_nfa = result.regions.log_nfa
         if self.curves:
             log_nfa = counted_log_nfa(self.ranked(result.regions), self.curves, shares=self.shares)
         result = replace(result, regions=replace(result.regions, log_nfa=log_nfa + self.log_lot))
-        return Findings(result, tuple(evidence), ceiling, fusion=self.fusion)
+        return Findings(result, tuple(evidence), ceiling, fusion=self.fusion, shares=shares, extent=extent)
 
     @property
     def shares(self) -> tuple[float, ...]:
@@ -174,7 +192,25 @@ class Detector:
         ranks = regions.area.astype(np.float64) ** self.fusion.area_exponent * tail
         return replace(regions, log_nfa=np.where(regions.scale == 0, ranks, regions.log_pfa))
 
-    def localised(self, evidence: Sequence[NDArray[np.float32]], fused: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _tested(
+        self, result: AContrario, n_cells: Sequence[Sequence[int]], shares: NDArray[np.float32] | None
+    ) -> AContrario:
+        """`result` with the number of tests of each image's own cells: `n_cells` per image and scale."""
+        if shares is None:
+            return result
+        regions, log_nfa = result.regions, result.regions.log_nfa.copy()
+        for image, cells in enumerate(n_cells):
+            rows = regions.image == image
+            grids = [(1, n) for n in cells]
+            by_size = self.tests == "by-size"
+            n_tests = log_n_tests_by_size(grids, regions.area[rows]) if by_size else log_n_tests(grids)
+            log_nfa[rows] = n_tests + regions.log_pfa[rows]
+        return replace(result, regions=replace(regions, log_nfa=log_nfa))
+
+    def localised(
+        self, evidence: Sequence[NDArray[np.float32]], fused: NDArray[np.float32],
+        shares: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.float32]:  # fmt: skip
         """Fused evidence (B, H, W) with half of the halos that the flow spreads, to show where an image is strange.
 
         It is the mean of `fused`, which has them whole, and of the evidence without. Verdicts rest on all of it: how
@@ -185,6 +221,7 @@ class Detector:
         cleared = clear_halos(evidence[:n_flow], background=self.background[:n_flow], reach=self.reach)
         laws, weights = self.background, self.fusion.weights
         without = fuse_evidence([*cleared, *evidence[n_flow:]], background=laws, weights=weights)
+        without = without if shares is None else without * shares
         halved: NDArray[np.float32] = 0.5 * (fused + without)
         return halved
 
@@ -210,6 +247,8 @@ class Findings:
     ceiling: float
     paper_exact: bool = False  # how maps are up-sampled
     fusion: Fusion | None = None
+    shares: NDArray[np.float32] | None = None  # how much each cell counts, (B, H, W)
+    extent: tuple[float, float] = (1.0, 1.0)  # of the maps over the images
 
     @property
     def regions(self) -> Regions:
@@ -239,7 +278,8 @@ class Findings:
             return drawn if drawn.shape == size else resize_mask(drawn, size)
         if self.paper_exact:
             return published_mask_below(self.scales(image), threshold=threshold, size=size)
-        return mask_below(self.scales(image), threshold=threshold, size=size)
+        whole = self._whole(size)
+        return mask_below(self.scales(image), threshold=threshold, size=whole)[: size[0], : size[1]]
 
     def log_nfa_map(self, image: int, *, size: tuple[int, int]) -> NDArray[np.float32]:
         """The lowest log NFA around each pixel of `image`, (H, W); what is below t is the mask at t."""
@@ -247,7 +287,12 @@ class Findings:
             ranked = self._ranked(image, below=self.ceiling)
             log_nfa = np.append(ranked.log_nfa, self.ceiling).astype(np.float32)  # the last is where no region is
             return log_nfa[self._contours(image, ranked, size)[0]]
-        return (published_log_nfa_map if self.paper_exact else log_nfa_map)(self.scales(image), size=size)
+        lowest = published_log_nfa_map if self.paper_exact else log_nfa_map
+        return lowest(self.scales(image), size=self._whole(size))[: size[0], : size[1]]
+
+    def _whole(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The size of the maps where the image is drawn in `size`."""
+        return max(size[0], round(size[0] * self.extent[0])), max(size[1], round(size[1] * self.extent[1]))
 
     def _ranked(self, image: int, *, below: float) -> Regions:
         """The regions of `image` with a log NFA below that, most significant first."""
@@ -260,9 +305,13 @@ class Findings:
         """See `contours`; the image as a whole is a group of its own and has no contour."""
         assert self.fusion is not None
         mean = self.fusion.law.degrees_of_freedom * self.fusion.law.scale
-        shrink = min(1.0, LONGEST_SIDE / max(size))
+        longest = max(LONGEST_SIDE, PIXELS_PER_CELL * max(self.evidence[0].shape[1:]))
+        shrink = min(1.0, longest / max(size))
         drawn = (max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink)))
-        return contours(self.evidence[0][image], self.result.labels[0][image], ranked, mean=mean, size=drawn)
+        first, group, groups = contours(
+            self.evidence[0][image], self.result.labels[0][image], ranked, mean=mean, size=self._whole(drawn)
+        )
+        return first[: drawn[0], : drawn[1]], group[: drawn[0], : drawn[1]], groups
 
     def _grouped(self, image: int, ranked: Regions, size: tuple[int, int]) -> tuple[Detection, ...]:
         """A detection for each group of regions whose outlines touch, and one for the image as a whole."""
@@ -285,14 +334,14 @@ class Findings:
                 bounding_box=(0, 0, width, height), centroid=(width / 2, height / 2), scale=1, is_whole_image=True,
             )  # fmt: skip
         _, rows, columns = self.evidence[scale].shape
-        y, x = size[0] / rows, size[1] / columns  # pixels per cell
+        y, x = size[0] * self.extent[0] / rows, size[1] * self.extent[1] / columns  # pixels per cell
         return Detection(
             log_nfa=float(regions.log_nfa[row]),
             log_pfa=float(regions.log_pfa[row]),
             area=float(regions.area[row] * x * y),
             bounding_box=(
                 int(regions.left[row] * x), int(regions.top[row] * y),
-                int(np.ceil(regions.right[row] * x)), int(np.ceil(regions.bottom[row] * y)),
+                min(size[1], int(np.ceil(regions.right[row] * x))), min(size[0], int(np.ceil(regions.bottom[row] * y))),
             ),
             centroid=(float((regions.column[row] + 0.5) * x), float((regions.row[row] + 0.5) * y)),
             scale=scale + 1,
@@ -318,9 +367,46 @@ def _outlined(singles: Sequence[Detection], inside: NDArray[np.bool_], *, size: 
     )  # fmt: skip
 
 
-def with_whole_images(regions: Regions, evidence: NDArray[np.float32], *, law: Background) -> Regions:
+def image_means(evidence: NDArray[np.float32], shares: NDArray[np.float32] | None) -> NDArray[np.float64]:
+    """The mean of each image's evidence (B, H, W), in which `shares` are contained already, over all that counts."""
+    sums: NDArray[np.float64] = evidence.mean(axis=(1, 2), dtype=np.float64)
+    return sums if shares is None else sums / np.maximum(shares.mean(axis=(1, 2), dtype=np.float64), 1e-12)
+
+
+def counting_grids(
+    evidence: Sequence[NDArray[np.float32]], shares: NDArray[np.float32] | None
+) -> list[tuple[int, int]]:
+    """A grid per map of as many cells as count in the image where most do."""
+    return [(1, max(cells)) for cells in zip(*_counting_cells(evidence, shares), strict=True)]
+
+
+def _counting_cells(evidence: Sequence[NDArray[np.float32]], shares: NDArray[np.float32] | None) -> list[list[int]]:
+    """Cells that count, per image and map, at least 1."""
+    if shares is None:
+        return [[u.shape[1] * u.shape[2] for u in evidence]] * len(evidence[0])
+    at = _at_scales(shares, evidence) or []
+    return [[max(1, round(float(share[image].sum()))) for share in at] for image in range(len(shares))]
+
+
+def _at_scales(
+    shares: NDArray[np.float32] | None, evidence: Sequence[NDArray[np.float32]]
+) -> list[NDArray[np.float32]] | None:
+    """`shares` (B, H, W) on the grid of each map, as means over its cells."""
+    if shares is None:
+        return None
+    scaled = []
+    for u in evidence:
+        y, x = shares.shape[1] // u.shape[1], shares.shape[2] // u.shape[2]
+        cells = shares.reshape(len(shares), u.shape[1], y, u.shape[2], x)
+        scaled.append(cells.mean(axis=(2, 4), dtype=np.float32))
+    return scaled
+
+
+def with_whole_images(
+    regions: Regions, evidence: NDArray[np.float32], *, law: Background, shares: NDArray[np.float32] | None = None
+) -> Regions:
     """`regions` and a row for each image as a whole, of scale 1, where the mean of its evidence is above the law's."""
-    means = evidence.mean(axis=(1, 2), dtype=np.float64)
+    means = image_means(evidence, shares)
     log_pfa = chi2_log_tail(means, degrees_of_freedom=law.degrees_of_freedom, scale=law.scale)
     images = np.flatnonzero(log_pfa < 0)
     height, width = evidence.shape[1:]

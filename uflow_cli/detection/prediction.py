@@ -2,43 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import maximum_filter
 
-from uflow_cli.config import ModelConfig
 from uflow_cli.detection.detector import Detection, Detector, Findings
+from uflow_cli.detection.fitted import EvidenceModel, fitted_evidence, stack_evidence
 from uflow_cli.detection.masks import ScaleRegions
-from uflow_cli.images import resize_map
+from uflow_cli.images import Layout, on_content
 
 SCORE_SIZE = (256, 256)  # at which the paper compares scores
+LONGEST_SCORE = 1024  # pixels of a score map's longer side, at most
 
 
-class EvidenceModel(Protocol):
-    """What computes evidence maps: a `Model` in PyTorch, or an `Engine` without it."""
-
-    @property
-    def config(self) -> ModelConfig:
-        """What fixes the maps, beside the weights."""
-
-    @property
-    def source_channels(self) -> tuple[int, ...]:
-        """What U of each source counts."""
-
-    @property
-    def reach(self) -> tuple[int, ...]:
-        """How far, in cells, a strange cell spreads in each scale of the flow; these come first of the sources."""
-
-    @property
-    def batch_size(self) -> int:
-        """Images to give at a time."""
-
-    def evidence_maps(self, images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
-        """U maps (B, H_s, W_s) of every source, of RGB `images`, each (H, W, 3) of any size."""
+def score_size(layout: Layout) -> tuple[int, int]:
+    """The size of score maps of images that are not squashed: in their proportions, 256 x 256 pixels per tile."""
+    (height, width), tile = layout.content, layout.tile
+    scale = min(math.sqrt(SCORE_SIZE[0] * SCORE_SIZE[1] / (tile[0] * tile[1])), LONGEST_SCORE / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +32,7 @@ class Prediction:
     """What a model says of one image; maps and masks are made when they are asked for."""
 
     image: NDArray[np.uint8]  # (H, W, 3) RGB
-    score_map: NDArray[np.float32]  # (256, 256), high is anomalous
+    score_map: NDArray[np.float32]  # (256, 256), or see `score_size`; high is anomalous
     threshold: float  # on log_nfa
     findings: Findings
     index: int  # of the image in the batch of `findings`
@@ -83,8 +69,9 @@ class Prediction:
 
     @property
     def log_nfa_map(self) -> NDArray[np.float32]:
-        """The lowest log NFA over scales, (256, 256). At the same size, what is below t is the mask at t."""
-        return self.findings.log_nfa_map(self.index, size=SCORE_SIZE)
+        """The lowest log NFA over scales, as large as the score map. At its size, what is below t is the mask at t."""
+        height, width = self.score_map.shape
+        return self.findings.log_nfa_map(self.index, size=(height, width))
 
     @property
     def region_log_nfas(self) -> NDArray[np.float64]:
@@ -103,17 +90,42 @@ def predict(
     model: EvidenceModel, detector: Detector, images: Sequence[NDArray[np.uint8]], *, threshold: float = 0.0
 ) -> list[Prediction]:
     """Predictions for RGB `images`, each (H, W, 3) of any size; a region is detected where log_nfa < `threshold`."""
-    sources = model.evidence_maps(images)
-    findings = detector.find(sources)
-    if detector.fusion is None:
-        n_channels = model.source_channels[: len(model.reach)]
-        scores = 1.0 - np.mean([_likelihood(u, c) for u, c in zip(sources, n_channels, strict=False)], axis=0)
-    else:  # 1 - the geometric mean over sources of 1 / sqrt(1 + c)
-        shown = detector.localised(sources, findings.evidence[0])
-        scores = np.stack([resize_map(1.0 - np.exp(-0.5 * e), SCORE_SIZE) for e in shown])
-    return [Prediction(image, scores[index], threshold, findings, index) for index, image in enumerate(images)]
+    if model.config.is_squashed:
+        sources = model.evidence_maps(images)
+        findings = detector.find(sources)
+        scores = _score_maps(model, detector, sources, findings, size=SCORE_SIZE)
+        return [Prediction(image, scores[index], threshold, findings, index) for index, image in enumerate(images)]
+    found = list(fitted_evidence(model, images))
+    alike: dict[Layout, list[int]] = {}
+    for index, (layout, _) in enumerate(found):
+        alike.setdefault(layout, []).append(index)
+    predictions: dict[int, Prediction] = {}
+    for layout, indices in alike.items():
+        sources, shares = stack_evidence([found[index] for index in indices])
+        findings = detector.find(sources, shares=shares, extent=layout.extent)
+        scores = _score_maps(model, detector, sources, findings, size=score_size(layout))
+        for row, index in enumerate(indices):
+            predictions[index] = Prediction(images[index], scores[row], threshold, findings, row)
+    return [predictions[index] for index in range(len(images))]
 
 
-def _likelihood(u: NDArray[np.float32], n_channels: int) -> NDArray[np.float32]:
-    """exp(-U / 2C) of one scale's maps (B, H_s, W_s), up-sampled after that (paper eq. 2): (B, 256, 256)."""
-    return np.stack([resize_map(np.exp(-0.5 * one / n_channels), SCORE_SIZE) for one in u])
+def _score_maps(
+    model: EvidenceModel, detector: Detector, sources: Sequence[NDArray[np.float32]], findings: Findings, *,
+    size: tuple[int, int],
+) -> list[NDArray[np.float32]]:  # fmt: skip
+    """Anomaly scores of each image, (H, W): 1 - mean likelihood (paper eq. 2), or from fused evidence."""
+    if detector.fusion is not None:  # 1 - the geometric mean over sources of 1 / sqrt(1 + c)
+        shown = detector.localised(sources, findings.evidence[0], findings.shares)
+        return [_shown(1.0 - np.exp(-0.5 * e), size, findings.extent) for e in shown]
+    channels = model.source_channels[: len(model.reach)]
+    likelihoods = [
+        np.stack([on_content(np.exp(-0.5 * one / c), size, findings.extent) for one in u])
+        for u, c in zip(sources, channels, strict=False)
+    ]
+    return list(1.0 - np.mean(likelihoods, axis=0))
+
+
+def _shown(values: NDArray[np.float32], size: tuple[int, int], extent: tuple[float, float]) -> NDArray[np.float32]:
+    """`values` of a canvas's cells resized to `size`; of several cells in a pixel the highest is shown."""
+    window = tuple(max(1, round(n / (e * m))) for n, m, e in zip(values.shape, size, extent, strict=True))
+    return on_content(maximum_filter(values, size=window) if max(window) > 1 else values, size, extent)

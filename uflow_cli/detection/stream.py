@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uflow_cli.detection.detector import Detector
-from uflow_cli.detection.prediction import EvidenceModel, Prediction, predict
+from uflow_cli.detection.fitted import EvidenceModel, fitted_evidence
+from uflow_cli.detection.prediction import Prediction, predict
 from uflow_cli.errors import ImageError
-from uflow_cli.images import read_image
+from uflow_cli.images import Layout, read_image
 
 Image = NDArray[np.uint8]
 Item = TypeVar("Item")
@@ -43,14 +44,9 @@ def predictions(
 
 def squared_norm_maps(
     model: EvidenceModel, paths: Sequence[Path], *, batch_size: int | None = None
-) -> Iterator[tuple[Path, list[NDArray[np.float32]] | ImageError]]:
-    """Each path in turn with the U maps of its image, per source (H_s, W_s), or the error why it cannot be read."""
-
-    def norms(images: Sequence[Image]) -> list[list[NDArray[np.float32]]]:
-        maps = model.evidence_maps(images)  # per source (B, H_s, W_s)
-        return [[u[index] for u in maps] for index in range(len(images))]
-
-    return _in_batches(paths, norms, batch_size or model.batch_size)
+) -> Iterator[tuple[Path, tuple[Layout, list[NDArray[np.float32]]] | ImageError]]:
+    """Each path in turn with layout and U maps of its image, per source (H_s, W_s), or why it cannot be read."""
+    return _in_batches(paths, lambda images: list(fitted_evidence(model, images)), batch_size or model.batch_size)
 
 
 def _in_batches(

@@ -10,7 +10,7 @@ import numpy as np
 from uflow_cli.calibration import choose_threshold
 from uflow_cli.config import DeviceChoice, Runtime
 from uflow_cli.datasets import Dataset, LabelledImage, has_masks, read_label_mask, require_mask
-from uflow_cli.detection.prediction import SCORE_SIZE, EvidenceModel
+from uflow_cli.detection.fitted import EvidenceModel
 from uflow_cli.detection.stream import predictions
 from uflow_cli.errors import DatasetError, ImageError
 from uflow_cli.evaluation.measures import Evaluation
@@ -79,7 +79,7 @@ def fair_threshold(
     for _, prediction in predictions(model, run.calibration.detector(model), [item.path for item in good]):
         if isinstance(prediction, ImageError):
             raise prediction
-        pixels.add(prediction.score_map, np.zeros(SCORE_SIZE, dtype=np.bool_))
+        pixels.add(prediction.score_map, np.zeros(prediction.score_map.shape, dtype=np.bool_))
         on_image()
     return pixels.threshold(len(good))
 

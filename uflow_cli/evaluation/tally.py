@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uflow_cli.datasets import GOOD, LabelledImage
-from uflow_cli.detection.prediction import SCORE_SIZE, Prediction
+from uflow_cli.detection.prediction import Prediction
 from uflow_cli.evaluation.measures import NfaSweep
 from uflow_cli.images import resize_mask
 from uflow_cli.metrics import (
@@ -74,7 +74,8 @@ class Tally:
         """Count one image."""
         prediction = evaluated.prediction
         overlaps = (math.nan, math.nan, math.nan)
-        mask = None if evaluated.true_mask is None else resize_mask(evaluated.true_mask, SCORE_SIZE)
+        size = (prediction.score_map.shape[0], prediction.score_map.shape[1])
+        mask = None if evaluated.true_mask is None else resize_mask(evaluated.true_mask, size)
         if mask is None:
             self._lacks_mask = True
         else:

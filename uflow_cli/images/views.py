@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from uflow_cli.errors import ImageError, UflowError
 from uflow_cli.images.drawing import resize_image, tilt_image
+from uflow_cli.images.layout import Layout
 from uflow_cli.images.reading import decode_image, read_encoded
 
 Item = TypeVar("Item")
@@ -113,25 +114,47 @@ class Augmentation:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A view of an image file whose content had `digest` when training began."""
+    """A view of an image file whose content had `digest` when training began, or of a tile of it.
+
+    Without a `layout` the image is squashed into the input size.
+    """
 
     path: Path
     digest: bytes  # SHA-256
     view: View = ORIGINAL
+    layout: Layout | None = None
+    tile: int = 0  # which of the layout
+    size: tuple[int, int] | None = None  # of the image, (H, W); None: it was not decoded
 
     @property
     def key(self) -> bytes:
         """A digest that no other image or view has, whatever its file is called."""
-        if self.view == ORIGINAL:
-            return self.digest
-        return hashlib.sha256(self.digest + repr(self.view).encode()).digest()
+        about = [repr(self.view)] if self.view != ORIGINAL else []
+        if self.layout is not None:
+            about.append(repr((self.layout, self.tile)))
+        return hashlib.sha256(self.digest + "".join(about).encode()).digest() if about else self.digest
 
     def pixels(self, size: tuple[int, int]) -> NDArray[np.uint8]:
         """Pixels of the view in `size` (H, W): (H, W, 3). Raises ImageError, also if the file has changed since."""
-        data = read_encoded(self.path)
-        if hashlib.sha256(data).digest() != self.digest:
-            raise ImageError(f"{self.path}: the file changed while it was in use; start again when it is settled")
-        return resize_image(self.view.apply(decode_image(data, path=self.path)), size)
+        return pixels_of([self], size)[0]
+
+
+def pixels_of(sources: Sequence[Source], size: tuple[int, int]) -> list[NDArray[np.uint8]]:
+    """Pixels of `sources` of one file, which is decoded once, each in `size` (H, W); ImageError as `Source.pixels`."""
+    path = sources[0].path
+    data = read_encoded(path)
+    if hashlib.sha256(data).digest() != sources[0].digest:
+        raise ImageError(f"{path}: the file changed while it was in use; start again when it is settled")
+    image, contents = decode_image(data, path=path), {}
+    found = []
+    for source in sources:
+        layout, part = source.layout, image
+        if layout is not None:
+            if layout not in contents:
+                contents = {layout: layout.resized(image)}
+            part = layout.cut(contents[layout], source.tile)
+        found.append(resize_image(source.view.apply(part), size))
+    return found
 
 
 def survey_images(
@@ -148,14 +171,15 @@ def survey_images(
     def survey(path: Path) -> Source | ImageError:
         try:
             data = read_encoded(path)
-            digest = hashlib.sha256(data).digest()
+            digest, size = hashlib.sha256(data).digest(), None
             if known is None or digest not in known:
                 image = decode_image(data, path=path)
+                size = (image.shape[0], image.shape[1])
                 if (image == image[0, 0]).all():
                     blank.append(path)
         except ImageError as error:
             return error
-        return Source(path, digest)
+        return Source(path, digest, size=size)
 
     sources: list[Source] = []
     errors: list[ImageError] = []
@@ -176,6 +200,15 @@ def survey_images(
     if blank:
         on_doubt(f"{len(blank)} of {len(sources)} images are of one colour, such as {min(blank)}: is that a good part?")
     return sources
+
+
+def with_tiles(sources: Sequence[Source], layouts: Sequence[Layout]) -> list[Source]:
+    """Every tile of each of `sources` in its layout."""
+    return [
+        replace(source, layout=layout, tile=tile)
+        for source, layout in zip(sources, layouts, strict=True)
+        for tile in range(len(layout.corners))
+    ]
 
 
 def with_views(

@@ -17,6 +17,7 @@ CATEGORIES = "category"  # [category.<dataset>.<category>]: a preset's settings 
 PAPER_EXACT = {  # what paper_exact means for other settings (docs/method.md, section 8)
     "precision": "fp32",
     "flow_precision": "fp32",
+    "fit": "squash",
     "tests": "paper",
     "merge": "min",
     "gaussian": False,

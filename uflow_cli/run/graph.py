@@ -21,7 +21,7 @@ from uflow_cli.run.record import CONFIG_NAME, GRAPH_NAME, Run, fields_of, load_m
 from uflow_cli.schema import from_dict, record, to_json
 
 if TYPE_CHECKING:
-    from uflow_cli.detection.prediction import EvidenceModel
+    from uflow_cli.detection.fitted import EvidenceModel
     from uflow_cli.engine import Engine
 
 GRAPH_PATTERN = "graph-*.onnx"

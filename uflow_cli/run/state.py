@@ -64,6 +64,7 @@ class TrainingState:
     images: tuple[tuple[FileName, str], ...]  # absolute path and SHA-256 of the content
     split: Split
     extractor_digest: str
+    sizes: tuple[tuple[int, int], ...] = ()  # of the images, (H, W); none where all are squashed
     rate_share: float = 1.0  # of the learning rate asked for; lower once training has diverged
     log: tuple[Epoch, ...] = ()
     progress: Progress | None = None  # None: no epoch has ended yet; the same for the next two

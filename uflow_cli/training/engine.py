@@ -17,7 +17,7 @@ from uflow_cli.cache import CacheFolder, FeatureCache, FeatureStore, KeptFeature
 from uflow_cli.config import MIN_HELD_OUT, ModelConfig, TrainingConfig
 from uflow_cli.errors import TrainingError, UflowError
 from uflow_cli.files import remove_litter
-from uflow_cli.images import Augmentation, Source, survey_images, with_views
+from uflow_cli.images import Augmentation, Source, survey_images, with_tiles, with_views
 from uflow_cli.model import Model, build_model, check_model_config
 from uflow_cli.run.lock import sole_training
 from uflow_cli.run.record import CONFIG_NAME, Origin, Run, is_run
@@ -32,9 +32,10 @@ from uflow_cli.run.state import (
     write_state,
 )
 from uflow_cli.training.criterion import Criterion, HeldOutLoss
+from uflow_cli.training.fit import rows_of_images
 from uflow_cli.training.observer import Observer, Silent
 from uflow_cli.training.processes import Processes, processes
-from uflow_cli.training.trainer import Trainer
+from uflow_cli.training.trainer import Trainer, layouts_of
 
 COPIES_ON_DISK = 8  # of the flow, at most: old and new state of three copies each, old and new weights
 ROOM_ON_GPU = 2  # times the features: the flow, its gradients and what it computes need memory too
@@ -67,22 +68,25 @@ def train(
             n_folds=config.n_folds(len(paths), n_groups=len(set(groups))),
         )  # fmt: skip
 
-    def survey() -> tuple[tuple[str, str], ...]:
-        known = FeatureCache(cache, model) if cache else None
-        sources = survey_images(paths, known=known, on_progress=observer.on_images, on_doubt=observer.on_warning)
-        return tuple((str(source.path.absolute()), source.digest.hex()) for source in sources)
+    def survey() -> list[Source]:
+        known = FeatureCache(cache, model) if cache and model.config.is_squashed else None
+        return survey_images(paths, known=known, on_progress=observer.on_images, on_doubt=observer.on_warning)
 
     with processes(device) as (group, own_device), contextlib.ExitStack() as stack:
         split = group.on_rank_zero(examine)
         model = group.rank_zero_first(lambda: build_model(model_config, device=own_device, seed=config.seed))
-        images = group.on_rank_zero(survey)
+        sources = group.on_rank_zero(survey)
+        images = tuple((str(source.path.absolute()), source.digest.hex()) for source in sources)
         sizes = (len(split.training), len(split.selection), len(split.calibration))
         apart = sorted({groups[i] for i in (*split.selection, *split.calibration)}) if groups else []
         origin = Origin(
             dataset, category, *sizes, _absolute(root), _absolute(good), uflow_cli.__version__, len(set(groups)),
             tuple(apart), tuple(excluded), 1 + len(split.folds),
         )  # fmt: skip
-        state = TrainingState(model.config, config, origin, images, split, model.extractor.digest, groups=tuple(groups))
+        state = TrainingState(
+            model.config, config, origin, images, split, model.extractor.digest, groups=tuple(groups),
+            sizes=() if model.config.is_squashed else tuple(source.size for source in sources if source.size),
+        )  # fmt: skip
         group.on_rank_zero(lambda: stack.enter_context(_claimed(out, state, model)))
         run = _go_on(out, state, {}, model, group, observer, criterion, should_stop, cache)
         _compile(run, state, group, observer, wanted=compile_graph)
@@ -154,10 +158,14 @@ def _compile(run: Run, state: TrainingState, group: Processes, observer: Observe
 def _features(state: TrainingState, model: Model, cache: CacheFolder | None, observer: Observer) -> FeatureStore:
     """Features of the images, and after them of the views of those that train the flow."""
     sources = [Source(Path(path), bytes.fromhex(digest)) for path, digest in state.images]
-    augmentation = _augmentation(state.training)
+    augmentation, training = _augmentation(state.training), list(state.split.training)
+    if state.sizes:
+        layouts = layouts_of(state)
+        training = [row for image in training for row in rows_of_images(layouts)[image]]
+        sources = with_tiles(sources, layouts)
 
     def sources_of(epoch: int) -> list[Source]:
-        return with_views(sources, state.split.training, augmentation, epoch=epoch)
+        return with_views(sources, training, augmentation, epoch=epoch)
 
     fresh = augmentation.kinds and state.training.fresh_views
     feature_cache = FeatureCache(cache, model) if cache and not fresh else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 
 from uflow_cli.cache import FeatureStore
 from uflow_cli.config import TrainingConfig
+from uflow_cli.detection.fitted import padded
 from uflow_cli.features import choose_precision
 from uflow_cli.flow import UFlow, bits_per_dimension, negative_log_likelihood
+from uflow_cli.images import Layout, Stitcher
 from uflow_cli.model import Model
 from uflow_cli.training.observer import Observer
 from uflow_cli.training.processes import Processes
@@ -24,16 +27,18 @@ from uflow_cli.training.steps import adam, batched, compiled, rate_factor
 class FlowFit:
     """A flow under training. `rows` are what trains it, as indices of `features`; it is to see them `n_epochs` times.
 
-    `tensors` are those that `copies` gave, to go on from there; without any, training begins.
+    `tensors` are those that `copies` gave, to go on from there; without any, training begins. `layouts` are those of
+    all images where `features` are of their tiles.
     """
 
     def __init__(
         self, model: Model, features: FeatureStore, rows: Sequence[int], config: TrainingConfig, group: Processes,
         observer: Observer, *, n_epochs: int, tensors: Mapping[str, Tensor] | None = None,
+        layouts: Sequence[Layout] = (),
     ) -> None:  # fmt: skip
         self.model, self.features, self.rows = model, features, rows
         self.config, self.group, self.observer = config, group, observer
-        self.n_epochs = n_epochs
+        self.n_epochs, self.layouts = n_epochs, layouts
         self.steps_per_epoch = -(-len(rows) // config.batch_size)
         self.optimiser = adam(model.flow.parameters(), weight_decay=config.weight_decay)
         if tensors:
@@ -124,15 +129,48 @@ class FlowFit:
 
     @torch.inference_mode()
     def loss_and_maps(self, indices: Sequence[int]) -> tuple[float, list[Tensor]]:
-        """Loss and U maps (N, H_s, W_s) per source of evidence of the images `indices`."""
+        """Loss and U maps (N, H_s, W_s) per source of evidence of the images `indices`, whose tiles are stitched."""
         flow = self.model.flow.eval()
         if not indices:
             return math.nan, [torch.empty(0, 1, 1) for _ in self.model.source_channels]
         total, norms = 0.0, []
-        for batch in batched(indices, self.config.batch_size):
+        rows = indices
+        if self.layouts:
+            rows_of = rows_of_images(self.layouts)
+            rows = [row for index in indices for row in rows_of[index]]
+        for batch in batched(rows, self.config.batch_size):
             features = self.features.read(batch, device=self.model.device)
             embeddings, log_det_jacobian = self.model.embed(features)
             total += float(negative_log_likelihood(embeddings, log_det_jacobian).double().sum())
             norms.append([u.cpu() for u in self.model.evidence(features, embeddings)])
-        loss = bits_per_dimension(total / len(indices), flow.n_dimensions)
-        return loss, [torch.cat(maps) for maps in zip(*norms, strict=True)]
+        loss = bits_per_dimension(total / len(rows), flow.n_dimensions)
+        maps = [torch.cat(of_source) for of_source in zip(*norms, strict=True)]
+        return loss, self._stitched(maps, indices) if self.layouts else maps
+
+    def _stitched(self, maps: Sequence[Tensor], indices: Sequence[int]) -> list[Tensor]:
+        """U maps of the images `indices` from those of their tiles, filled up to the grid of the largest canvas."""
+        tiles = zip(*(u.numpy() for u in maps), strict=True)
+        canvas = largest_canvas(self.layouts)
+        images = []
+        for index in indices:
+            stitcher = Stitcher(self.layouts[index])
+            for tile in itertools.islice(tiles, len(self.layouts[index].corners)):
+                stitcher.add(tile)
+            images.append(stitcher.maps())
+        grids = [canvas.grid((u.shape[1], u.shape[2])) for u in maps]
+        return [
+            torch.from_numpy(np.stack([padded(u, grid) for u in of_source]))
+            for of_source, grid in zip(zip(*images, strict=True), grids, strict=True)
+        ]
+
+
+def largest_canvas(layouts: Sequence[Layout]) -> Layout:
+    """A layout with a canvas that holds those of all `layouts`."""
+    canvas = max(layout.canvas[0] for layout in layouts), max(layout.canvas[1] for layout in layouts)
+    return replace(layouts[0], canvas=canvas)
+
+
+def rows_of_images(layouts: Sequence[Layout]) -> list[range]:
+    """The rows of features that belong to each image: one per tile."""
+    ends = list(itertools.accumulate(len(layout.corners) for layout in layouts))
+    return [range(end - len(layout.corners), end) for end, layout in zip(ends, layouts, strict=True)]

@@ -10,20 +10,24 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
 from uflow_cli.cache import FeatureStore
 from uflow_cli.calibration import Calibration, calibrate, suspicious_images
+from uflow_cli.detection.fitted import layout_of, stack_shares
 from uflow_cli.errors import TrainingError, UflowError
+from uflow_cli.images import Layout
 from uflow_cli.model import Model, build_model
 from uflow_cli.run.log import Epoch
 from uflow_cli.run.record import Progress, Run, save_weights
 from uflow_cli.run.state import TrainingState, publish, remove_state, write_state
 from uflow_cli.run.suspects import Suspect, write_suspects
 from uflow_cli.training.criterion import Criterion
-from uflow_cli.training.fit import FlowFit
+from uflow_cli.training.fit import FlowFit, largest_canvas, rows_of_images
 from uflow_cli.training.observer import Observer
 from uflow_cli.training.processes import Processes
 
@@ -43,13 +47,29 @@ class Trainer:
     ) -> None:  # fmt: skip
         self.folder, self.state, self.config, self.split = folder, state, state.training, state.split
         self.model, self.features = model, features
-        rows = [*state.split.training, *range(len(state.images), len(features))]  # what trains: images, views
+        self.layouts = layouts_of(state)
+        n_rows = sum(len(layout.corners) for layout in self.layouts) or len(state.images)
+        rows = [*self._rows(state.split.training), *range(n_rows, len(features))]  # what trains: images or tiles, views
         self.group, self.observer, self.criterion = group, observer, criterion
         self.n_epochs = self.config.n_epochs(len(rows))
         self.fit = FlowFit(
-            model, features, rows, self.config, group, observer, n_epochs=self.n_epochs, tensors=tensors
+            model, features, rows, self.config, group, observer, n_epochs=self.n_epochs, tensors=tensors,
+            layouts=self.layouts,
         )  # fmt: skip
         self.tensors = tensors or self.fit.copies()
+
+    def _rows(self, images: Sequence[int]) -> list[int]:
+        """The rows of features that `images`, or their tiles, have."""
+        rows = rows_of_images(self.layouts)
+        return [row for image in images for row in rows[image]] if rows else list(images)
+
+    def _shares(self, images: Sequence[int]) -> NDArray[np.float32] | None:
+        """How much each cell of the maps of `images` counts, see `Detector.find`."""
+        if not self.layouts or not images:
+            return None
+        tile = self.model.flow.grids[0]
+        layouts = [self.layouts[image] for image in images]
+        return stack_shares(layouts, [one.grid(tile) for one in layouts], largest_canvas(self.layouts).grid(tile))
 
     def run(self, should_stop: Callable[[], bool]) -> Run:
         """Train until all epochs are done, patience has ended or `should_stop` says so after an epoch."""
@@ -153,10 +173,11 @@ class Trainer:
     ) -> Calibration:
         """What U maps of the held-out `images`, and of others that chose the epoch, say."""
         config, groups = self.model.config, self.state.groups
+        chosen = self.split.selection if len(selection) else ()
         return calibrate(
             norms, selection=selection, n_channels=self.model.source_channels, tests=config.tests,
             reach=self.model.flow.reach, shared=shared, is_fused=config.is_fused, log_lot=config.log_lot,
-            groups=[groups[i] for i in images] if groups else (),
+            groups=[groups[i] for i in images] if groups else (), shares=self._shares([*images, *chosen]),
         )  # fmt: skip
 
     def _roll_back(self) -> None:
@@ -196,11 +217,14 @@ class Trainer:
         folds, norms = self.split.folds, []
         for number, fold in enumerate(folds, start=2):
             self.observer.on_flow(number, len(folds) + 1)
-            rows = [i for i in (*self.split.selection, *self.split.training) if i not in set(fold)]
+            rows = self._rows([i for i in (*self.split.selection, *self.split.training) if i not in set(fold)])
             model = self.group.rank_zero_first(
                 lambda: build_model(self.model.config, device=self.model.device, seed=self.config.seed)
             )
-            fit = FlowFit(model, self.features, rows, self.config, self.group, self.observer, n_epochs=self.n_epochs)
+            fit = FlowFit(
+                model, self.features, rows, self.config, self.group, self.observer, n_epochs=self.n_epochs,
+                layouts=self.layouts,
+            )  # fmt: skip
             for epoch in range(1, self.state.progress.best_epoch + 1):
                 loss = fit.epoch(epoch, rate_share=self.state.rate_share)
                 if self.group.any(should_stop()):
@@ -221,9 +245,14 @@ class Trainer:
         config = self.model.config
         found = suspicious_images(
             norms, n_channels=self.model.source_channels, tests=config.tests, reach=self.model.flow.reach,
-            is_fused=config.is_fused, log_lot=config.log_lot,
+            is_fused=config.is_fused, log_lot=config.log_lot, shares=self._shares(images),
         )  # fmt: skip
         return [Suspect(Path(self.state.images[images[row]][0]), log_nfa) for row, log_nfa in found.items()]
+
+
+def layouts_of(state: TrainingState) -> list[Layout]:
+    """How each image of a training lies on the network's input; none where all are squashed."""
+    return [layout_of(size, state.model) for size in state.sizes]
 
 
 def _maps(fit: FlowFit, images: Sequence[int]) -> list[Tensor]:

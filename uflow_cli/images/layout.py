@@ -1,0 +1,156 @@
+"""How an image lies on the input of a network: squashed, with a mirrored border, or cut into overlapping tiles.
+
+Whatever the way, evidence comes back as one map per source for the whole image: tiles are stitched, and a share per
+cell says how much of it is image, not border, and inside the region of interest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uflow_cli.images.drawing import resize_image, resize_map
+
+Fit = Literal["auto", "squash", "letterbox", "tile"]
+Size = tuple[int, int]
+
+OVERLAP = 4  # tiles overlap by at least a fourth of a side
+FILL = 114  # grey level outside the region of interest, about the mean of photographs
+
+
+@dataclass(frozen=True)
+class Layout:
+    """An image of `size` is resized to `content`, mirrored beyond its right and bottom up to `canvas`, and cut there.
+
+    Tiles of size `tile` have their top left pixels at `corners`. All are (height, width) or (row, column) in pixels.
+    """
+
+    size: Size
+    content: Size
+    canvas: Size
+    tile: Size
+    corners: tuple[Size, ...]
+
+    @property
+    def extent(self) -> tuple[float, float]:
+        """Height and width of the canvas over those of the content, at least 1."""
+        return self.canvas[0] / self.content[0], self.canvas[1] / self.content[1]
+
+    def resized(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """`image` in the size of the content; the image itself where that is its size."""
+        return image if image.shape[:2] == self.content else resize_image(image, self.content)
+
+    def cut(self, content: NDArray[np.uint8], number: int) -> NDArray[np.uint8]:
+        """The tile `number` of the resized image `content` (H, W, 3), a view of it where nothing is mirrored."""
+        top, left = self.corners[number]
+        tile = content[top : top + self.tile[0], left : left + self.tile[1]]
+        missing = (self.tile[0] - tile.shape[0], self.tile[1] - tile.shape[1])
+        return np.pad(tile, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="symmetric") if any(missing) else tile
+
+    def grid(self, tile_grid: Size) -> Size:
+        """The grid of the canvas if that of a tile is `tile_grid`."""
+        return self.canvas[0] * tile_grid[0] // self.tile[0], self.canvas[1] * tile_grid[1] // self.tile[1]
+
+    def shares(self, grid: Size, *, roi: NDArray[np.bool_] | None = None) -> NDArray[np.float32] | None:
+        """How much of each cell of the canvas's `grid` is image inside `roi` (H, W), 0 to 1; None: all."""
+        if roi is None and self.content == self.canvas:
+            return None
+        rows, columns = (
+            np.clip(side * n / whole - np.arange(n), 0.0, 1.0)
+            for side, whole, n in zip(self.content, self.canvas, grid, strict=True)
+        )
+        if roi is None:
+            return np.outer(rows, columns).astype(np.float32)
+        return _cell_means(roi, [n / e for n, e in zip(grid, self.extent, strict=True)], grid)
+
+
+def lay_out(size: Size, *, fit: Fit, input_size: Size, step: int) -> Layout:
+    """The layout of an image of `size`; tiles lie on multiples of `step` pixels, the network's coarsest stride."""
+    if fit == "letterbox":
+        scale = min(input_size[0] / size[0], input_size[1] / size[1])
+        content = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+        return Layout(size, content, input_size, input_size, ((0, 0),))
+    if fit == "tile":
+        canvas = tuple(max(tile, math.ceil(n / step) * step) for n, tile in zip(size, input_size, strict=True))
+        starts = [_starts(n, tile, step) for n, tile in zip(canvas, input_size, strict=True)]
+        corners = tuple((top, left) for top, left in product(*starts))
+        return Layout(size, size, (canvas[0], canvas[1]), input_size, corners)
+    return Layout(size, input_size, input_size, input_size, ((0, 0),))
+
+
+def _starts(side: int, tile: int, step: int) -> list[int]:
+    """Where tiles begin along a side: evenly, on multiples of `step`, the last one at the end."""
+    n_gaps = math.ceil((side - tile) / max(step, tile - tile // OVERLAP))
+    return sorted({round(i * (side - tile) / (step * n_gaps)) * step for i in range(n_gaps + 1)}) if n_gaps else [0]
+
+
+def _cell_means(roi: NDArray[np.bool_], cells: Sequence[float], grid: Size) -> NDArray[np.float32]:
+    """Share of `roi` (H, W), which is `cells` high and wide, in each cell of a `grid` that begins at its corner."""
+    sums = np.zeros((roi.shape[0] + 1, roi.shape[1] + 1))
+    np.cumsum(np.cumsum(roi, axis=0, dtype=np.float64), axis=1, out=sums[1:, 1:])
+    for axis in (0, 1):  # the integral up to the edges of the cells, linear between pixels
+        edges = np.minimum(np.arange(grid[axis] + 1) * roi.shape[axis] / cells[axis], roi.shape[axis])
+        before = np.minimum(edges.astype(np.intp), roi.shape[axis] - 1)
+        rest = (edges - before).reshape(-1, 1) if axis == 0 else edges - before
+        sums = sums.take(before, axis) * (1 - rest) + sums.take(before + 1, axis) * rest
+    areas = np.diff(np.diff(sums, axis=0), axis=1)
+    full = roi.shape[0] / cells[0] * roi.shape[1] / cells[1]  # pixels of a whole cell
+    shares: NDArray[np.float32] = np.clip(areas / full, 0.0, 1.0).astype(np.float32)
+    return shares
+
+
+def filled(image: NDArray[np.uint8], roi: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """`image` with one grey outside `roi`, so that nothing there can matter."""
+    return np.where(roi[..., None], image, np.uint8(FILL))
+
+
+class Stitcher:
+    """Evidence maps of tiles, added one after the other, as one map of the canvas, blended where tiles overlap.
+
+    Weights rise linearly from the border of a tile, where a network sees least around a cell.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self._sums: list[NDArray[np.float32]] = []
+        self._weights: list[NDArray[np.float32]] = []
+        self._n_added = 0
+
+    def add(self, maps: Iterable[NDArray[np.float32]]) -> None:
+        """Add the maps of the next tile, per source (H_s, W_s)."""
+        layout = self.layout
+        top, left = layout.corners[self._n_added]
+        self._n_added += 1
+        if len(layout.corners) == 1:
+            self._sums = list(maps)
+            return
+        for source, tile in enumerate(maps):
+            if source == len(self._sums):
+                grid = layout.grid((tile.shape[0], tile.shape[1]))
+                self._sums.append(np.zeros(grid, np.float32))
+                self._weights.append(np.zeros(grid, np.float32))
+            weight = np.outer(*(np.minimum(np.arange(n) + 0.5, n - 0.5 - np.arange(n)) for n in tile.shape))
+            rows = slice(row := top * tile.shape[0] // layout.tile[0], row + tile.shape[0])
+            columns = slice(column := left * tile.shape[1] // layout.tile[1], column + tile.shape[1])
+            self._sums[source][rows, columns] += (weight * tile).astype(np.float32)
+            self._weights[source][rows, columns] += weight.astype(np.float32)
+
+    def maps(self) -> list[NDArray[np.float32]]:
+        """The maps of the canvas, per source (H_s, W_s)."""
+        if self._n_added < len(self.layout.corners):
+            raise ValueError(f"{self._n_added} of {len(self.layout.corners)} tiles were added")
+        if len(self.layout.corners) == 1:
+            return self._sums
+        return [total / weight for total, weight in zip(self._sums, self._weights, strict=True)]
+
+
+def on_content(values: NDArray[np.floating], size: Size, extent: tuple[float, float]) -> NDArray[np.float32]:
+    """A map of the canvas as `resize_map` resizes it, so that the content has `size`, without what is beside that."""
+    whole = tuple(max(n, round(n * e)) for n, e in zip(size, extent, strict=True))
+    return np.ascontiguousarray(resize_map(values, (whole[0], whole[1]))[: size[0], : size[1]])
