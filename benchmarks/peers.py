@@ -49,11 +49,13 @@ ROWS = {
     "fastflow": RowName("FastFlow", "fastflow"),
     "cflow": RowName("CFlow", "cflow"),
     "csflow": RowName("CS-Flow", "csflow"),
+    "spade": RowName("SPADE", "spade"),
     "uflow-resnet": RowName("uflow, ResNet", "uflow", "resnet_weights", "ResNet-18 or Wide-ResNet-50-2"),
     "patchcore-resnet": RowName("PatchCore, ResNet", "patchcore", "resnet_weights", "ResNet-18 or Wide-ResNet-50-2"),
     "padim-resnet": RowName("PaDiM, ResNet", "padim", "resnet_weights", "ResNet-18 or Wide-ResNet-50-2"),
     "fastflow-resnet": RowName("FastFlow, ResNet", "fastflow", "resnet_weights", "ResNet-18 or Wide-ResNet-50-2"),
     "cflow-resnet": RowName("CFlow, ResNet", "cflow", "resnet_weights", "ResNet-18 or Wide-ResNet-50-2"),
+    "spade-resnet": RowName("SPADE, ResNet", "spade", "resnet_weights", "ResNet-18 or Wide-ResNet-50-2"),
     "csflow-b5": RowName("CS-Flow, EfficientNet-B5", "csflow", "b5_weights", "EfficientNet-B5"),
 }
 

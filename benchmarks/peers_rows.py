@@ -15,10 +15,12 @@ import torch
 import torch.nn.functional as F
 from peers_images import BATCH, InputImages, Selection, true_masks
 from peers_measures import Scored, measure
+from peers_spade import Spade
 from peers_weights import resnet_backbone
 
 from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.detection.prediction import SCORE_SIZE, predict
+from uflow_cli.features import build_extractor
 from uflow_cli.images import read_image
 from uflow_cli.run.log import Epoch
 from uflow_cli.run.record import load_model, load_run
@@ -65,7 +67,9 @@ class Result:
 def run_row(job: Job, selection: Selection) -> Result:
     """Train, score and measure."""
     train_method: Callable[[Job, Selection], Trained] = train_uflow
-    if job.method != "uflow":
+    if job.method == "spade":
+        train_method = train_spade
+    elif job.method != "uflow":
         from peers_anomalib import train_peer  # anomalib is an optional dependency, and takes seconds to import
 
         train_method = train_peer
@@ -150,6 +154,36 @@ def train_uflow(job: Job, selection: Selection) -> Trained:
         "features": f"strides {', '.join(map(str, spec.strides))}",
         "training": f"{progress.epochs_done} epochs, batch {BATCH}; held-out images chose {progress.best_epoch}",
         "image score": "highest anomaly score",
+    })  # fmt: skip
+
+
+def train_spade(job: Job, selection: Selection) -> Trained:
+    """SPADE on uflow's own extractor: the features of the good images are all of it."""
+    extractor = build_extractor(uflow_config(job), device=CPU)
+
+    def features(paths: Sequence[Path]) -> list[torch.Tensor]:
+        batches = InputImages(paths, input_size=job.input_size).batches()
+        maps = [extractor((images * 255).round().to(torch.uint8)) for images in batches]
+        return [torch.cat(scale) for scale in zip(*maps, strict=True)]
+
+    spade = Spade(features(selection.training))
+
+    def score(paths: Sequence[Path]) -> Scored:
+        maps: list[np.ndarray] = []
+        scores: list[float] = []
+        for path in paths:  # one at a time: a cell is compared with those of 50 images
+            image_scores, cells = spade.score(features([path]))
+            maps += list(F.interpolate(cells[:, None], SCORE_SIZE, mode="bilinear", align_corners=False)[:, 0].numpy())
+            scores += image_scores.tolist()
+        return Scored(tuple(maps), tuple(scores))
+
+    spec = extractor.spec
+    return Trained(score, {
+        "extractor": spec.name,
+        "weights": ", ".join(source.home for source in spec.sources) if job.weights is None else job.weights.name,
+        "features": f"strides {', '.join(map(str, spec.strides))}",
+        "training": "none: the features of all training images",
+        "image score": "mean distance to the 50 nearest images",
     })  # fmt: skip
 
 

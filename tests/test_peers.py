@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import peers
 import pytest
+import torch
 from peers_images import choose_images
 from peers_measures import Scored, fair_threshold, measure, miou_above, oracle_of_scores
 from peers_rows import Job, run_row
+from peers_spade import Spade
 from peers_table import as_csv, as_markdown, as_text
 
 from uflow_cli.datasets import Dataset, load_dataset
@@ -198,3 +200,19 @@ def test_tables_hold_figures_of_rows_that_ran_and_reasons_of_others() -> None:
     first, second = csv.DictReader(io.StringIO(as_csv([ran, missing])))
     assert float(first["pixel_auroc"]) == measures["pixel_auroc"]
     assert (second["not_run"], second["pixel_auroc"]) == ("no weights", "")
+
+
+def test_spade_scores_by_nearest_images_and_cells(data: Dataset, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    good = [torch.randn(60, c, n, n, generator=generator) for c, n in ((3, 4), (5, 2))]
+    spade = Spade(good)
+    image_scores, maps = spade.score([f[:2] for f in good])
+    assert maps.abs().max() < 1e-2  # a training image's own cells are the nearest
+    vectors = good[1].mean(dim=(2, 3))
+    for i in range(2):
+        nearest = torch.linalg.vector_norm(vectors - vectors[i], dim=1).sort().values[:50]
+        assert image_scores[i] == pytest.approx(float(nearest.mean()), rel=1e-3)
+    selection = choose_images(data, n_train=8, n_good=1, n_defective=2, seed=0)
+    result = run_row(Job("spade", None, input_size=64, epochs=None, seed=0, folder=tmp_path), selection)
+    assert result.facts["extractor"] == "efficientnet-lite0"
+    assert 0.5 < result.measures["pixel_auroc"] <= 1
