@@ -25,7 +25,7 @@ FEW_IMAGES = 10  # below this many good images, training warns of what cannot be
 Tests = Literal["paper", "by-size"]
 Merge = Literal["fused", "min"]
 Coupling = Literal["affine", "uniform"]
-Fit = Literal["auto", "squash", "letterbox", "tile"]
+Fit = Literal["squash", "letterbox", "tile"]
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 Runtime = Literal["auto", "torch", "onnx"]
 Augment = Literal["flips", "rotations", "tilts", "brightness"]
@@ -102,9 +102,9 @@ class ModelConfig(Settings):
         default=(448, 448), description="Height and width in pixels to which images are resized; one number: a square."
     )
     fit: Fit = Field(
-        default="auto",
+        default="squash",
         description="How images get the input size: squash, letterbox (mirrored border) or tile (overlapping pieces, "
-        "nothing resized); auto: training looks at the images.",
+        "nothing resized).",
     )
     tests: Tests = Field(
         default="by-size",  # docs/method.md, section 4.4
@@ -158,7 +158,7 @@ class ModelConfig(Settings):
     @property
     def is_squashed(self) -> bool:
         """Whether every image becomes one input, whatever its proportions."""
-        return self.fit in ("auto", "squash")
+        return self.fit == "squash"
 
     @property
     def is_fused(self) -> bool:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from uflow_cli.images.drawing import resize_image, resize_map
 
-Fit = Literal["auto", "squash", "letterbox", "tile"]
+Fit = Literal["squash", "letterbox", "tile"]
 Size = tuple[int, int]
 
 OVERLAP = 4  # tiles overlap by at least a fourth of a side
