@@ -47,7 +47,7 @@ def test_split_uses_every_image_once_and_holds_out_enough(n_images):
     held_out = set(split.selection) | set(split.calibration)
     assert sorted(set(split.training) | held_out) == list(range(n_images))
     assert not set(split.training) & held_out
-    assert len(held_out) == min(max(8, round(0.15 * n_images)), n_images // 2)
+    assert len(held_out) == min(max(8, min(n_images // 4, 15), round(0.15 * n_images)), n_images // 2)
     if split.shared:
         assert split.selection == split.calibration
         assert len(held_out) < 24

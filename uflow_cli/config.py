@@ -18,8 +18,7 @@ from uflow_cli.schema import Setting, Settings, record, settings_of
 
 MIN_HELD_OUT = 8  # docs/method.md, section 5.1
 FEW_GROUPS = 5  # below this many held-out groups, the promise for a new one is a guess
-FOLDS = 5  # at most, where all images are to calibrate
-CROSS_FITTED = range(3 * MIN_HELD_OUT, 100)  # so many images all calibrate; measured in benchmarks/results/few.md
+FOLDS = 5  # at most, where all groups take turns
 FEW_IMAGES = 10  # below this many good images, training warns of what cannot be promised
 
 Tests = Literal["paper", "by-size"]
@@ -243,7 +242,7 @@ class TrainingConfig(Settings):
         default=None,
         ge=1,
         le=100,
-        description="Flows that take turns at holding images out, so that all calibrate; auto: 1, or 3 to 5 for few.",
+        description="Flows that take turns at holding images out, so that all calibrate; auto: 1, more for few groups.",
         json_schema_extra=AUTO,
     )
     augment: tuple[Augment, ...] | None = Field(
@@ -268,16 +267,16 @@ class TrainingConfig(Settings):
     def n_folds(self, n_images: int, *, n_groups: int = 0) -> int:
         """Flows to train on `n_images` images of `n_groups` groups (0: unknown), one of which is kept.
 
-        As given, at most one for every two images and one per group; or as many as `FOLDS` where the images are few, or
-        where fewer than `FEW_GROUPS` groups would be held out, and 1 elsewhere.
+        As given, at most one for every two images and one per group; or as many as `FOLDS` where fewer than
+        `FEW_GROUPS` groups would be held out, and 1 elsewhere.
         """
         most = min(n_images // 2, n_groups or n_images)
         if self.folds is not None:
             return max(1, min(self.folds, most))
         few_groups = 0 < self.held_out_fraction * n_groups < FEW_GROUPS
-        if self.augment is not None or not self.held_out_fraction or n_images < CROSS_FITTED.start:
+        if self.augment is not None or not self.held_out_fraction or not few_groups:
             return 1
-        return max(1, min(FOLDS, n_images // MIN_HELD_OUT, most)) if n_images in CROSS_FITTED or few_groups else 1
+        return max(1, min(FOLDS, n_images // MIN_HELD_OUT, most))
 
     def n_epochs(self, n_images: int) -> int:
         """Epochs for `n_images` training images: as given, or enough for 1600 steps, from 20 to 200."""

@@ -38,6 +38,7 @@ from uflow_cli.training.processes import Processes, processes
 from uflow_cli.training.trainer import Trainer, layouts_of
 
 COPIES_ON_DISK = 8  # of the flow, at most: old and new state of three copies each, old and new weights
+ENOUGH_HELD_OUT = 15  # images to be worth a quarter of few; measured in benchmarks/results/few.md
 ROOM_ON_GPU = 2  # times the features: the flow, its gradients and what it computes need memory too
 
 
@@ -184,10 +185,10 @@ def on_gpu_if_room(store: FeatureStore, device: torch.device, *, free_bytes: int
 def split_images(
     n_images: int, *, held_out_fraction: float, seed: int, groups: Sequence[str] = (), n_folds: int = 1
 ) -> Split:
-    """A random split of `n_images` good images: by default 15 %, at least 8, never train the flow.
+    """A random split of `n_images` good images: 15 % by default, of fewer than 100 up to a quarter, are held out.
 
-    With at least 24 held-out images a third of them chooses the epoch and the others calibrate; with fewer, all
-    do both. Fewer than 16 images are halved. A fraction of 0 holds none out. `groups` of the images are never parted:
+    At least 8 are, or half of fewer than 16. With at least 24 held-out images a third of them chooses the epoch and the
+    others calibrate; with fewer, all do both. A fraction of 0 holds none out. `groups` of the images are never parted:
     as many are held out as it takes to have so many images, half of all at most where that can be, and it takes three
     of them to part those that choose the epoch. Several `n_folds` are parts of all images, about as large as each
     other, the first of which is held out of the flow that is kept. TrainingError for less than 2 images.
@@ -198,7 +199,8 @@ def split_images(
         )
     if held_out_fraction == 0:
         return Split(tuple(range(n_images)), (), ())
-    n_held_out = min(max(MIN_HELD_OUT, round(held_out_fraction * n_images)), n_images // 2)
+    few = min(n_images // 4, ENOUGH_HELD_OUT)
+    n_held_out = min(max(MIN_HELD_OUT, few, round(held_out_fraction * n_images)), n_images // 2)
     order = [int(i) for i in np.random.default_rng(seed).permutation(n_images)]
     if n_folds > 1:
         first, *others = _folds(order, groups, n_folds)
