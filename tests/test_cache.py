@@ -382,7 +382,7 @@ def test_disk_that_fills_up_keeps_what_was_done(model, paths, cache, monkeypatch
     write, n_files = Path.write_bytes, [0]
 
     def fills_up(path, data):
-        n_files[0] += len(data) > 1000  # not the note beside the folder
+        n_files[0] += len(data) > 5000  # not the note beside the folder
         if n_files[0] > EXTRACTION_BATCH + 1:
             write(path, data[:1000])
             raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))

@@ -274,7 +274,7 @@ class TrainingConfig(Settings):
         if self.folds is not None:
             return max(1, min(self.folds, most))
         few_groups = 0 < self.held_out_fraction * n_groups < FEW_GROUPS
-        if self.augment is not None or not self.held_out_fraction or not few_groups:
+        if self.augment is not None or not few_groups or n_images < 3 * MIN_HELD_OUT:
             return 1
         return max(1, min(FOLDS, n_images // MIN_HELD_OUT, most))
 

@@ -15,7 +15,7 @@ from uflow_cli.images import write_png
 @pytest.fixture
 def dark(tmp_path):
     for i in range(16):
-        write_png(tmp_path / "dark" / f"{i:03d}.png", (good_image(700 + i) * 0.55).astype(np.uint8))
+        write_png(tmp_path / "dark" / f"{i:03d}.png", (good_image(700 + i) * 0.3).astype(np.uint8))
     return tmp_path / "dark"
 
 

@@ -9,12 +9,11 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import maximum_filter
 
 from uflow_cli.detection.detector import Detection, Detector, Findings
 from uflow_cli.detection.fitted import EvidenceModel, fitted_evidence, stack_evidence
 from uflow_cli.detection.masks import ScaleRegions
-from uflow_cli.images import Layout, on_content
+from uflow_cli.images import Layout, highest_in, on_content
 
 SCORE_SIZE = (256, 256)  # at which the paper compares scores
 LONGEST_SCORE = 1024  # pixels of a score map's longer side, at most
@@ -127,5 +126,5 @@ def _score_maps(
 
 def _shown(values: NDArray[np.float32], size: tuple[int, int], extent: tuple[float, float]) -> NDArray[np.float32]:
     """`values` of a canvas's cells resized to `size`; of several cells in a pixel the highest is shown."""
-    window = tuple(max(1, round(n / (e * m))) for n, m, e in zip(values.shape, size, extent, strict=True))
-    return on_content(maximum_filter(values, size=window) if max(window) > 1 else values, size, extent)
+    rows, columns = (max(1, round(n / (e * m))) for n, m, e in zip(values.shape, size, extent, strict=True))
+    return on_content(highest_in(values, (rows, columns)) if max(rows, columns) > 1 else values, size, extent)

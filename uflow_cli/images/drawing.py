@@ -58,8 +58,12 @@ def resize_mask(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bo
 
 def highest_around(values: NDArray[np.float32], reach: int) -> NDArray[np.float32]:
     """The highest of an (H, W) map within `reach` rows and columns of each place."""
-    window = np.ones((2 * reach + 1, 2 * reach + 1), dtype=np.uint8)
-    return np.asarray(cv2.dilate(np.ascontiguousarray(values), window), dtype=np.float32)
+    return highest_in(values, (2 * reach + 1, 2 * reach + 1))
+
+
+def highest_in(values: NDArray[np.float32], window: tuple[int, int]) -> NDArray[np.float32]:
+    """The highest of an (H, W) map in a `window` of so many rows and columns around each place."""
+    return np.asarray(cv2.dilate(np.ascontiguousarray(values), np.ones(window, dtype=np.uint8)), dtype=np.float32)
 
 
 def connected_parts(mask: NDArray[np.bool_]) -> NDArray[np.int32]:

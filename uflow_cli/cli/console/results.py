@@ -184,7 +184,7 @@ def _print_tables(result: CheckResult) -> None:
     for d in result.scales:
         drift.add_row(
             str(d.scale), f"{d.v_then:.3f}", f"{d.v_now:.3f}", f"{d.k_then:.1f}", f"{d.k_now:.1f}",
-            f"yes, by {d.z:z+.1f} standard errors" if d.moved else "no",
+            f"yes, by {d.z:+z.1f} standard errors" if d.moved else "no",
         )  # fmt: skip
     console.print(drift)
     console.print()
