@@ -4,9 +4,10 @@
     python benchmarks/peers.py --dataset mtd --data-root mtd --out peers-mtd --train-images 120 \
         --good-images 60 --defective-images 120 --epochs fastflow=40
 
-PatchCore, PaDiM, FastFlow, CFlow and CS-Flow are trained by anomalib's engine and scored by anomalib's models; reading,
-resizing and all measures are uflow's own. Every row runs in a process of its own and leaves OUT/<row>.json, so that
-one that fails loses nothing, and a second call runs only what is missing. CPU only.
+PatchCore, PaDiM, FastFlow, CFlow and CS-Flow are trained by anomalib's engine and scored by anomalib's models;
+reading, resizing and all measures are uflow's own, and so are SPADE and DifferNet. Every row runs in a process of its
+own and leaves OUT/<row>.json, so that one that fails loses nothing, and a second call runs only what is missing. CPU
+only.
 
 No hub is asked for weights. All rows use uflow's EfficientNet-Lite0; rows on the extractors of the papers run where
 their weights are given as files, and else are listed as not run.
@@ -50,14 +51,17 @@ ROWS = {
     "cflow": RowName("CFlow", "cflow"),
     "csflow": RowName("CS-Flow", "csflow"),
     "spade": RowName("SPADE", "spade"),
+    "differnet": RowName("DifferNet", "differnet"),
     "uflow-resnet": RowName("uflow, ResNet", "uflow", "resnet_weights", "ResNet-18 or Wide-ResNet-50-2"),
     "patchcore-resnet": RowName("PatchCore, ResNet", "patchcore", "resnet_weights", "ResNet-18 or Wide-ResNet-50-2"),
     "padim-resnet": RowName("PaDiM, ResNet", "padim", "resnet_weights", "ResNet-18 or Wide-ResNet-50-2"),
     "fastflow-resnet": RowName("FastFlow, ResNet", "fastflow", "resnet_weights", "ResNet-18 or Wide-ResNet-50-2"),
     "cflow-resnet": RowName("CFlow, ResNet", "cflow", "resnet_weights", "ResNet-18 or Wide-ResNet-50-2"),
     "spade-resnet": RowName("SPADE, ResNet", "spade", "resnet_weights", "ResNet-18 or Wide-ResNet-50-2"),
+    "differnet-resnet": RowName("DifferNet, ResNet", "differnet", "resnet_weights", "ResNet-18 or Wide-ResNet-50-2"),
     "csflow-b5": RowName("CS-Flow, EfficientNet-B5", "csflow", "b5_weights", "EfficientNet-B5"),
 }
+OWN_METHODS = ("uflow", "spade", "differnet")  # the others are anomalib's
 
 
 def main() -> None:
@@ -115,7 +119,7 @@ def reason_not_to_run(name: str, options: argparse.Namespace) -> str | None:
         return f"{option} FILE brings the weights of {row.extractor}; random ones would mislead"
     if row.method == "csflow" and options.input_size % 128:
         return f"anomalib's CS-Flow takes input sizes that are multiples of 128, not {options.input_size}"
-    if row.method != "uflow" and find_spec("anomalib") is None:
+    if row.method not in OWN_METHODS and find_spec("anomalib") is None:
         return "anomalib is not installed: pip install --group peers"
     return None
 

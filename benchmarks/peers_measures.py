@@ -31,7 +31,7 @@ Mask = NDArray[np.bool_]
 class Scored:
     """What a method says of some images: maps (256, 256) and one score each, high where anomalous.
 
-    `log_nfa_maps` (low where anomalous) and `log_nfas` are for methods that have them.
+    `maps` is empty for a method that has none; so are `log_nfa_maps` (low where anomalous) and `log_nfas`.
     """
 
     maps: tuple[Map, ...]
@@ -48,24 +48,9 @@ def measure(
     scores = np.asarray(test.scores)
     intervals = bootstrap_intervals(lambda rows: {"image_auroc": auroc(scores[rows], labels[rows])}, labels, seed=seed)
     low, high = intervals["image_auroc"]
-    pixels = PixelScores()
-    for score_map, mask in zip(test.maps, masks, strict=True):
-        pixels.add(score_map, mask)
-    curve = pixels.curve()
-    oracle_threshold, oracle = oracle_of_scores(test.maps, masks)
-    measures = {
-        "image_auroc": auroc(scores, labels),
-        "image_auroc_low": low,
-        "image_auroc_high": high,
-        "pixel_auroc": curve.auroc,
-        "aupro": curve.aupro(),
-        "oracle_threshold": oracle_threshold,
-        **_named("oracle", oracle),
-    }
-    for name, normal in (("fair", training), ("fair_held_out", held_out)):
-        threshold = fair_threshold(normal.maps)
-        measures[f"{name}_threshold"] = threshold
-        measures |= _named(name, miou_above(test.maps, masks, threshold=threshold))
+    measures = {"image_auroc": auroc(scores, labels), "image_auroc_low": low, "image_auroc_high": high}
+    if test.maps:
+        measures |= _pixel_measures(test, masks, training=training, held_out=held_out)
     if test.log_nfa_maps:
         measures |= _nfa_measures(test, masks, labels)
     return measures
@@ -97,6 +82,25 @@ def oracle_of_scores(maps: Sequence[Map], masks: Sequence[Mask]) -> tuple[float,
         sweep.add(-score_map.astype(np.float64), mask)
     found = sweep.oracle()
     return -found.threshold, found.miou
+
+
+def _pixel_measures(test: Scored, masks: Sequence[Mask], *, training: Scored, held_out: Scored) -> dict[str, float]:
+    pixels = PixelScores()
+    for score_map, mask in zip(test.maps, masks, strict=True):
+        pixels.add(score_map, mask)
+    curve = pixels.curve()
+    oracle_threshold, oracle = oracle_of_scores(test.maps, masks)
+    measures = {
+        "pixel_auroc": curve.auroc,
+        "aupro": curve.aupro(),
+        "oracle_threshold": oracle_threshold,
+        **_named("oracle", oracle),
+    }
+    for name, normal in (("fair", training), ("fair_held_out", held_out)):
+        threshold = fair_threshold(normal.maps)
+        measures[f"{name}_threshold"] = threshold
+        measures |= _named(name, miou_above(test.maps, masks, threshold=threshold))
+    return measures
 
 
 def _nfa_measures(test: Scored, masks: Sequence[Mask], labels: NDArray[np.bool_]) -> dict[str, float]:

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import peers
+import peers_differnet
 import pytest
 import torch
+from peers_differnet import DifferNet, turned_vectors
 from peers_images import choose_images
 from peers_measures import Scored, fair_threshold, measure, miou_above, oracle_of_scores
 from peers_rows import Job, run_row
@@ -143,6 +145,7 @@ def test_a_row_that_cannot_run_is_not_tried_and_says_why(
     assert "multiples of 128, not 448" in peers.result_of("csflow", options)["not_run"]
     monkeypatch.setattr(peers, "find_spec", lambda _: None)
     assert "pip install --group peers" in peers.result_of("padim", options)["not_run"]
+    assert peers.reason_not_to_run("differnet", options) is None
 
 
 def test_a_row_is_run_again_only_where_its_settings_changed(
@@ -216,3 +219,42 @@ def test_spade_scores_by_nearest_images_and_cells(data: Dataset, tmp_path: Path)
     result = run_row(Job("spade", None, input_size=64, epochs=None, seed=0, folder=tmp_path), selection)
     assert result.facts["extractor"] == "efficientnet-lite0"
     assert 0.5 < result.measures["pixel_auroc"] <= 1
+
+
+def test_differnet_learns_what_is_normal_and_the_same_from_the_same_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers_differnet, "LEARNING_RATE", 5e-3)
+    generator = torch.Generator().manual_seed(0)
+    good = 0.1 * torch.randn(24, 4, 6, generator=generator) + 2.0
+    strange = good - 2.0  # nearer to zero, where only a trained flow scores high
+    first, other = (DifferNet(good, epochs=n, seed=s, width=16) for n, s in ((30, 0), (1, 1)))
+    torch.rand(1)  # the state of the global generator does not count
+    same = DifferNet(good, epochs=30, seed=0, width=16)
+    assert first.score(good).max() < first.score(strange).min()
+    assert other.score(good).min() > other.score(strange).max()
+    assert torch.equal(first.score(good), same.score(good))
+    assert not torch.equal(other.score(good), DifferNet(good, epochs=1, seed=2, width=16).score(good))
+
+
+def test_vectors_of_a_turned_image_are_those_of_the_image_in_another_order() -> None:
+    image = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def corners(pixels: torch.Tensor) -> list[torch.Tensor]:
+        return [pixels.float(), pixels[:, :, :1, :1].float()]
+
+    vectors = turned_vectors(image, corners)
+    assert vectors.shape == (1, 4, 9)
+    assert torch.equal(turned_vectors(torch.rot90(image, 1, dims=(2, 3)), corners), vectors.roll(-1, dims=1))
+    assert not torch.equal(vectors, vectors.roll(-1, dims=1))
+
+
+def test_the_row_of_differnet_has_an_image_score_and_no_measures_of_pixels(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers_differnet.DifferNet.__init__, "__kwdefaults__", {"epochs": 2, "width": 16})
+    selection = choose_images(data, n_train=4, n_good=1, n_defective=1, seed=0)
+    job = Job("differnet", None, input_size=64, epochs=2, seed=0, folder=tmp_path)
+    result = run_row(job, selection)
+    assert set(result.measures) == {"image_auroc", "image_auroc_low", "image_auroc_high"}
+    assert result.facts["training"].startswith("2 epoch(s) (published: 192)")
+    row = {"row": "differnet", "title": "DifferNet", **asdict(result)}
+    assert "| - | - | - |" in as_markdown([row], [])
