@@ -35,7 +35,7 @@ def good_folder(tmp_path_factory):
 
 def settings(folder, out, epochs):
     return ["train", "--images", folder, "--out", out, "--epochs", epochs, "--batch-size", 3, "--input-size", 96,
-            "--learning-rate", 3e-4, "--device", "cpu"]  # fmt: skip
+            "--learning-rate", 3e-4, "--flow-precision", "fp32", "--device", "cpu"]  # fmt: skip
 
 
 def outcome(folder):
