@@ -13,16 +13,16 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from uflow_cli.calibration import calibrate
+from uflow_cli.calibration import calibrate, fit_curves
 from uflow_cli.datasets import load_dataset, read_label_mask
-from uflow_cli.detection.detector import Detector, Findings
+from uflow_cli.detection.detector import AREA_EXPONENT, WHOLE_SHARE, Detector, Findings
 from uflow_cli.detection.stream import squared_norm_maps
 from uflow_cli.errors import ImageError
 from uflow_cli.metrics import auroc, iou
@@ -36,12 +36,14 @@ Maps = list[NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Kind:
-    """A detector: the sources of evidence that it sees, by number, and whether they are fused."""
+    """A detector: the sources of evidence that it sees, by number, whether they are fused, and what then ranks."""
 
     name: str
     sources: tuple[int, ...]
     n_flow: int
     is_fused: bool
+    area_exponent: float = AREA_EXPONENT
+    whole_share: float = WHOLE_SHARE
 
 
 def main() -> None:
@@ -71,6 +73,10 @@ def main() -> None:
             Kind("Gaussians, fused", every[n_flow:], n - n_flow, True),
             Kind("flow and Gaussians, fused", every, n_flow, True),
         ]
+    kinds += [
+        Kind(f"area^{power:g} x log P, {share:.2f} for whole images", every, n_flow, True, power, share)
+        for power, share in ((0.0, WHOLE_SHARE), (0.5, WHOLE_SHARE), (1.0, WHOLE_SHARE), (0.25, 0.5), (0.25, 0.1))
+    ]
     print(f"{run.origin.dataset}/{run.origin.category}: {good.sum()} good and {(~good).sum()} defective test images")
     print(
         "| detector | image AUROC by NFA | false detections in 100 good images | good images flagged | detected | "
@@ -91,14 +97,18 @@ def row(
     for split in range(n_splits):
         order = np.random.default_rng(split).permutation(np.flatnonzero(good))
         fresh = np.sort(np.concatenate([order[len(order) // 2 :], np.flatnonzero(~good)]))
+        half = [u[order[: len(order) // 2]] for u in maps]
+        flow_reach = tuple(reach)[: kind.n_flow]
         calibration = calibrate(
-            [u[order[: len(order) // 2]] for u in maps], n_channels=channels, tests="by-size",
-            reach=tuple(reach)[: kind.n_flow], is_fused=kind.is_fused, log_lot=LOT,
-        )  # fmt: skip
-        detector = Detector(
-            calibration.background, "by-size", tuple(reach)[: kind.n_flow], calibration.curves,
-            fusion=calibration.fusion, log_lot=LOT,
-        )  # fmt: skip
+            half, n_channels=channels, tests="by-size", reach=flow_reach, is_fused=kind.is_fused, log_lot=LOT
+        )
+        fusion = calibration.fusion and replace(
+            calibration.fusion, area_exponent=kind.area_exponent, whole_share=kind.whole_share
+        )
+        detector = Detector(calibration.background, "by-size", flow_reach, fusion=fusion, log_lot=LOT)
+        ranked = detector.ranked(detector.find(half).regions)
+        n_curves = len(detector.shares)
+        detector = replace(detector, curves=fit_curves(ranked, n_images=len(half[0]), n_scales=n_curves))
         findings = detector.find([u[fresh] for u in maps])
         is_good, lowest = good[fresh], findings.lowest_log_nfa
         image = findings.regions.image[findings.regions.log_nfa < 0]
