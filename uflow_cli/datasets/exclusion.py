@@ -47,7 +47,8 @@ def without(data: Dataset, names: Sequence[str], *, strict: bool = True) -> tupl
     """
     wanted = {_place(name): name for name in names}
     gone = {image.path: place for image in data.train for place in _places(image.path) if place in wanted}
-    missing = [name for place, name in wanted.items() if place not in set(gone.values())]
+    found = set(gone.values())
+    missing = [name for place, name in wanted.items() if place not in found]
     if strict and missing:
         raise DatasetError(
             f"--exclude: {len(missing)} of {len(names)} are no training images, such as {missing[0]}; "
