@@ -71,28 +71,20 @@ def find_root(
     layout, looked, found = _layout(name), dict[Path, None](), list[Path]()
     for place in places(name, root=root, environment=environment):
         looked[place] = None
-        if not _categories(layout, place):
-            continue
         try:
-            choose_categories(name, wish or "all", root=place)
+            there = list_categories(name, root=place)
         except DatasetError:
-            found.append(place)
-        else:
+            continue
+        wanted = _wanted(wish or "all", there)
+        if wanted and set(wanted) <= set(there):
             return place
+        found.append(place)
     if found or root is not None:
         return found[0] if found else Path(root or "")
     raise DatasetError(
         f"data set {name} was not found in {', '.join(map(str, looked))}; {layout.expected}, in one of these or where "
         "--data-root says"
     )
-
-
-def _categories(layout: Layout, root: Path) -> list[str]:
-    """The categories below `root`; none where it does not fit the layout."""
-    try:
-        return layout.categories(root) if root.is_dir() else []
-    except DatasetError:
-        return []
 
 
 def list_categories(name: str, *, root: Path) -> list[str]:
@@ -112,14 +104,19 @@ def choose_categories(name: str, wish: str, *, root: Path) -> list[str]:
     Raises DatasetError for one that is not below `root`.
     """
     found = list_categories(name, root=root)
-    if wish == "all" or wish in found:  # whose name may hold a comma
-        return found if wish == "all" else [wish]
-    wanted = list(dict.fromkeys(part.strip() for part in wish.split(",") if part.strip()))
+    wanted = _wanted(wish, found)
     unknown = [part for part in wanted if part not in found]
     if unknown or not wanted:
         lacking = unknown[0] if unknown else wish
         raise DatasetError(f"{root}: has no category {lacking!r} of {name}; there are {', '.join(found)}, or all")
     return wanted
+
+
+def _wanted(wish: str, found: list[str]) -> list[str]:
+    """The categories that `wish` names, whether they are among those that were `found` or not."""
+    if wish == "all" or wish in found:  # whose name may hold a comma
+        return found if wish == "all" else [wish]
+    return list(dict.fromkeys(part.strip() for part in wish.split(",") if part.strip()))
 
 
 def load_dataset(name: str, *, root: Path, category: str | None = None) -> Dataset:
