@@ -33,9 +33,7 @@ def categories(root: Path) -> list[str]:
 
 def load(root: Path, category: str, *, name: str = "mvtec", mask_above: int | None = None) -> Dataset:
     """Load one category. Without a `test` folder there are no test images. Raises DatasetError."""
-    folder = root / category
-    if not folder.is_dir() and root.resolve().name == category:
-        folder = root
+    folder = _folder(root, category)
     good, left_out = good_folder(folder / "train"), list[LeftOut]()
     if not good.is_dir():
         raise DatasetError(f"{good}: no such folder; {LAYOUT}")
@@ -58,9 +56,7 @@ def load_ad_2(root: Path, category: str) -> Dataset:
 
     `<root>/<category>/{train,validation}/good/`, `test_public/{good,bad}/`, `test_public/ground_truth/bad/*_mask.png`.
     """
-    folder, left_out = root / category, list[LeftOut]()
-    if not folder.is_dir() and root.resolve().name == category:
-        folder = root
+    folder, left_out = _folder(root, category), list[LeftOut]()
     parts = [folder / "train" / GOOD, folder / "validation" / GOOD]
     train = [image for part in parts if part.is_dir() for image in list_images(part, left_out=left_out)]
     tests, test = folder / "test_public", list[LabelledImage]()
@@ -75,3 +71,9 @@ def load_ad_2(root: Path, category: str) -> Dataset:
 def load_magnetic_tile(root: Path, category: str) -> Dataset:
     """Load Magnetic Tile Defects in this layout; its masks carry grey noise around 0, so 127 divides them."""
     return load(root, category, name="mtd", mask_above=127)
+
+
+def _folder(root: Path, category: str) -> Path:
+    """The folder of `category`: in `root`, or `root` itself."""
+    folder = root / category
+    return root if not folder.is_dir() and root.resolve().name == category else folder
