@@ -18,14 +18,15 @@ import torch
 
 import uflow_cli
 from uflow_cli.cache import GIB, CacheFolder
-from uflow_cli.config import DeviceChoice
+from uflow_cli.config import DeviceChoice, ModelConfig
 from uflow_cli.datasets import DATASETS, find_root, list_categories
+from uflow_cli.engine import available_cores
 from uflow_cli.errors import DatasetError, UflowError
 from uflow_cli.features import EXTRACTORS, choose_precision
 from uflow_cli.model import choose_device
 from uflow_cli.schema import record
 
-DEFAULT_EXTRACTOR = "efficientnet-lite0"
+DEFAULT_EXTRACTOR = ModelConfig().extractor
 SCARCE = 2.0  # GiB: features of 1000 images by the default extractor take about as much
 LIBRARIES = ("torch", "timm", "FrEIA")
 
@@ -82,7 +83,7 @@ def _device(choice: DeviceChoice) -> Iterator[Finding]:
             "device", "good", f"{torch.cuda.get_device_name(device)}, {memory:.0f} GiB, features in {precision}"
         )
         return
-    cores, threads = len(_usable_cores()), torch.get_num_threads()
+    cores, threads = available_cores(), torch.get_num_threads()
     yield Finding("device", "slow", f"processor, {cores} cores, features in {precision}",
                   "without a CUDA GPU ms-cait, wide_resnet50_2 and large transformers take seconds for each new image; "
                   "--preset lite is made for processors")  # fmt: skip
@@ -91,17 +92,11 @@ def _device(choice: DeviceChoice) -> Iterator[Finding]:
         yield Finding("threads", "slow", f"{threads} of {cores} cores are used", f"the others are idle by {cause}")
 
 
-def _usable_cores() -> set[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return os.sched_getaffinity(0)
-    return set(range(os.cpu_count() or 1))
-
-
 def _extension() -> Iterator[Finding]:
     from uflow_cli.detection import nfa
 
     area = nfa.max_tree(np.array([[0.0, 1.0], [0.0, 0.0]])).area
-    works = sorted(int(a) for a in area)[-1] == 4
+    works = area.max() == 4
     yield Finding("extension", "good" if works else "broken", "the native core answers" if works else
                   "the native core gives wrong answers", None if works else "install uflow again")  # fmt: skip
 
