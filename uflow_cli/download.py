@@ -18,8 +18,9 @@ import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPException
 from importlib import resources
+from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 from urllib.parse import urlsplit
@@ -147,13 +148,7 @@ def _fetch(source: Source, archive: Path, on_progress: Progress) -> None:
         for _ in range(TRIES):
             try:
                 _transfer(address, part, source.size, on_progress)
-            except (
-                urllib.error.HTTPError,
-                HTTPException,
-                TimeoutError,
-                ConnectionError,
-                urllib.error.URLError,
-            ) as error:
+            except (HTTPException, TimeoutError, ConnectionError, urllib.error.URLError) as error:
                 failures.append(f"{urlsplit(address).hostname}: {getattr(error, 'reason', error) or error}")
                 if isinstance(error, urllib.error.URLError):  # nobody answers, or says no
                     break
@@ -199,8 +194,8 @@ def _transfer(address: str, part: Path, size: int | None, on_progress: Progress)
         raise ConnectionError(f"the transfer broke off after {done} of {total} bytes")
 
 
-def _blocks(answer: HTTPResponse) -> Iterator[bytes]:
-    while block := answer.read(CHUNK):
+def _blocks(stream: BufferedIOBase) -> Iterator[bytes]:
+    while block := stream.read(CHUNK):
         yield block
 
 
@@ -219,7 +214,7 @@ def _check(source: Source, archive: Path, on_progress: Progress) -> None:
     digest = hashlib.sha256() if source.sha256 else hashlib.md5(usedforsecurity=False)
     with archive.open("rb") as file:
         done = 0
-        while block := file.read(CHUNK):
+        for block in _blocks(file):
             digest.update(block)
             done += len(block)
             on_progress("checking", done, size)
