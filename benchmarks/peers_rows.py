@@ -21,7 +21,7 @@ from peers_weights import resnet_backbone
 
 from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.detection.prediction import SCORE_SIZE, predict
-from uflow_cli.features import build_extractor
+from uflow_cli.features import ExtractorSpec, build_extractor
 from uflow_cli.images import read_image
 from uflow_cli.run.log import Epoch
 from uflow_cli.run.record import load_model, load_run
@@ -126,6 +126,15 @@ def uflow_config(job: Job) -> ModelConfig:
     )  # fmt: skip
 
 
+def extractor_facts(job: Job, spec: ExtractorSpec) -> dict[str, str]:
+    """What is to be said about uflow's own extractor."""
+    return {
+        "extractor": spec.name,
+        "weights": ", ".join(source.home for source in spec.sources) if job.weights is None else job.weights.name,
+        "features": f"strides {', '.join(map(str, spec.strides))}",
+    }
+
+
 def train_uflow(job: Job, selection: Selection) -> Trained:
     """uflow as `uflow train` trains it, on all good images: it holds out its part itself, by the same seed."""
     model_config = uflow_config(job)
@@ -149,12 +158,9 @@ def train_uflow(job: Job, selection: Selection) -> Trained:
                 log_nfas.append(prediction.log_nfa)
         return Scored(tuple(maps), tuple(scores), tuple(log_nfa_maps), tuple(log_nfas))
 
-    spec = model.extractor.spec
     progress = result.progress
     return Trained(score, {
-        "extractor": spec.name,
-        "weights": ", ".join(source.home for source in spec.sources) if job.weights is None else job.weights.name,
-        "features": f"strides {', '.join(map(str, spec.strides))}",
+        **extractor_facts(job, model.extractor.spec),
         "training": f"{progress.epochs_done} epochs, batch {BATCH}; held-out images chose {progress.best_epoch}",
         "image score": "highest anomaly score",
     })  # fmt: skip
@@ -180,11 +186,8 @@ def train_spade(job: Job, selection: Selection) -> Trained:
             scores += image_scores.tolist()
         return Scored(tuple(maps), tuple(scores))
 
-    spec = extractor.spec
     return Trained(score, {
-        "extractor": spec.name,
-        "weights": ", ".join(source.home for source in spec.sources) if job.weights is None else job.weights.name,
-        "features": f"strides {', '.join(map(str, spec.strides))}",
+        **extractor_facts(job, extractor.spec),
         "training": "none: the features of all training images",
         "image score": "mean distance to the 50 nearest images",
     })  # fmt: skip
@@ -202,8 +205,7 @@ def train_differnet(job: Job, selection: Selection) -> Trained:
     published = f" (published: {EPOCHS})" if epochs != EPOCHS else ""
     spec = extractor.spec
     return Trained(lambda paths: Scored((), tuple(differnet.score(vectors(paths)).tolist())), {
-        "extractor": spec.name,
-        "weights": ", ".join(source.home for source in spec.sources) if job.weights is None else job.weights.name,
+        **extractor_facts(job, spec),
         "features": f"stride {spec.strides[-1]} of the image at sizes 1, 1/2, 1/4, averaged",
         "training": f"{epochs} epoch(s){published}, batch 96 of the four quarter turns, Adam 2e-4",
         "image score": "mean of |z|^2 / 2 over the four quarter turns; no maps",
