@@ -16,7 +16,7 @@ from uflow_cli.features.cait import CAIT_M48, CAIT_S24, CaitBackbone
 from uflow_cli.features.extractor import Backbone, ExtractorSpec, FeatureExtractor, choose_precision
 from uflow_cli.features.lite import LiteBackbone
 from uflow_cli.features.multi_size import MultiSizeBackbone, parse_scales
-from uflow_cli.features.networks import PyramidBackbone, blank
+from uflow_cli.features.networks import PyramidBackbone, blank, blank_network
 from uflow_cli.features.vit import VitBackbone, is_plain
 from uflow_cli.features.weights import find_weights
 
@@ -61,9 +61,7 @@ def find_backbone(name: str) -> Backbone:
     tags = timm.list_pretrained(f"{architecture}.*")
     if tag and network not in tags:
         raise UflowError(f"timm knows no weights {tag!r} of {architecture}; known: {', '.join(tags) or 'none'}")
-    with blank():
-        made = timm.create_model(network, pretrained=False)
-    return VitBackbone(name, network) if is_plain(made) else PyramidBackbone(name, network)
+    return (VitBackbone if is_plain(blank_network(network)) else PyramidBackbone)(name, network)
 
 
 def chosen_backbone(name: str, *, scales: str | None = None, blocks: tuple[int, ...] | None = None) -> Backbone:

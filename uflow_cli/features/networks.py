@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ class PyramidBackbone:
 
     def spec(self, strides: Sequence[int] | None) -> ExtractorSpec:
         """Channels and strides as the network itself tells."""
-        channels = self._channels_by_stride()
+        channels = dict(self._offered())
         offered = tuple(channels)
         own = self.strides or coarsest_strides(offered)
         chosen = choose_strides(self.name, own if strides is None else strides, offered=offered)
@@ -109,10 +110,9 @@ class PyramidBackbone:
         deepest = {stride: index for index, (stride, _) in enumerate(maps)}
         return Intermediates(network, [deepest[stride] for stride in spec.strides])
 
-    def _channels_by_stride(self) -> dict[int, int]:
-        with blank():
-            network = timm.create_model(self.network, pretrained=False)
-        return dict(_maps(network, self.name))
+    def _offered(self) -> list[tuple[int, int]]:
+        """Stride and channels of all maps, finest first."""
+        return _maps(blank_network(self.network), self.name)
 
 
 def _maps(network: nn.Module, name: str) -> list[tuple[int, int]]:
@@ -195,3 +195,11 @@ def blank() -> Iterator[None]:
     """Networks made inside stand on the meta device: they have shapes but no numbers."""
     with torch.device("meta"), _SkipInitialisers():
         yield
+
+
+@functools.lru_cache(maxsize=1)
+def blank_network(network: str) -> nn.Module:
+    """timm's whole `network` on the meta device, to be asked what maps it has; it is shared, and not to be changed."""
+    with blank():
+        made: nn.Module = timm.create_model(network, pretrained=False)
+    return made

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from uflow_cli.config import Size
 from uflow_cli.errors import UflowError
 from uflow_cli.features.extractor import ExtractorSpec
-from uflow_cli.features.networks import Intermediates, PyramidBackbone, blank
+from uflow_cli.features.networks import Intermediates, PyramidBackbone
 
 
 @dataclass(frozen=True)
@@ -34,18 +34,13 @@ class VitBackbone(PyramidBackbone):
 
     def spec(self, strides: Sequence[int] | None) -> ExtractorSpec:
         """One scale, of the patches' size; UflowError for blocks that it does not have."""
-        return replace(super().spec(strides), blocks=self._chosen(self._depth()))
+        return replace(super().spec(strides), blocks=self._chosen(len(self._offered())))
 
     def _chosen(self, depth: int) -> tuple[int, ...]:
         blocks = self.blocks or tuple(range(depth // 4 + 1, depth - depth // 4 + 1))
         if missing := [block for block in blocks if not 1 <= block <= depth]:
             raise UflowError(f"blocks: {self.name} has 1 to {depth}, not {missing[0]}")
         return tuple(sorted(set(blocks)))
-
-    def _depth(self) -> int:
-        with blank():
-            network = timm.create_model(self.network, pretrained=False)
-        return len(network.feature_info)
 
     def _create(self, input_size: Size, **options: Any) -> nn.Module:  # noqa: ARG002 - any that the patches fit
         network: nn.Module = timm.create_model(
