@@ -44,14 +44,17 @@ Flow = Callable[[Sequence[Tensor]], tuple[Sequence[Tensor], Tensor]]
 Step = Callable[[Sequence[Tensor]], Tensor]
 
 
-def freia_flow(flow: UFlow) -> GraphINN:
-    """The graph of FrEIA's own parts with the weights and permutations of `flow`, under the same names."""
+def freia_block(dims_in: Sequence[tuple[int, int, int]], kernel_size: int) -> AllInOneBlock:
+    """FrEIA's own block as the published models have it."""
+    subnet = functools.partial(coupling_subnet, kernel_size=kernel_size)
+    return AllInOneBlock(dims_in, subnet_constructor=subnet, affine_clamping=2.0)
 
-    def block(dims_in: Sequence[tuple[int, int, int]], kernel_size: int) -> AllInOneBlock:
-        subnet = functools.partial(coupling_subnet, kernel_size=kernel_size)
-        return AllInOneBlock(dims_in, subnet_constructor=subnet, affine_clamping=2.0)
 
-    inputs = [InputNode(c, h, w) for c, (h, w) in zip(flow.channels, flow.grids, strict=True)]
+def published_graph(
+    channels: Sequence[int], grids: Sequence[tuple[int, int]], *, kernel_sizes: Sequence[int]
+) -> GraphINN:
+    """The graph of the published models, of FrEIA's own parts (docs/method.md, section 9); finest scale first."""
+    inputs = [InputNode(c, h, w) for c, (h, w) in zip(channels, grids, strict=True)]
     nodes: list[Node] = []
     outputs: list[Node] = []
     below = None
@@ -60,8 +63,8 @@ def freia_flow(flow: UFlow) -> GraphINN:
         if below is not None:
             x = Node([x.out0, below.out0], Concat, {"dim": 0})
             nodes.append(x)
-        for kernel_size in flow.kernel_sizes:
-            x = Node(x.out0, block, {"kernel_size": kernel_size})
+        for kernel_size in kernel_sizes:
+            x = Node(x.out0, freia_block, {"kernel_size": kernel_size})
             nodes.append(x)
         if scale:
             up = 4 * (x.output_dims[0][0] // 8)
@@ -69,7 +72,12 @@ def freia_flow(flow: UFlow) -> GraphINN:
             below = Node(split.out0, IRevNetUpsampling, {})
             nodes += [split, below]
             outputs.append(OutputNode(split.out1))
-    graph = GraphINN([*inputs, *nodes, OutputNode(x.out0), *reversed(outputs)], force_tuple_output=True)
+    return GraphINN([*inputs, *nodes, OutputNode(x.out0), *reversed(outputs)], force_tuple_output=True)
+
+
+def freia_flow(flow: UFlow) -> GraphINN:
+    """The graph of FrEIA's own parts with the weights and permutations of `flow`, under the same names."""
+    graph = published_graph(flow.channels, flow.grids, kernel_sizes=flow.kernel_sizes)
     state = graph.state_dict()
     for name, value in flow.state_dict().items():
         if name.endswith(".permutation"):

@@ -1,49 +1,35 @@
-"""The flow of the published models, made of FrEIA's own parts."""
+"""Flows away from their initial state, where global affine maps are the identity: ours, and the published models'."""
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
-from FrEIA.framework import GraphINN, InputNode, Node, OutputNode  # noqa: TID251
-from FrEIA.modules import AllInOneBlock, Concat, IRevNetUpsampling, Split  # noqa: TID251
+from FrEIA.framework import GraphINN  # noqa: TID251
+from torch import nn
+from training_step import published_graph
 
-from uflow_cli.flow import coupling_subnet
+Flow = TypeVar("Flow", bound=nn.Module)
 
 
-def freia_block(dims_in, kernel_size: int) -> AllInOneBlock:
-    """FrEIA's own block as the published models have it."""
-    return AllInOneBlock(
-        dims_in,
-        subnet_constructor=lambda channels_in, channels_out: coupling_subnet(channels_in, channels_out, kernel_size),
-        affine_clamping=2.0,
-        permute_soft=False,
-    )
+def perturbed(flow: Flow, seed: int = 1) -> Flow:
+    """The flow with noise on all that it learns."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            if parameter.requires_grad:
+                parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+    return flow
+
+
+def square_grids(n_scales: int, coarsest: int) -> list[tuple[int, int]]:
+    """Grids whose coarsest is `coarsest` cells wide, finest first."""
+    return [(coarsest * 2**s, coarsest * 2**s) for s in reversed(range(n_scales))]
 
 
 def freia_graph(channels: tuple[int, ...], flow_steps: int, *, coarsest: int = 2) -> GraphINN:
-    """The graph of the published models, of FrEIA's own parts (docs/method.md, section 9), away from its initial state."""
-    grids = [(coarsest * 2**s, coarsest * 2**s) for s in reversed(range(len(channels)))]
-    inputs = [InputNode(c, *grid) for c, grid in zip(channels, grids, strict=True)]
-    nodes: list[Node] = []
-    outputs: list[Node] = []
-    below = None
-    for scale in reversed(range(len(inputs))):
-        x = inputs[scale]
-        if below is not None:
-            x = Node([x.out0, below.out0], Concat, {"dim": 0})
-            nodes.append(x)
-        for step in range(flow_steps):
-            x = Node(x.out0, freia_block, {"kernel_size": (3, 1)[step % 2]})
-            nodes.append(x)
-        if scale:
-            up = 4 * (x.output_dims[0][0] // 8)
-            split = Node(x.out0, Split, {"section_sizes": [up, x.output_dims[0][0] - up], "dim": 0})
-            below = Node(split.out0, IRevNetUpsampling, {})
-            nodes += [split, below]
-            outputs.append(OutputNode(split.out1))
-    graph = GraphINN([*inputs, *nodes, OutputNode(x.out0), *reversed(outputs)])
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in graph.parameters():
-            if parameter.requires_grad:
-                parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
-    return graph.double()
+    """The graph of the published models, of FrEIA's own parts, in double precision."""
+    kernel_sizes = [(3, 1)[step % 2] for step in range(flow_steps)]
+    return perturbed(
+        published_graph(channels, square_grids(len(channels), coarsest), kernel_sizes=kernel_sizes)
+    ).double()

@@ -12,9 +12,10 @@ import FrEIA  # noqa: TID251
 import numpy as np
 import pytest
 import torch
-from freia_parts import freia_block, freia_graph
+from freia_parts import freia_graph, perturbed, square_grids
 from safetensors.torch import load_file
 from torch import Tensor
+from training_step import freia_block
 
 from uflow_cli.flow import (
     FlowStep,
@@ -39,19 +40,9 @@ def random_features(flow: UFlow, n_images: int, seed: int = 0) -> list[Tensor]:
     return [torch.randn(n_images, c, h, w, generator=generator) for c, (h, w) in shapes]
 
 
-def perturbed(flow: UFlow, seed: int = 1) -> UFlow:
-    """The flow away from its initial state, where global affine maps are the identity."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in flow.parameters():
-            parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
-    return flow
-
-
 def small_flow(channels: tuple[int, ...], coarsest: int = 2, **options) -> UFlow:
     """A double-precision flow away from its initial state whose coarsest grid is `coarsest` cells wide."""
-    grids = [(coarsest * 2**s, coarsest * 2**s) for s in reversed(range(len(channels)))]
-    return perturbed(UFlow(channels, grids, **options)).double()
+    return perturbed(UFlow(channels, square_grids(len(channels), coarsest), **options)).double()
 
 
 def at_448(channels: tuple[int, ...], strides: tuple[int, ...]) -> UFlow:
