@@ -1,4 +1,4 @@
-"""A small product that several test files share: images, settings and an observer that remembers."""
+"""What several test files share: images and settings of a small product, an observer that remembers, a folder's files."""
 
 from __future__ import annotations
 
@@ -38,6 +38,11 @@ def defective_image(seed: int, side: int = 96) -> tuple[NDArray[np.uint8], NDArr
     mask[side // 3 : side // 3 + side // 4, side // 2 : side // 2 + side // 4] = True
     image[mask] = image[mask] // 4 + 130
     return image, mask
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    """What all files below `folder` hold, by their paths from there."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @dataclass

@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from products import files_in
 
 from uflow_cli import download as module
 from uflow_cli.datasets import DATASETS
@@ -103,17 +104,13 @@ def source_of(server: Server, **changes) -> Source:
     )  # fmt: skip
 
 
-def below(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 @pytest.mark.parametrize("packed", [tarred, zipped])
 def test_a_data_set_is_fetched_checked_unpacked_and_alone_in_its_folder(server, tmp_path, packed):
     server.content = packed(FILES)
     said = []
     place = download(source_of(server), tmp_path / "data", on_progress=lambda *what: said.append(what))
     assert place == tmp_path / "data" / "parts"
-    assert below(tmp_path / "data") == {f"parts/{name}": content for name, content in FILES.items()}
+    assert files_in(tmp_path / "data") == {f"parts/{name}": content for name, content in FILES.items()}
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["parts"]
     assert {what for what, _, _ in said} == {"fetching", "checking", "unpacking"}
     assert ("fetching", len(server.content), len(server.content)) in said
@@ -124,12 +121,12 @@ def test_a_data_set_is_fetched_checked_unpacked_and_alone_in_its_folder(server, 
 def test_one_category_and_then_another(server, tmp_path):
     server.content = tarred({f"inner/{name}": content for name, content in FILES.items()} | {"readme.txt": b"read"})
     download(source_of(server), tmp_path, category="screw")
-    assert {Path(name).parts[2] for name in below(tmp_path / "parts") if "inner" in name and "train" in name} == {
+    assert {Path(name).parts[2] for name in files_in(tmp_path / "parts") if "inner" in name and "train" in name} == {
         "train"
     }
     assert not (tmp_path / "parts" / "inner" / "bolt").exists()
     download(source_of(server), tmp_path, category="bolt")
-    assert below(tmp_path / "parts" / "inner") == FILES
+    assert files_in(tmp_path / "parts" / "inner") == FILES
     with pytest.raises(DatasetError, match="no category 'nut' of parts"):
         download(source_of(server), tmp_path, category="nut")
 
@@ -138,7 +135,7 @@ def test_one_category_and_then_another(server, tmp_path):
 def test_a_transfer_that_breaks_off_goes_on_where_it_ended(server, tmp_path, knows_ranges):
     server.knows_ranges, server.breaks = knows_ranges, [100, 200]
     download(source_of(server), tmp_path)
-    assert below(tmp_path / "parts") == FILES
+    assert files_in(tmp_path / "parts") == FILES
     assert server.asked == [None, "bytes=100-", "bytes=300-" if knows_ranges else "bytes=200-"]
 
 
@@ -150,13 +147,13 @@ def test_a_transfer_that_never_ends_keeps_what_came_and_goes_on_later(server, tm
         download(source_of(server), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["parts.tar.xz.part"]
     download(source_of(server), tmp_path)
-    assert below(tmp_path / "parts") == FILES
+    assert files_in(tmp_path / "parts") == FILES
 
 
 def test_a_whole_part_is_not_fetched_again(server, tmp_path):
     (tmp_path / "parts.tar.xz.part").write_bytes(server.content)
     download(source_of(server), tmp_path)
-    assert below(tmp_path / "parts") == FILES
+    assert files_in(tmp_path / "parts") == FILES
 
 
 def test_a_part_of_something_else_is_found_out(server, tmp_path):
@@ -178,7 +175,7 @@ def test_without_any_checksum_it_says_so(server, tmp_path):
     source = source_of(server, sha256=None, size=None)
     assert "no checksum is known" in "".join(source.facts())
     download(source, tmp_path)
-    assert below(tmp_path / "parts") == FILES
+    assert files_in(tmp_path / "parts") == FILES
 
 
 def test_the_next_address_is_asked_and_without_a_network_one_line_says_what_to_bring(server, tmp_path):
@@ -192,7 +189,7 @@ def test_the_next_address_is_asked_and_without_a_network_one_line_says_what_to_b
         assert part in text
     (tmp_path / "parts.tar.xz").write_bytes(server.content)  # brought by hand
     download(replace(source, addresses=(dead,)), tmp_path)
-    assert below(tmp_path / "parts") == FILES
+    assert files_in(tmp_path / "parts") == FILES
     download(replace(source, name="more", addresses=(dead, server.address)), tmp_path)
 
 
@@ -247,7 +244,7 @@ def test_a_disk_without_room_is_told_before_and_one_that_fills_up_keeps_what_cam
     assert (tmp_path / "parts.tar.xz.part").stat().st_size == 150
     download(source_of(server), tmp_path)
     assert server.asked[-1] == "bytes=150-"
-    assert below(tmp_path / "parts") == FILES
+    assert files_in(tmp_path / "parts") == FILES
 
 
 def test_the_table_names_known_data_sets_with_all_that_is_needed():

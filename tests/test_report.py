@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from products import files_in
 
 from uflow_cli.errors import UflowError
 from uflow_cli.evaluation import NfaSweep
@@ -104,10 +105,6 @@ class Page(HTMLParser):
 
 def write(folder: Path, images: list[ReportImage], *, summary: ReportSummary = SUMMARY, title: str = "T") -> Page:
     return Page(write_report(folder, title=title, summary=summary, images=images).read_text(encoding="utf-8"))
-
-
-def files_in(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_every_link_is_a_file_beside_the_page_and_every_file_is_linked(tmp_path: Path) -> None:

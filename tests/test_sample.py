@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from products import files_in
 from scipy import ndimage
 
 from uflow_cli.errors import DatasetError, UflowError
@@ -15,10 +16,6 @@ from uflow_cli.sample.writing import PRODUCTS
 
 categories = pytest.mark.parametrize("category", CATEGORIES)
 defects = pytest.mark.parametrize(("category", "kind"), [(name, kind) for name in CATEGORIES for kind in KINDS[name]])
-
-
-def files_in(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def write_small(root: Path, *, category: str = "fabric", seed: int = 0) -> Path:
