@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uflow_cli.images import Stitcher, filled, lay_out, on_content
+from uflow_cli.images import Stitcher, lay_out, on_content
 
 sides = st.integers(1, 400)
 sizes = st.tuples(sides, sides)
@@ -54,11 +54,6 @@ def test_shares_add_up_to_the_content(fit):
     cells = layout.content[0] / 8 * layout.content[1] / 8
     assert shares.sum() == pytest.approx(cells, rel=1e-3)
     assert shares.max() == 1
-    roi = np.zeros((50, 130), dtype=np.bool_)
-    roi[5:25, 30:95] = True
-    inside = layout.shares(layout.grid((8, 8)), roi=roi)
-    assert inside.sum() == pytest.approx(cells * roi.mean(), rel=1e-3)
-    assert np.all(inside <= shares + 1e-6)
 
 
 def test_content_is_kept_and_mirrored_beyond():
@@ -67,14 +62,6 @@ def test_content_is_kept_and_mirrored_beyond():
     first = layout.cut(layout.resized(image), 0)
     assert np.array_equal(first[:50], image[:, :64])
     assert np.array_equal(first[50:], image[36:50, :64][::-1])
-
-
-def test_nothing_outside_the_region_of_interest_is_seen():
-    roi = np.zeros((4, 5), dtype=np.bool_)
-    roi[1:3, 2:] = True
-    a, b = (np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8) for seed in (0, 1))
-    b[roi] = a[roi]
-    assert np.array_equal(filled(a, roi), filled(b, roi))
 
 
 def test_maps_of_a_canvas_are_drawn_over_the_content_alone():

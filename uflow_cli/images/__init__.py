@@ -23,7 +23,6 @@ from uflow_cli.images.layout import (
     Fit,
     Layout,
     Stitcher,
-    filled,
     lay_out,
     on_content,
 )
@@ -75,7 +74,6 @@ __all__ = [
     "draw_outlines",
     "draw_polygons",
     "encode_png",
-    "filled",
     "highest_around",
     "highest_in",
     "is_of_the_system",

@@ -1,13 +1,13 @@
 """How an image lies on the input of a network: squashed, with a mirrored border, or cut into overlapping tiles.
 
 Whatever the way, evidence comes back as one map per source for the whole image: tiles are stitched, and a share per
-cell says how much of it is image, not border, and inside the region of interest.
+cell says how much of it is image, not border.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
 from typing import Literal
@@ -21,7 +21,6 @@ Fit = Literal["squash", "letterbox", "tile"]
 Size = tuple[int, int]
 
 OVERLAP = 4  # tiles overlap by at least a fourth of a side
-FILL = 114  # grey level outside the region of interest, about the mean of photographs
 
 
 @dataclass(frozen=True)
@@ -57,17 +56,15 @@ class Layout:
         """The grid of the canvas if that of a tile is `tile_grid`."""
         return self.canvas[0] * tile_grid[0] // self.tile[0], self.canvas[1] * tile_grid[1] // self.tile[1]
 
-    def shares(self, grid: Size, *, roi: NDArray[np.bool_] | None = None) -> NDArray[np.float32] | None:
-        """How much of each cell of the canvas's `grid` is image inside `roi` (H, W), 0 to 1; None: all."""
-        if roi is None and self.content == self.canvas:
+    def shares(self, grid: Size) -> NDArray[np.float32] | None:
+        """How much of each cell of the canvas's `grid` is image, 0 to 1; None: all."""
+        if self.content == self.canvas:
             return None
         rows, columns = (
             np.clip(side * n / whole - np.arange(n), 0.0, 1.0)
             for side, whole, n in zip(self.content, self.canvas, grid, strict=True)
         )
-        if roi is None:
-            return np.outer(rows, columns).astype(np.float32)
-        return _cell_means(roi, [n / e for n, e in zip(grid, self.extent, strict=True)], grid)
+        return np.outer(rows, columns).astype(np.float32)
 
 
 def lay_out(size: Size, *, fit: Fit, input_size: Size, step: int) -> Layout:
@@ -88,26 +85,6 @@ def _starts(side: int, tile: int, step: int) -> list[int]:
     """Where tiles begin along a side: evenly, on multiples of `step`, the last one at the end."""
     n_gaps = math.ceil((side - tile) / max(step, tile - tile // OVERLAP))
     return sorted({round(i * (side - tile) / (step * n_gaps)) * step for i in range(n_gaps + 1)}) if n_gaps else [0]
-
-
-def _cell_means(roi: NDArray[np.bool_], cells: Sequence[float], grid: Size) -> NDArray[np.float32]:
-    """Share of `roi` (H, W), which is `cells` high and wide, in each cell of a `grid` that begins at its corner."""
-    sums = np.zeros((roi.shape[0] + 1, roi.shape[1] + 1))
-    np.cumsum(np.cumsum(roi, axis=0, dtype=np.float64), axis=1, out=sums[1:, 1:])
-    for axis in (0, 1):  # the integral up to the edges of the cells, linear between pixels
-        edges = np.minimum(np.arange(grid[axis] + 1) * roi.shape[axis] / cells[axis], roi.shape[axis])
-        before = np.minimum(edges.astype(np.intp), roi.shape[axis] - 1)
-        rest = (edges - before).reshape(-1, 1) if axis == 0 else edges - before
-        sums = sums.take(before, axis) * (1 - rest) + sums.take(before + 1, axis) * rest
-    areas = np.diff(np.diff(sums, axis=0), axis=1)
-    full = roi.shape[0] / cells[0] * roi.shape[1] / cells[1]  # pixels of a whole cell
-    shares: NDArray[np.float32] = np.clip(areas / full, 0.0, 1.0).astype(np.float32)
-    return shares
-
-
-def filled(image: NDArray[np.uint8], roi: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """`image` with one grey outside `roi`, so that nothing there can matter."""
-    return np.where(roi[..., None], image, np.uint8(FILL))
 
 
 class Stitcher:
