@@ -159,10 +159,9 @@ def _compile(run: Run, state: TrainingState, group: Processes, observer: Observe
 def _features(state: TrainingState, model: Model, cache: CacheFolder | None, observer: Observer) -> FeatureStore:
     """Features of the images, and after them of the views of those that train the flow."""
     sources = [Source(Path(path), bytes.fromhex(digest)) for path, digest in state.images]
-    augmentation, training = _augmentation(state.training), list(state.split.training)
-    if state.sizes:
-        layouts = layouts_of(state)
-        training = [row for image in training for row in rows_of_images(layouts)[image]]
+    augmentation, layouts = _augmentation(state.training), layouts_of(state)
+    training = rows_of_images(state.split.training, layouts)
+    if layouts:
         sources = with_tiles(sources, layouts)
 
     def sources_of(epoch: int) -> list[Source]:

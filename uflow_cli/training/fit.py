@@ -134,10 +134,7 @@ class FlowFit:
         if not indices:
             return math.nan, [torch.empty(0, 1, 1) for _ in self.model.source_channels]
         total, norms = 0.0, []
-        rows = indices
-        if self.layouts:
-            rows_of = rows_of_images(self.layouts)
-            rows = [row for index in indices for row in rows_of[index]]
+        rows = rows_of_images(indices, self.layouts)
         for batch in batched(rows, self.config.batch_size):
             features = self.features.read(batch, device=self.model.device)
             embeddings, log_det_jacobian = self.model.embed(features)
@@ -170,7 +167,9 @@ def largest_canvas(layouts: Sequence[Layout]) -> Layout:
     return replace(layouts[0], canvas=canvas)
 
 
-def rows_of_images(layouts: Sequence[Layout]) -> list[range]:
-    """The rows of features that belong to each image: one per tile."""
+def rows_of_images(images: Sequence[int], layouts: Sequence[Layout]) -> list[int]:
+    """The rows of features that `images` have: one per tile, or without `layouts` of all images one each."""
+    if not layouts:
+        return list(images)
     ends = list(itertools.accumulate(len(layout.corners) for layout in layouts))
-    return [range(end - len(layout.corners), end) for end, layout in zip(ends, layouts, strict=True)]
+    return [row for image in images for row in range(ends[image] - len(layouts[image].corners), ends[image])]

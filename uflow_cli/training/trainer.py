@@ -49,7 +49,8 @@ class Trainer:
         self.model, self.features = model, features
         self.layouts = layouts_of(state)
         n_rows = sum(len(layout.corners) for layout in self.layouts) or len(state.images)
-        rows = [*self._rows(state.split.training), *range(n_rows, len(features))]  # what trains: images or tiles, views
+        own = rows_of_images(state.split.training, self.layouts)
+        rows = [*own, *range(n_rows, len(features))]  # what trains: images or tiles, views
         self.group, self.observer, self.criterion = group, observer, criterion
         self.n_epochs = self.config.n_epochs(len(rows))
         self.fit = FlowFit(
@@ -57,11 +58,6 @@ class Trainer:
             layouts=self.layouts,
         )  # fmt: skip
         self.tensors = tensors or self.fit.copies()
-
-    def _rows(self, images: Sequence[int]) -> list[int]:
-        """The rows of features that `images`, or their tiles, have."""
-        rows = rows_of_images(self.layouts)
-        return [row for image in images for row in rows[image]] if rows else list(images)
 
     def _shares(self, images: Sequence[int]) -> NDArray[np.float32] | None:
         """How much each cell of the maps of `images` counts, see `Detector.find`."""
@@ -217,7 +213,9 @@ class Trainer:
         folds, norms = self.split.folds, []
         for number, fold in enumerate(folds, start=2):
             self.observer.on_flow(number, len(folds) + 1)
-            rows = self._rows([i for i in (*self.split.selection, *self.split.training) if i not in set(fold)])
+            apart = set(fold)
+            images = [i for i in (*self.split.selection, *self.split.training) if i not in apart]
+            rows = rows_of_images(images, self.layouts)
             model = self.group.rank_zero_first(
                 lambda: build_model(self.model.config, device=self.model.device, seed=self.config.seed)
             )
