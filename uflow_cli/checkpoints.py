@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import uflow_cli
-from uflow_cli.calibration import calibrate
+from uflow_cli.calibration import calibrate, kind_of_evidence
 from uflow_cli.check import embed_images
 from uflow_cli.config import MIN_HELD_OUT, ModelConfig, TrainingConfig
 from uflow_cli.errors import CheckpointError, UflowError, WeightsError
@@ -166,10 +166,7 @@ def _write(
             raise UflowError(f"{len(read)} good images are too few to calibrate; give at least {MIN_HELD_OUT}")
     else:
         norms, read = [np.empty((0, *grid), np.float32) for grid in model.flow.grids], []
-    calibration = calibrate(
-        norms, n_channels=model.source_channels, tests=config.tests, reach=model.flow.reach, is_fused=config.is_fused,
-        log_lot=config.log_lot,
-    )  # fmt: skip
+    calibration = calibrate(norms, **kind_of_evidence(model))
     run = Run(
         folder=out, model=config, training=training,
         origin=Origin(*product, 0, 0, len(read), version=uflow_cli.__version__, imported=str(path.absolute())),

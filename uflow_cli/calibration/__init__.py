@@ -7,6 +7,7 @@ from uflow_cli.calibration.fitting import (
     fit_curve,
     fit_curves,
     fit_reference,
+    kind_of_evidence,
     position_levels,
 )
 from uflow_cli.calibration.picture import calibration_chart
@@ -37,6 +38,7 @@ __all__ = [
     "fit_curve",
     "fit_curves",
     "fit_reference",
+    "kind_of_evidence",
     "position_levels",
     "suspicious_images",
     "threshold_for_rate",

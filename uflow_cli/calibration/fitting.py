@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,6 +25,7 @@ from uflow_cli.detection.detector import (
     counting_grids,
     lowest_log_nfa,
 )
+from uflow_cli.detection.fitted import EvidenceModel
 from uflow_cli.detection.nfa import Background, Regions, fuse_evidence
 
 TAIL_IMAGES = 6  # of all held-out images, at most half: those that make the tail of a curve; measured with 4 to 20
@@ -34,6 +36,25 @@ FLOW_SHARE = 0.75  # of fused evidence; see benchmarks/results/fused.md
 STEEPEST = 1e4  # degrees of freedom of a fitted law, at most
 POSITIONS = 14  # cells along the longer side of a position map, at most
 DIGITS = 5  # significant ones of a reference: what is stored stays small
+
+
+class EvidenceKind(TypedDict):
+    """What `calibrate` must know of the model whose U maps it gets."""
+
+    n_channels: tuple[int, ...]
+    tests: Tests
+    reach: Sequence[int]
+    is_fused: bool
+    log_lot: float
+
+
+def kind_of_evidence(model: EvidenceModel) -> EvidenceKind:
+    """What `calibrate` must know of `model`."""
+    config = model.config
+    return {
+        "n_channels": model.source_channels, "tests": config.tests, "reach": model.reach,
+        "is_fused": config.is_fused, "log_lot": config.log_lot,
+    }  # fmt: skip
 
 
 def calibrate(

@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from uflow_cli.calibration.fitting import calibrate, fit_curves
-from uflow_cli.config import Tests
+from uflow_cli.calibration.fitting import EvidenceKind, calibrate, fit_curves
 from uflow_cli.detection.detector import Detector, FalseAlarmCurve, counted_log_nfa, lowest_log_nfa
 
 MOST = 0.25  # of the images, from the strangest on: all others are taken for good
@@ -23,9 +23,8 @@ STOP = 1.0  # below 0: ten times rarer, for many images are asked before one is 
 
 
 def suspicious_images(
-    norms: Sequence[ArrayLike], *, n_channels: tuple[int, ...], tests: Tests, reach: Sequence[int],
-    is_fused: bool = False, log_lot: float = 0.0, shares: NDArray[np.float32] | None = None,
-) -> dict[int, float]:  # fmt: skip
+    norms: Sequence[ArrayLike], *, shares: NDArray[np.float32] | None = None, **kind: Unpack[EvidenceKind]
+) -> dict[int, float]:
     """Which images have a log NFA below 0, and that, the strangest first.
 
     `norms` are U maps (N, H_s, W_s) of images that are taken for good and that the flow has not seen; see `calibrate`.
@@ -37,18 +36,15 @@ def suspicious_images(
     if n < round(2 / MOST):
         return {}
     inner = np.argsort(_peaks(maps), kind="stable")[: n - int(MOST * n)]
-    plain = calibrate(
-        [u[inner] for u in maps], n_channels=n_channels, tests=tests, reach=reach, is_fused=is_fused, log_lot=log_lot,
-        shares=None if shares is None else shares[inner],
-    )  # fmt: skip
-    detector = Detector(plain.background, tests, tuple(reach), fusion=plain.fusion)
+    plain = calibrate([u[inner] for u in maps], shares=None if shares is None else shares[inner], **kind)
+    detector = Detector(plain.background, kind["tests"], tuple(kind["reach"]), fusion=plain.fusion)
     regions = detector.ranked(detector.find(maps, shares=shares).regions)
 
     def lowest(curves: Sequence[FalseAlarmCurve], images: NDArray[np.intp]) -> NDArray[np.float64]:
         own = regions.select(np.isin(regions.image, images))
         judged = replace(own, log_nfa=counted_log_nfa(own, curves, shares=detector.shares))
         values: NDArray[np.float64] = lowest_log_nfa(judged, n_images=n, ceiling=math.inf)[images]
-        return values + log_lot
+        return values + kind["log_lot"]
 
     order = np.argsort(lowest(plain.curves, np.arange(n)), kind="stable")
     for count in range(int(MOST * n), 0, -1):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from uflow_cli.calibration import Calibration, calibrate, conformal_rank, threshold_for_rate
+from uflow_cli.calibration import Calibration, calibrate, conformal_rank, kind_of_evidence, threshold_for_rate
 from uflow_cli.check.judgement import (
     Judgement,
     ScaleDrift,
@@ -77,11 +77,7 @@ def check_run(
     promises = tuple(judgement for judgement, _ in judged)
     verdict, is_flagged = worst(promises), lowest < judged[0][1]
     if recalibrate:
-        new = calibrate(
-            norms, n_channels=old.n_channels, tests=run.model.tests, reach=model.reach,
-            is_fused=run.model.is_fused, log_lot=run.model.log_lot, shares=shares,
-        )  # fmt: skip
-        run.recalibrate(new)
+        run.recalibrate(calibrate(norms, shares=shares, **kind_of_evidence(model)))
     return CheckResult(
         model=run.folder,
         n_images=len(read),

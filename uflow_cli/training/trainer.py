@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from uflow_cli.cache import FeatureStore
-from uflow_cli.calibration import Calibration, calibrate, suspicious_images
+from uflow_cli.calibration import Calibration, calibrate, kind_of_evidence, suspicious_images
 from uflow_cli.detection.fitted import layout_of, stack_shares
 from uflow_cli.errors import TrainingError, UflowError
 from uflow_cli.images import Layout
@@ -168,12 +168,11 @@ class Trainer:
         self, norms: Sequence[Tensor], images: Sequence[int], *, selection: Sequence[Tensor] = (), shared: bool = False
     ) -> Calibration:
         """What U maps of the held-out `images`, and of others that chose the epoch, say."""
-        config, groups = self.model.config, self.state.groups
+        groups = self.state.groups
         chosen = self.split.selection if len(selection) else ()
         return calibrate(
-            norms, selection=selection, n_channels=self.model.source_channels, tests=config.tests,
-            reach=self.model.flow.reach, shared=shared, is_fused=config.is_fused, log_lot=config.log_lot,
-            groups=[groups[i] for i in images] if groups else (), shares=self._shares([*images, *chosen]),
+            norms, selection=selection, shared=shared, groups=[groups[i] for i in images] if groups else (),
+            shares=self._shares([*images, *chosen]), **kind_of_evidence(self.model),
         )  # fmt: skip
 
     def _roll_back(self) -> None:
@@ -240,11 +239,7 @@ class Trainer:
 
     def _suspects(self, norms: Sequence[Tensor], images: Sequence[int]) -> list[Suspect]:
         """Those of `images`, with these U maps, that look defective."""
-        config = self.model.config
-        found = suspicious_images(
-            norms, n_channels=self.model.source_channels, tests=config.tests, reach=self.model.flow.reach,
-            is_fused=config.is_fused, log_lot=config.log_lot, shares=self._shares(images),
-        )  # fmt: skip
+        found = suspicious_images(norms, shares=self._shares(images), **kind_of_evidence(self.model))
         return [Suspect(Path(self.state.images[images[row]][0]), log_nfa) for row, log_nfa in found.items()]
 
 
