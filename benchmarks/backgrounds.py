@@ -66,7 +66,7 @@ def counted(sample: Sample, held_out: Maps, test: Maps, laws: Sequence[Backgroun
     regions, result = seek(held_out, laws, sample.reach).regions, seek(test, laws, sample.reach)
     curves = fit_curves(regions, n_images=len(held_out[0]), n_scales=len(laws))
     return Outcome(
-        with_log_nfa(result, counted_log_nfa(result.regions, curves, shares=[1 / len(curves)] * len(curves))), test
+        with_log_nfa(result, counted_log_nfa(result.regions, curves, allowances=[1 / len(curves)] * len(curves))), test
     )
 
 

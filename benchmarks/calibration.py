@@ -202,10 +202,10 @@ def split_promises(sample: Sample, *, n_images: int, n_splits: int) -> np.ndarra
         regions = seek(seen, laws, sample.reach).regions
         curves = fit_curves(regions, n_images=n_images, n_scales=n_scales)
         scored = cross_fitted_lowest(
-            regions, n_images=n_images, shares=shares, scored=np.arange(n_images), ceiling=math.inf
+            regions, n_images=n_images, allowances=shares, scored=np.arange(n_images), ceiling=math.inf
         )
         result = seek(new, laws, sample.reach)
-        regions = with_log_nfa(result, counted_log_nfa(result.regions, curves, shares=shares)).regions
+        regions = with_log_nfa(result, counted_log_nfa(result.regions, curves, allowances=shares)).regions
         lowest = lowest_log_nfa(regions, n_images=n_all - n_images, ceiling=math.inf)
         row = [(regions.log_nfa < t).sum() / (n_all - n_images) for t in LEVELS]
         for rate in RATES:

@@ -107,7 +107,7 @@ def row(
         )
         detector = Detector(calibration.background, "by-size", flow_reach, fusion=fusion, log_lot=LOT)
         ranked = detector.ranked(detector.find(half).regions)
-        n_curves = len(detector.shares)
+        n_curves = len(detector.allowances)
         detector = replace(detector, curves=fit_curves(ranked, n_images=len(half[0]), n_scales=n_curves))
         findings = detector.find([u[fresh] for u in maps])
         is_good, lowest = good[fresh], findings.lowest_log_nfa

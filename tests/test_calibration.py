@@ -109,7 +109,7 @@ def test_a_scored_image_is_judged_without_its_group():
     """Two groups, one of which is odd: with its own siblings in the curve it looks ordinary."""
     log_nfa = np.concatenate([np.linspace(-1.0, 0.0, 20), np.linspace(-9.0, -8.0, 20)])
     regions = regions_of(np.arange(40), np.zeros(40, dtype=int), log_nfa)
-    settings = {"n_images": 40, "shares": (1.0,), "scored": np.arange(40), "ceiling": 5.0}
+    settings = {"n_images": 40, "allowances": (1.0,), "scored": np.arange(40), "ceiling": 5.0}
     odd = slice(20, 40)
     alone = cross_fitted_lowest(regions, **settings)[odd]
     apart = cross_fitted_lowest(regions, **settings, groups=["a"] * 20 + ["b"] * 20)[odd]
@@ -125,7 +125,7 @@ def test_false_detections_of_new_images_keep_the_promise_at_every_level(n_images
     counts = np.empty((n_draws, len(levels)))
     for draw in counts:
         curves = fit_curves(good_regions(rng, n_images), n_images=n_images, n_scales=2)
-        log_nfa = counted_log_nfa(good_regions(rng, n_new), curves, shares=SHARES)
+        log_nfa = counted_log_nfa(good_regions(rng, n_new), curves, allowances=SHARES)
         draw[:] = [(log_nfa < t).sum() / n_new for t in levels]
     error = counts.std(axis=0) / np.sqrt(n_draws)
     assert (counts.mean(axis=0) <= 10**levels + 3 * error).all()
@@ -151,10 +151,12 @@ def test_cross_fitted_images_keep_the_promised_rate(rate):
     for _ in range(200):
         regions = good_regions(rng, n_images)
         curves = fit_curves(regions, n_images=n_images, n_scales=2)
-        scored = cross_fitted_lowest(regions, n_images=n_images, shares=SHARES, scored=np.arange(n_images), ceiling=3.0)
+        scored = cross_fitted_lowest(
+            regions, n_images=n_images, allowances=SHARES, scored=np.arange(n_images), ceiling=3.0
+        )
         threshold = threshold_for_rate(calibration_of(scored.tolist()), rate)
         new = good_regions(rng, 50)
-        new = regions_of(new.image, new.scale, counted_log_nfa(new, curves, shares=SHARES))
+        new = regions_of(new.image, new.scale, counted_log_nfa(new, curves, allowances=SHARES))
         flagged.append((lowest_log_nfa(new, n_images=50, ceiling=3.0) < threshold).mean())
     error = np.std(flagged) / np.sqrt(len(flagged))
     assert np.mean(flagged) <= rate + 3 * error
@@ -164,13 +166,13 @@ def test_cross_fitted_images_keep_the_promised_rate(rate):
 def test_a_scored_image_has_no_say_in_the_curves_that_judge_it():
     rng = np.random.default_rng(4)
     regions = good_regions(rng, 12)
-    before = cross_fitted_lowest(regions, n_images=12, shares=SHARES, scored=np.arange(10), ceiling=3.0)
+    before = cross_fitted_lowest(regions, n_images=12, allowances=SHARES, scored=np.arange(10), ceiling=3.0)
     log_nfa = regions.log_nfa.copy()
     own = np.flatnonzero(regions.image == 4)
     log_nfa[own[np.argsort(log_nfa[own])[1:]]] = 3.9  # of image 4 only the lowest region stays
     after = regions_of(regions.image, regions.scale, log_nfa)
-    after_lowest = cross_fitted_lowest(after, n_images=12, shares=SHARES, scored=np.arange(10), ceiling=3.0)
-    whole = counted_log_nfa(regions, fit_curves(regions, n_images=12, n_scales=2), shares=SHARES)
+    after_lowest = cross_fitted_lowest(after, n_images=12, allowances=SHARES, scored=np.arange(10), ceiling=3.0)
+    whole = counted_log_nfa(regions, fit_curves(regions, n_images=12, n_scales=2), allowances=SHARES)
     assert after_lowest[4] >= before[4] - 1e-12
     assert before[4] != pytest.approx(whole[regions.image == 4].min())
 

@@ -143,7 +143,7 @@ def test_a_small_high_region_outranks_a_wide_faint_one():
 
 def test_whole_images_may_have_their_share_of_the_false_alarms():
     even = detector()
-    assert even.shares == (1 - WHOLE_SHARE, WHOLE_SHARE)
+    assert even.allowances == (1 - WHOLE_SHARE, WHOLE_SHARE)
     assert even.fusion is not None
     rare = replace(even, fusion=replace(even.fusion, whole_share=0.5 * WHOLE_SHARE))
     maps = norms(30, seed=9)

@@ -88,9 +88,11 @@ def calibrate(
     n_counted, n_scales = len(maps[0]), 2 if is_fused else len(maps)
     judged = regions
     if n_counted > 1:
-        ranked, allowed = detector.ranked(regions), detector.shares
+        ranked = detector.ranked(regions)
         detector = replace(detector, curves=fit_curves(ranked, n_images=n_counted, n_scales=n_scales))
-        judged = cross_fitted_regions(ranked, n_images=n_counted, shares=allowed, scored=np.arange(n), groups=groups)
+        judged = cross_fitted_regions(
+            ranked, n_images=n_counted, allowances=detector.allowances, scored=np.arange(n), groups=groups
+        )
     ceiling = detector.ceiling(counting_grids(maps, shares))
     lowest = lowest_log_nfa(judged, n_images=n_counted, ceiling=ceiling)[:n]
     return Calibration(
@@ -180,11 +182,11 @@ def fit_curves(regions: Regions, *, n_images: int, n_scales: int) -> tuple[False
 
 
 def cross_fitted_regions(
-    regions: Regions, *, n_images: int, shares: Sequence[float], scored: ArrayLike, groups: Sequence[str] = ()
+    regions: Regions, *, n_images: int, allowances: Sequence[float], scored: ArrayLike, groups: Sequence[str] = ()
 ) -> Regions:
     """The regions of the images `scored`, log NFA of each by curves that were fitted without its image; two or more.
 
-    `regions` are those of `n_images` good images under the background law, `shares` what each scale may have of the
+    `regions` are those of `n_images` good images under the background law, `allowances` what each scale may have of the
     false alarms. Of these images, the scored ones take turns in folds to be left out: an image that helped to draw the
     curve which judges it looks more ordinary than it is. So do those of its group, where `groups` names the group of
     each scored image; a single group is parted all the same.
@@ -198,17 +200,17 @@ def cross_fitted_regions(
         left_out[rows[folds == fold]] = True
         judged = left_out[regions.image]
         n_drawing = n_images - int(left_out.sum())
-        curves = fit_curves(regions.select(~judged), n_images=n_drawing, n_scales=len(shares))
-        log_nfa[judged] = counted_log_nfa(regions.select(judged), curves, shares=shares)
+        curves = fit_curves(regions.select(~judged), n_images=n_drawing, n_scales=len(allowances))
+        log_nfa[judged] = counted_log_nfa(regions.select(judged), curves, allowances=allowances)
     return replace(regions, log_nfa=log_nfa).select(~np.isnan(log_nfa))
 
 
 def cross_fitted_lowest(
-    regions: Regions, *, n_images: int, shares: Sequence[float], scored: ArrayLike, ceiling: float,
+    regions: Regions, *, n_images: int, allowances: Sequence[float], scored: ArrayLike, ceiling: float,
     groups: Sequence[str] = (),
 ) -> NDArray[np.float64]:  # fmt: skip
     """The lowest log NFA of the images `scored`, see `cross_fitted_regions`."""
-    inside = cross_fitted_regions(regions, n_images=n_images, shares=shares, scored=scored, groups=groups)
+    inside = cross_fitted_regions(regions, n_images=n_images, allowances=allowances, scored=scored, groups=groups)
     chosen: NDArray[np.float64] = lowest_log_nfa(inside, n_images=n_images, ceiling=ceiling)[np.asarray(scored)]
     return chosen
 

@@ -42,7 +42,7 @@ def suspicious_images(
 
     def lowest(curves: Sequence[FalseAlarmCurve], images: NDArray[np.intp]) -> NDArray[np.float64]:
         own = regions.select(np.isin(regions.image, images))
-        judged = replace(own, log_nfa=counted_log_nfa(own, curves, shares=detector.shares))
+        judged = replace(own, log_nfa=counted_log_nfa(own, curves, allowances=detector.allowances))
         values: NDArray[np.float64] = lowest_log_nfa(judged, n_images=n, ceiling=math.inf)[images]
         return values + kind["log_lot"]
 

@@ -172,12 +172,12 @@ class Detector:
             result = self._tested(result, n_cells, shares)
         log_nfa = result.regions.log_nfa
         if self.curves:
-            log_nfa = counted_log_nfa(self.ranked(result.regions), self.curves, shares=self.shares)
+            log_nfa = counted_log_nfa(self.ranked(result.regions), self.curves, allowances=self.allowances)
         result = replace(result, regions=replace(result.regions, log_nfa=log_nfa + self.log_lot))
         return Findings(result, tuple(evidence), ceiling, fusion=self.fusion, shares=shares, extent=extent)
 
     @property
-    def shares(self) -> tuple[float, ...]:
+    def allowances(self) -> tuple[float, ...]:
         """Of all false alarms, what each curve may have: of every scale as much, or of regions and of whole images."""
         if self.fusion is not None:
             return 1.0 - self.fusion.whole_share, self.fusion.whole_share
@@ -425,13 +425,13 @@ def with_whole_images(
 
 
 def counted_log_nfa(
-    regions: Regions, curves: Sequence[FalseAlarmCurve], *, shares: Sequence[float]
+    regions: Regions, curves: Sequence[FalseAlarmCurve], *, allowances: Sequence[float]
 ) -> NDArray[np.float64]:
-    """Log NFA of each region by the curve of its scale, which may have its share of the false alarms in all."""
+    """Log NFA of each region by the curve of its scale, which may have its part of the false alarms in all."""
     log_nfa = np.empty(len(regions))
-    for scale, (curve, share) in enumerate(zip(curves, shares, strict=True)):
+    for scale, (curve, allowance) in enumerate(zip(curves, allowances, strict=True)):
         rows = regions.scale == scale
-        log_nfa[rows] = curve.expected(regions.log_nfa[rows]) - math.log10(share)
+        log_nfa[rows] = curve.expected(regions.log_nfa[rows]) - math.log10(allowance)
     return log_nfa
 
 
