@@ -38,6 +38,7 @@ from uflow_cli.run.record import (
     write_run,
 )
 from uflow_cli.run.state import has_state
+from uflow_cli.text import in_one_line
 
 LAYOUT = "expected a checkpoint of the published U-Flow: tensors model.flow.module_list.* and model.feature_extractor.*"
 STEP = re.compile(r"flow\.module_list\.(\d+)\.subnet\.0\.weight")
@@ -149,8 +150,7 @@ def import_published(
             out.rmdir()
         if isinstance(error, UflowError) and not isinstance(error, WeightsError):
             raise
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{path} does not fit {published.extractor} ({reason})") from error
+        raise CheckpointError(f"{path} does not fit {published.extractor} ({in_one_line(error)})") from error
 
 
 def _write(

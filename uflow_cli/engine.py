@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from uflow_cli.config import ModelConfig
 from uflow_cli.errors import CheckpointError
 from uflow_cli.images import resize_image
+from uflow_cli.text import in_one_line
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession  # noqa: TID251
@@ -71,7 +72,7 @@ class Engine:
             each = list(self._pool.map(maps, images)) if len(images) > 1 else [maps(image) for image in images]
         except Exception as error:  # ONNX Runtime's own have no common base
             raise CheckpointError(
-                f"the graph of this model does not run ({_in_one_line(error)}); export it again"
+                f"the graph of this model does not run ({in_one_line(error)}); export it again"
             ) from error
         return [np.concatenate(source) for source in zip(*each, strict=True)]
 
@@ -94,7 +95,7 @@ def build_engine(
     try:
         session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise CheckpointError(f"the graph cannot be loaded ({_in_one_line(error)}); export it again") from error
+        raise CheckpointError(f"the graph cannot be loaded ({in_one_line(error)}); export it again") from error
     names = [value.name for value in session.get_outputs()]
     if [value.name for value in session.get_inputs()] != [INPUT] or len(names) != len(source_channels):
         raise CheckpointError(f"the graph gives {len(names)} maps for {len(source_channels)} sources; export it again")
@@ -155,7 +156,3 @@ def _fields(message: memoryview) -> list[tuple[int, memoryview | int]]:
         fields.append((number, message[place : place + length]))
         place += length
     return fields
-
-
-def _in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

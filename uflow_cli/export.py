@@ -21,6 +21,7 @@ from uflow_cli.images import read_image
 from uflow_cli.model import Model
 from uflow_cli.run.graph import Graph, write_graph
 from uflow_cli.run.record import Run, load_model
+from uflow_cli.text import in_one_line
 
 OPSET = 17  # the first with LayerNormalization, which every ONNX Runtime since 2022 knows
 LARGEST_DIFFERENCE = 1e-4  # of U, relative: more could move a verdict
@@ -92,8 +93,9 @@ def graph_of(model: Model) -> bytes:
             files = list(Path(folder).iterdir())
             data = path.read_bytes()
     except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:  # how the tracer refuses a network
-        reason = " ".join(str(error).split())[:200]
-        raise ExportError(f"{model.config.extractor} cannot be exported ({reason}); use the run as it is") from error
+        raise ExportError(
+            f"{model.config.extractor} cannot be exported ({in_one_line(error)}); use the run as it is"
+        ) from error
     if len(files) > 1 or len(data) > LARGEST_GRAPH:
         raise ExportError(f"{model.config.extractor} is larger than the 2 GiB of one ONNX file; use the run as it is")
     return data

@@ -5,6 +5,7 @@ from html import escape
 from typing import Final
 
 _LARGE: Final = 1e6
+_REASON: Final = 200  # characters of an error that others raised
 _SUPERSCRIPTS: Final = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -17,6 +18,11 @@ def printable(text: str) -> str:
     """Any text, with a replacement for bytes that are no Unicode and for characters that cannot be shown."""
     known = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in known)
+
+
+def in_one_line(error: object) -> str:
+    """The beginning of what `error` says, for a message of ours."""
+    return " ".join(str(error).split())[:_REASON]
 
 
 def brief(value: float) -> str:

@@ -19,6 +19,7 @@ from uflow_cli.features.multi_size import MultiSizeBackbone, parse_scales
 from uflow_cli.features.networks import PyramidBackbone, blank, blank_network
 from uflow_cli.features.vit import VitBackbone, is_plain
 from uflow_cli.features.weights import find_weights
+from uflow_cli.text import in_one_line
 
 TIMM_PREFIX = "timm:"
 
@@ -117,7 +118,7 @@ def check_maps(backbone: Backbone, spec: ExtractorSpec, *, input_size: Size) -> 
         with torch.no_grad():
             maps = network(torch.empty(1, 3, *input_size, device="meta"))
     except (AssertionError, RuntimeError, ValueError, TypeError) as error:  # how networks refuse a size
-        reason = " ".join(str(error).split())[:200]
+        reason = in_one_line(error)
         if "meta tensor" in reason:  # a network that looks at numbers cannot be asked without any
             return
         raise UflowError(

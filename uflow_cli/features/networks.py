@@ -19,6 +19,7 @@ from uflow_cli.config import Size, plain_size, shown_size
 from uflow_cli.errors import UflowError, WeightsError
 from uflow_cli.features.extractor import ExtractorSpec, Normalisation, choose_strides, coarsest_strides
 from uflow_cli.features.weights import HUB_FILES, HubWeights, load_strictly, read_weights
+from uflow_cli.text import in_one_line
 
 INITIALISERS = frozenset(  # methods of tensors, and functions of torch.nn.init, whose tensor may come by name
     {"uniform_", "normal_", "erfinv_", "mul_", "add_", "clamp_", "fill_", "zero_", "constant_", "kaiming_uniform_"}
@@ -85,9 +86,8 @@ class PyramidBackbone:
         ):
             load_strictly(network.network, state, path=path, network=self.network)  # only what is used is there
             return network
-        reason = " ".join(str(error).split())
         raise WeightsError(
-            f"{path} does not fit {self.network} at input size {shown_size(input_size)} ({reason[:200]})"
+            f"{path} does not fit {self.network} at input size {shown_size(input_size)} ({in_one_line(error)})"
         ) from error
 
     def _possible_classes(self, state: Mapping[str, Tensor]) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from uflow_cli.errors import ImageError
 from uflow_cli.images.formats import DamagedError, Pixels, UnsupportedError, decode, kind_of
+from uflow_cli.text import in_one_line
 
 _KINDS = "a JPEG, PNG, BMP, TIFF, WebP, GIF, JPEG 2000, AVIF, TGA or PGM file"
 _LOSSY_MASK_LEVEL = 127  # JPEG rings around every edge: "not zero" would grow the mask
@@ -96,7 +97,7 @@ def _decode_pixels(data: bytes, path: Path) -> Pixels:
     except DamagedError as error:
         raise ImageError(f"{path}: the {kind} file is damaged ({error}); copy or export it again") from error
     except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = in_one_line(error) or type(error).__name__
         raise ImageError(f"{path}: the {kind} file cannot be decoded ({reason}); copy or export it again") from error
     values = pixels.values
     if values.dtype.kind == "f" and not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
