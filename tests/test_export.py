@@ -142,6 +142,15 @@ def test_a_graph_in_another_folder_is_not_read(graph_run: Path, tmp_path: Path) 
         load_engine(load_run(run))
 
 
+def test_a_recalibration_says_in_one_line_that_the_record_of_the_graph_is_damaged(
+    exported: Path, tmp_path: Path
+) -> None:
+    run = load_run(copy_of(exported, tmp_path))
+    (run.folder / GRAPH_NAME).write_text("{}", encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"graph\.json is damaged"):
+        run.recalibrate(run.calibration)
+
+
 def test_the_graph_runs_on_no_gpu(graph_run: Path) -> None:
     with pytest.raises(UflowError, match="computes on the CPU"):
         open_model(load_run(graph_run), device="cuda", runtime="onnx")

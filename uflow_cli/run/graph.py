@@ -44,8 +44,8 @@ class Graph:
     config_sha256: str | None = None  # where nothing but this folder is at hand
 
 
-def write_graph(run: Run, data: bytes, graph: Graph, *, out: Path | None = None) -> Path:
-    """Put the ONNX model `data` into the folder of `run`, or with its configuration into `out`; the folder."""
+def write_graph(run: Run, data: bytes, graph: Graph, *, out: Path | None = None) -> None:
+    """Put the ONNX model `data` into the folder of `run`, or with its configuration into `out`."""
     folder = out or run.folder
     write_bytes(folder / graph.file, data, durable=True)
     if out is not None:
@@ -56,21 +56,12 @@ def write_graph(run: Run, data: bytes, graph: Graph, *, out: Path | None = None)
     for stale in folder.glob(GRAPH_PATTERN):
         if stale.name != graph.file:
             stale.unlink(missing_ok=True)
-    return folder
 
 
 def find_graph(run: Run) -> Graph | None:
     """The graph of the weights that `run` has now, None if there is none; CheckpointError if it is damaged."""
-    path = run.folder / GRAPH_NAME
-    if not path.is_file():
-        return None
-    try:
-        graph = from_dict(Graph, fields_of(path.read_text(encoding="utf-8"), path))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}); export the run again") from error
-    if Path(graph.file).name != graph.file:
-        raise CheckpointError(f"{path} names a graph in another folder, {graph.file}; export the run again")
-    return graph if graph.weights == run.weights else None
+    graph = _read_graph(run.folder / GRAPH_NAME)
+    return graph if graph and graph.weights == run.weights else None
 
 
 def load_engine(run: Run) -> Engine:
@@ -113,10 +104,22 @@ def open_model(run: Run, *, device: DeviceChoice = "auto", runtime: Runtime = "a
 def keep_checksum(folder: Path) -> None:
     """Make the configuration that `folder` has now the one that its graph goes with."""
     path = folder / GRAPH_NAME
-    if path.is_file():
+    graph = _read_graph(path)
+    if graph and graph.config_sha256 is not None:
+        write_text(path, to_json(replace(graph, config_sha256=_digest((folder / CONFIG_NAME).read_bytes()))))
+
+
+def _read_graph(path: Path) -> Graph | None:
+    """The record in the file `path`, None if there is none; CheckpointError if it is damaged."""
+    if not path.is_file():
+        return None
+    try:
         graph = from_dict(Graph, fields_of(path.read_text(encoding="utf-8"), path))
-        if graph.config_sha256 is not None:
-            write_text(path, to_json(replace(graph, config_sha256=_digest((folder / CONFIG_NAME).read_bytes()))))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); export the run again") from error
+    if Path(graph.file).name != graph.file:
+        raise CheckpointError(f"{path} names a graph in another folder, {graph.file}; export the run again")
+    return graph
 
 
 def _digest(data: bytes) -> str:
