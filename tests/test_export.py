@@ -151,6 +151,11 @@ def test_a_recalibration_says_in_one_line_that_the_record_of_the_graph_is_damage
         run.recalibrate(run.calibration)
 
 
+def test_no_graph_is_made_without_images_to_compare_it_on(graph_run: Path) -> None:
+    with pytest.raises(ExportError, match="no images to compare"):
+        export_run(load_run(graph_run), [], which="images")
+
+
 def test_the_graph_runs_on_no_gpu(graph_run: Path) -> None:
     with pytest.raises(UflowError, match="computes on the CPU"):
         open_model(load_run(graph_run), device="cuda", runtime="onnx")

@@ -50,12 +50,12 @@ def export_run(run: Run, images: Sequence[Path], *, which: str, out: Path | None
 
     `which` says for people what images these are. ExportError for what has no graph or computes something else.
     """
+    if not images:
+        raise ExportError(f"{run.folder}: no images to compare the graph on; name some with --images")
     model = load_model(run, device=torch.device("cpu"))
     data = graph_of(model)
     engine = build_engine(data, config=model.config, source_channels=model.source_channels, reach=model.reach)
     chosen = [images[i] for i in np.unique(np.linspace(0, len(images) - 1, N_COMPARED).round().astype(int))]
-    if not chosen:
-        raise ExportError(f"{run.folder}: no images to compare the graph on; name some with --images")
     difference = max(relative_difference(engine, model, read_image(path)) for path in chosen)
     if not difference <= LARGEST_DIFFERENCE:
         raise ExportError(
