@@ -77,13 +77,10 @@ class Engine:
         return [np.concatenate(source) for source in zip(*each, strict=True)]
 
 
-def build_engine(
-    graph: bytes, *, config: ModelConfig, source_channels: Sequence[int], reach: Sequence[int],
-    n_threads: int | None = None,
-) -> Engine:  # fmt: skip
+def build_engine(graph: bytes, *, config: ModelConfig, source_channels: Sequence[int], reach: Sequence[int]) -> Engine:
     """An engine for the ONNX model `graph`; CheckpointError if it is none, or keeps weights outside of itself.
 
-    It computes `n_threads` images beside each other, by default as many as there are cores.
+    It computes as many images beside each other as there are cores.
     """
     import onnxruntime  # noqa: TID251
 
@@ -99,7 +96,7 @@ def build_engine(
     names = [value.name for value in session.get_outputs()]
     if [value.name for value in session.get_inputs()] != [INPUT] or len(names) != len(source_channels):
         raise CheckpointError(f"the graph gives {len(names)} maps for {len(source_channels)} sources; export it again")
-    return Engine(config, tuple(source_channels), tuple(reach), session, n_threads or available_cores())
+    return Engine(config, tuple(source_channels), tuple(reach), session, available_cores())
 
 
 def available_cores() -> int:
