@@ -298,10 +298,10 @@ def print_sources(sources: Sequence[Source]) -> None:
 def print_downloaded(root: Path, *, dataset: str, category: str | None) -> None:
     """Where a data set is now, and what to do next."""
     console = out()
-    console.print(f"{dataset} is in {root}; next:", markup=False, soft_wrap=True)
+    console.print(f"{dataset} is in {plain(str(root))}; next:", soft_wrap=True)
     place = "" if root.parent == Path("data") else f" --data-root {shlex.quote(str(root))}"
-    command = f"  uflow train --dataset {dataset} --category {shlex.quote(category or 'all')}{place}"
-    console.print(command, markup=False, soft_wrap=True)
+    command = f"uflow train --dataset {dataset} --category {shlex.quote(category or 'all')}{place}"
+    console.print(f"  {plain(command)}", soft_wrap=True)
 
 
 def print_bench(bench: Bench) -> None:

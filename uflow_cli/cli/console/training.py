@@ -220,17 +220,17 @@ def print_import(run: Run) -> None:
     """What was imported, its calibration if it has one, and what to do next."""
     console, origin = out(), run.origin
     console.print(
-        f"{escape(Path(origin.imported or '').name)}: {run.model.extractor}, {run.model.flow_steps} flow steps, of "
-        f"{escape(origin.dataset)}/{escape(origin.category)}", soft_wrap=True,
+        f"{plain(Path(origin.imported or '').name)}: {run.model.extractor}, {run.model.flow_steps} flow steps, of "
+        f"{plain(origin.dataset)}/{plain(origin.category)}", soft_wrap=True,
     )  # fmt: skip
     if run.caveat:
         warn(run.caveat)
     if run.calibration.n_images:
         _print_calibration(console, run.calibration, n_flows=1)
     options = f"--dataset {shlex.quote(origin.dataset)} --category {shlex.quote(origin.category)}"
-    console.print(f"model in {escape(str(run.folder))}; next:", soft_wrap=True)
+    console.print(f"model in {plain(str(run.folder))}; next:", soft_wrap=True)
     command = f"uflow evaluate --model {shlex.quote(str(run.folder))} {options}"
-    console.print(f"  {escape(command)}", soft_wrap=True)
+    console.print(f"  {plain(command)}", soft_wrap=True)
 
 
 def next_commands(run: Run, data: Dataset) -> list[str]:
