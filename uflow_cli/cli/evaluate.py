@@ -22,6 +22,7 @@ from uflow_cli.cli.options import (
     Runtime,
     Strict,
     WeightsFiles,
+    are_many,
     chosen_root,
     chosen_run,
     heed,
@@ -87,7 +88,7 @@ def evaluate(
     from uflow_cli.datasets import folder_dataset
 
     settings = EvaluationSettings(nfa_threshold, false_alarm_rate, fair, bootstrap)
-    if category is not None and (category == "all" or "," in category):
+    if category is not None and are_many(category):
         if report is not None:
             raise typer.BadParameter("an HTML report is of one category", param_hint="'--report'")
         _evaluate_many(

@@ -143,6 +143,11 @@ def chosen_run(model: Path | None, *, weights: Sequence[str] | None = None) -> R
     return run
 
 
+def are_many(category: str | None) -> bool:
+    """Whether --category names many products."""
+    return category is not None and (category == "all" or "," in category)
+
+
 def ask(question: str) -> bool:
     """Whether the user says yes; no where nobody sits at a terminal."""
     return sys.stdin.isatty() and sys.stderr.isatty() and typer.confirm(question, err=True)
@@ -179,8 +184,7 @@ def _fetched(dataset: str, category: str | None, *, reason: str) -> Path:
     console.note(reason)
     if not ask(f"Fetch {source.title}?"):
         raise DatasetError(f"data set {dataset} is not here; fetch it: uflow download {dataset} --accept-licence")
-    part = None if category is None or category == "all" or "," in category else category
-    return fetch(source, category=part, data_root=None, accepted=False)
+    return fetch(source, category=None if are_many(category) else category, data_root=None, accepted=False)
 
 
 def data_of(origin: Origin) -> Dataset:

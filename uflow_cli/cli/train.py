@@ -24,6 +24,7 @@ from uflow_cli.cli.options import (
     Device,
     DeviceName,
     Strict,
+    are_many,
     ask,
     chosen_cache,
     chosen_root,
@@ -139,7 +140,7 @@ def train(
 
     root = chosen_root(dataset, category, data_root) if dataset else Path()
     cache = None if no_cache else chosen_cache(cache_dir, cache_size)
-    if dataset is not None and category is not None and (category == "all" or "," in category):
+    if dataset is not None and category is not None and are_many(category):
         if strict:
             _heed_all(dataset, category, root)
         _train_many(
