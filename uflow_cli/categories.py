@@ -30,6 +30,7 @@ from uflow_cli.report import EVALUATION_NAME, TableRow, table_csv, table_markdow
 from uflow_cli.run.record import CONFIG_NAME, GRAPH_NAME, Origin, Run, load_run
 from uflow_cli.run.state import has_state, read_state
 from uflow_cli.schema import json_text
+from uflow_cli.text import first_of
 from uflow_cli.training import Observer, criterion_of, resume, train
 from uflow_cli.workers import Job, Outcome, Work, run_jobs
 
@@ -171,9 +172,8 @@ def _require_same(folder: Path, origin: Origin, there: Settings, wanted: Setting
     if before == now:
         return
     differences = [f"{name} = {before[name]} instead of {now[name]}" for name in now if before[name] != now[name]]
-    more = f" and {len(differences) - DIFFERENCES_SHOWN} more" if len(differences) > DIFFERENCES_SHOWN else ""
     raise TrainingError(
-        f"{folder} holds a run with {', '.join(differences[:DIFFERENCES_SHOWN])}{more}; "
+        f"{folder} holds a run with {first_of(differences, DIFFERENCES_SHOWN)}; "
         "replace it with --overwrite, or choose another folder with --out"
     )
 

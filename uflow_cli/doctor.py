@@ -25,6 +25,7 @@ from uflow_cli.errors import DatasetError, UflowError
 from uflow_cli.features import EXTRACTORS, choose_precision
 from uflow_cli.model import choose_device
 from uflow_cli.schema import record
+from uflow_cli.text import first_of
 
 DEFAULT_EXTRACTOR = ModelConfig().extractor
 SCARCE = 2.0  # GiB: features of 1000 images by the default extractor take about as much
@@ -138,8 +139,7 @@ def _data_sets() -> Iterator[Finding]:
         except DatasetError:
             continue
         found = True
-        shown = ", ".join(categories[:4]) + (f" and {len(categories) - 4} more" if len(categories) > 4 else "")
-        yield Finding(f"data set {name}", "good", f"{root}: {shown}")
+        yield Finding(f"data set {name}", "good", f"{root}: {first_of(categories, 4)}")
     if not found:
         yield Finding("data sets", "missing", "none was found",
                       "make one with `uflow sample --out data`, or say with UFLOW_DATA or --data-root where yours are; "

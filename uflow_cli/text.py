@@ -1,6 +1,7 @@
 """Words and numbers as they stand on the page."""
 
 import math
+from collections.abc import Sequence
 from html import escape
 from typing import Final
 
@@ -23,6 +24,12 @@ def printable(text: str) -> str:
 def in_one_line(error: object) -> str:
     """The beginning of what `error` says, for a message of ours."""
     return " ".join(str(error).split())[:_REASON]
+
+
+def first_of(names: Sequence[str], n: int) -> str:
+    """The first `n` of `names`, and how many more there are."""
+    more = f" and {len(names) - n} more" if len(names) > n else ""
+    return ", ".join(names[:n]) + more
 
 
 def brief(value: float) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from uflow_cli.cli.console.terminal import err, out, plain, print_json, print_text
+from uflow_cli.text import first_of
 
 if TYPE_CHECKING:
     from uflow_cli.check import CheckResult
@@ -193,9 +194,8 @@ def _print_tables(result: CheckResult) -> None:
     if result.cause:
         console.print(f"likely cause: {result.cause}", soft_wrap=True)
     if result.flagged:
-        shown = ", ".join(path.name for path in result.flagged[:FLAGGED_SHOWN])
-        more = f" and {len(result.flagged) - FLAGGED_SHOWN} more" if len(result.flagged) > FLAGGED_SHOWN else ""
-        console.print(plain(f"flagged: {shown}{more}"), soft_wrap=True)
+        shown = first_of([path.name for path in result.flagged], FLAGGED_SHOWN)
+        console.print(plain(f"flagged: {shown}"), soft_wrap=True)
     if result.recalibrated:
         console.print(
             f"recalibrated on {result.n_images} images: the smallest false-alarm rate that can be promised is "

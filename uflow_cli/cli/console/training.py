@@ -19,6 +19,7 @@ from rich.text import Text
 
 from uflow_cli.cli.console.tables import Column, held_out_loss, table_of
 from uflow_cli.cli.console.terminal import PlainLines, Rate, duration, err, note, out, plain, progress_bars, warn
+from uflow_cli.text import first_of
 
 if TYPE_CHECKING:
     from uflow_cli.calibration import Calibration
@@ -250,11 +251,10 @@ def _print_suspects(run: Run) -> None:
     suspects = read_suspects(run.folder)
     if not suspects:
         return
-    shown = ", ".join(f"{one.path.name} ({one.log_nfa:.1f})" for one in suspects[:SUSPECTS_SHOWN])
-    more = f" and {len(suspects) - SUSPECTS_SHOWN} more" if len(suspects) > SUSPECTS_SHOWN else ""
+    shown = first_of([f"{one.path.name} ({one.log_nfa:.1f})" for one in suspects], SUSPECTS_SHOWN)
     file = run.folder / SUSPECTS_NAME
     warn(
-        f"{len(suspects)} good image{'s look' if len(suspects) > 1 else ' looks'} defective (log NFA): {shown}{more}; "
+        f"{len(suspects)} good image{'s look' if len(suspects) > 1 else ' looks'} defective (log NFA): {shown}; "
         f"look at them, take those that are good "
         f"out of {file}, and train again with --exclude {file}"
     )
