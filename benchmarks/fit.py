@@ -80,8 +80,7 @@ def main() -> None:
     options = parser.parse_args()
     data = load_dataset(options.dataset, root=options.root, category=options.category)
     size = all_settings()["input_size"].parse(options.input_size)
-    more = {"fit": options.fit} if "fit" in all_settings() else {}
-    model_config = ModelConfig(input_size=size, lot=options.lot, **more)
+    model_config = ModelConfig(input_size=size, lot=options.lot, fit=options.fit)
     found = measure(data, model_config, epochs=options.epochs, seed=options.seed)
     name = f"{data.category} {options.fit} {options.input_size} lot {options.lot} seed {options.seed}"
     print(name, *(f"{key} {value:.3f}" for key, value in found.items()), sep=" | ", flush=True)
