@@ -32,7 +32,6 @@ from uflow_cli.charts import svg_file
 from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.errors import CheckpointError, UflowError
 from uflow_cli.files import write_bytes, write_text
-from uflow_cli.run.lock import sole_training
 from uflow_cli.schema import VERSION, FileName, from_dict, record, to_json
 
 if TYPE_CHECKING:
@@ -133,6 +132,7 @@ class Run:
         there, CheckpointError if the run has become another one meanwhile.
         """
         from uflow_cli.run.graph import keep_checksum
+        from uflow_cli.run.lock import sole_training  # its library would be a twentieth of the start of detection
 
         with sole_training(self.folder):
             now = load_run(self.folder)
