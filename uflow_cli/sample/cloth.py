@@ -4,7 +4,7 @@ Threads are heights and colours on a grid twice as fine as the image; what is hi
 """
 
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,7 @@ class Cloth:
     @property
     def image_mask(self) -> Mask:
         """`mask` on the grid of the image."""
-        return np.asarray(average(self.mask.astype(np.float32)) >= 0.5)
+        return on_image(self.mask)
 
     @property
     def pitch(self) -> float:
@@ -144,9 +144,19 @@ def photograph(rng: Rng, cloth: Cloth) -> NDArray[np.uint8]:
     lamp = cloth.light * rng.normal(1.15, 0.04) * (1 + fall_x * x + fall_y * y - 0.05 * (x**2 + y**2))
     light = brightness * lamp * (0.42 + 0.58 * facing) / (1 + 0.55 * hollow)
     linear = average(colour * light[..., None]) * (1 + rng.normal(0, 0.008, 3))
-    linear = ndimage.gaussian_filter(np.clip(linear, 0, 1), (0.45, 0.45, 0), truncate=3)
-    linear += rng.standard_normal(linear.shape) * np.sqrt(0.00012 * linear + 4e-6)  # photons, electronics
+    return exposed(rng, linear, blur=0.45, photons=0.00012)
+
+
+def exposed(rng: Rng, linear: NDArray[np.floating[Any]], *, blur: float, photons: float) -> NDArray[np.uint8]:
+    """The picture (H, W, 3) of linear RGB in 0..1, blurred, with a noise whose variance is `photons` per brightness."""
+    linear = ndimage.gaussian_filter(np.clip(linear, 0, 1), (blur, blur, 0), truncate=3)
+    linear += rng.standard_normal(linear.shape) * np.sqrt(photons * linear + 4e-6)  # photons, electronics
     return np.asarray(np.rint(255 * np.clip(linear, 0, 1) ** (1 / 2.2)), dtype=np.uint8)
+
+
+def on_image(mask: Mask) -> Mask:
+    """A mask of the fine grid on the grid of the image."""
+    return np.asarray(average(mask.astype(np.float32)) >= 0.5)
 
 
 def average(values: Array) -> Array:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from uflow_cli.sample.cloth import FINE, Array, Mask, Rng, average, noise
+from uflow_cli.sample.cloth import FINE, Array, Mask, Rng, average, exposed, noise, on_image
 
 _BLACK, _BLUE, _RED = range(3)
 _INKS: Final = ((0.03, 0.03, 0.035), (0.02, 0.12, 0.42), (0.62, 0.05, 0.05))  # linear RGB of black, blue, red
@@ -51,7 +51,7 @@ class Label:
     @property
     def image_mask(self) -> Mask:
         """`mask` on the grid of the image."""
-        return np.asarray(average(self.mask.astype(np.float32)) >= 0.5)
+        return on_image(self.mask)
 
 
 class _Artwork:
@@ -147,9 +147,7 @@ def photograph(rng: Rng, label: Label) -> NDArray[np.uint8]:
         colour = colour * (1 - share) + np.asarray(ink) * share
     fall = 1 + rng.normal(0, 0.03) * (label.columns - 0.5) + rng.normal(0, 0.03) * (label.rows - 0.5)
     linear = average((colour * label.tint * (label.light * fall)[..., None]).astype(np.float32))
-    linear = ndimage.gaussian_filter(np.clip(linear, 0, 1), (0.5, 0.5, 0), truncate=3)
-    linear += rng.standard_normal(linear.shape) * np.sqrt(0.0001 * linear + 4e-6)  # photons, electronics
-    return np.asarray(np.rint(255 * np.clip(linear, 0, 1) ** (1 / 2.2)), dtype=np.uint8)
+    return exposed(rng, linear, blur=0.5, photons=0.0001)
 
 
 def _offset(rng: Rng, label: Label, where: Mask) -> tuple[Array, Array]:

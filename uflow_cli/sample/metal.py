@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from uflow_cli.sample.cloth import Array, Mask, Rng, noise
+from uflow_cli.sample.cloth import Array, Mask, Rng, exposed, noise
 
 _Hole: TypeAlias = tuple[float, float, float]  # x and y from the centre, radius
 
@@ -125,9 +125,7 @@ def photograph(rng: Rng, part: Flange) -> NDArray[np.uint8]:
     seen = inside * metal[..., None] * part.colour * part.tint
     seen += (1 - inside) * support[..., None] * np.asarray(_SUPPORT_COLOUR)
     fall = 1 + rng.normal(0, 0.02) * part.x + rng.normal(0, 0.02) * part.y
-    linear = ndimage.gaussian_filter(np.clip(part.light * fall[..., None] * seen, 0, 1), (0.6, 0.6, 0), truncate=3)
-    linear += rng.standard_normal(linear.shape) * np.sqrt(0.00015 * linear + 4e-6)  # photons, electronics
-    return np.asarray(np.rint(255 * np.clip(linear, 0, 1) ** (1 / 2.2)), dtype=np.uint8)
+    return exposed(rng, part.light * fall[..., None] * seen, blur=0.6, photons=0.00015)
 
 
 def _soft(distance: Array, width: float) -> Array:
