@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 OPENCV_VERSION: str = cv2.__version__  # pixels may change with it
-STRIP_PIXELS = 1 << 20  # of large images that are worked on some rows at a time
+STRIP_PIXELS = 1 << 20  # rows of large images are worked on some at a time, without large temporaries
 Colour = tuple[int, int, int]
 
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from uflow_cli.errors import ImageError, UflowError
 from uflow_cli.files import replacing
+from uflow_cli.images.drawing import STRIP_PIXELS
 from uflow_cli.images.views import done_ahead
 
-STRIP_PIXELS = 1 << 20
 _COLOUR_KINDS = {1: 0, 3: 2, 4: 6}  # by channels
 
 
@@ -64,7 +64,7 @@ def _pieces(size: tuple[int, int], strips: Iterable[NDArray[np.uint8]]) -> Itera
     checksum, start = 1, b"\x78\x01"  # of the zlib stream
     work = map(_packed, strips) if size[0] * size[1] <= STRIP_PIXELS else done_ahead(_packed, strips)
     for n_channels, rows, packed in work:
-        if checksum == 1 and start:
+        if start:
             kind = _COLOUR_KINDS[n_channels]
             yield b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", struct.pack(">IIBBBBB", size[1], size[0], 8, kind, 0, 0, 0))
         checksum = zlib.adler32(rows.data, checksum)

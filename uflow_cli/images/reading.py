@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uflow_cli.errors import ImageError
+from uflow_cli.images.drawing import STRIP_PIXELS
 from uflow_cli.images.formats import DamagedError, Pixels, UnsupportedError, decode, kind_of
 from uflow_cli.text import in_one_line
 
 _KINDS = "a JPEG, PNG, BMP, TIFF, WebP, GIF, JPEG 2000, AVIF, TGA or PGM file"
 _LOSSY_MASK_LEVEL = 127  # JPEG rings around every edge: "not zero" would grow the mask
-_STRIP_PIXELS = 1 << 20  # rows are converted some at a time, so that large images need no large temporaries
 
 
 def decoder_versions() -> dict[str, str]:
@@ -61,7 +61,7 @@ def decode_image(data: bytes, *, path: Path) -> NDArray[np.uint8]:
         return np.ascontiguousarray(values)
     height, width = values.shape[:2]
     image = np.empty((height, width, 3), dtype=np.uint8)
-    rows = max(1, _STRIP_PIXELS // width)
+    rows = max(1, STRIP_PIXELS // width)
     for start in range(0, height, rows):
         image[start : start + rows] = _eight_bit(values[start : start + rows], pixels.peak)
     return image
