@@ -1,23 +1,52 @@
-"""A report of what `uflow detect` left in a folder, without computing anything anew."""
+"""A report of a detection: as its images come, or of what it left in a folder, without computing anything anew."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from uflow_cli.detect import RESULT_NAME, DetectedImage, DetectionResult
+from uflow_cli.detection.prediction import Prediction
 from uflow_cli.errors import ImageError, UflowError
 from uflow_cli.images import read_image, read_mask
 from uflow_cli.render import fit_mask
 from uflow_cli.report.contents import Fact, ReportImage, ReportSummary
 from uflow_cli.report.page import ReportWriter
-from uflow_cli.run.record import load_run
+from uflow_cli.run.record import Run, load_run
 from uflow_cli.schema import from_json
 
 _MAP_SIDE = 256  # pixels of the longer side of a map of regions
+
+
+class DetectionPage:
+    """A report of a detection, whose images come one by one and of which nobody knows the truth."""
+
+    def __init__(self, writer: ReportWriter) -> None:
+        self._writer = writer
+
+    def add(self, path: Path, prediction: Prediction) -> None:
+        """Show an image."""
+        self._writer.add(detected_image(path, prediction))
+
+    def finish(self, run: Run, result: DetectionResult) -> Path:
+        """Write the page and return its path."""
+        calibration = run.calibration
+        return _finish(
+            self._writer, result, fact=Fact("extractor", run.model.extractor), warnings=calibration.warnings(),
+            log_lot=calibration.log_lot,
+        )  # fmt: skip
+
+
+def detected_image(path: Path, prediction: Prediction) -> ReportImage:
+    """What a report shows of an image of which nobody knows the truth."""
+    return ReportImage(
+        name=_short_name(path), is_defect=prediction.is_defect, log_nfa=prediction.log_nfa,
+        anomaly_score=prediction.score, image=prediction.image, score_map=prediction.score_map, mask=prediction.mask,
+        regions=prediction.detections, path=str(path.absolute()), log_nfa_map=prediction.log_nfa_map,
+    )  # fmt: skip
 
 
 def read_result(folder: Path) -> DetectionResult:
@@ -49,13 +78,19 @@ def report_stored(
         log_lot = load_run(result.model).calibration.log_lot
     except (UflowError, OSError):
         log_lot = None
-    warnings = [result.caveat] if result.caveat else []
-    if gone:
-        warnings.append(f"{len(gone)} of {len(result.images)} images cannot be shown any more, such as {gone[0]}")
+    n_images = len(result.images)
+    lost = [f"{len(gone)} of {n_images} images cannot be shown any more, such as {gone[0]}"] if gone else []
+    return _finish(writer, result, fact=Fact("results", str(result.out)), warnings=lost, log_lot=log_lot)
+
+
+def _finish(
+    writer: ReportWriter, result: DetectionResult, *, fact: Fact, warnings: Sequence[str], log_lot: float | None
+) -> Path:
+    """Write the page, which says what model found `result` and one `fact` more."""
     summary = ReportSummary(
         threshold=result.nfa_threshold, promise=f"The threshold allows {result.promise}.",
-        facts=(Fact("model", str(result.model)), Fact("results", str(result.out))), warnings=tuple(warnings),
-        log_lot=log_lot,
+        facts=(Fact("model", str(result.model)), fact),
+        warnings=(*([result.caveat] if result.caveat else []), *warnings), log_lot=log_lot,
     )  # fmt: skip
     return writer.finish(title=f"{len(result.images)} images by {result.model.name}", summary=summary)
 
@@ -66,10 +101,15 @@ def _shown(image: DetectedImage) -> ReportImage:
         raise ImageError(f"{image.path}: another image than was inspected, of another size")
     mask = np.zeros((1, 1), dtype=np.bool_) if image.mask is None else read_mask(image.mask)
     return ReportImage(
-        name=f"{image.path.parent.name}/{image.path.name}", is_defect=image.is_defect, log_nfa=image.log_nfa,
+        name=_short_name(image.path), is_defect=image.is_defect, log_nfa=image.log_nfa,
         anomaly_score=image.anomaly_score, image=picture, score_map=np.zeros((1, 1), dtype=np.float32), mask=mask,
         regions=image.regions, path=str(image.path.absolute()), log_nfa_map=_regions_map(image, mask),
     )  # fmt: skip
+
+
+def _short_name(path: Path) -> str:
+    """The name of an image on the page: its folder tells files of one name apart."""
+    return f"{path.parent.name}/{path.name}"
 
 
 def _regions_map(image: DetectedImage, mask: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import csv
 import math
+from dataclasses import replace
 from pathlib import Path
 
 from uflow_cli.calibration import calibration_chart
 from uflow_cli.charts import LossPoint
-from uflow_cli.detect import DetectionResult
-from uflow_cli.detection.prediction import Prediction
 from uflow_cli.evaluation import ABSENT, EvaluatedImage, Evaluation
 from uflow_cli.metrics import iou
 from uflow_cli.report.contents import Drawing, Fact, ReportImage, ReportSummary
+from uflow_cli.report.detected import detected_image
 from uflow_cli.report.drawings import sweep_chart
-from uflow_cli.report.page import ReportWriter
 from uflow_cli.run.log import LOG_NAME
 from uflow_cli.run.record import Run
 from uflow_cli.run.suspects import read_suspects
@@ -22,53 +21,14 @@ from uflow_cli.run.suspects import read_suspects
 
 def report_image(evaluated: EvaluatedImage) -> ReportImage:
     """What a report shows of an evaluated image."""
-    prediction, labelled = evaluated.prediction, evaluated.labelled
-    return ReportImage(
-        name=f"{labelled.path.parent.name}/{labelled.path.name}",
-        is_defect=prediction.is_defect,
-        log_nfa=prediction.log_nfa,
-        anomaly_score=prediction.score,
-        image=prediction.image,
-        score_map=prediction.score_map,
-        mask=prediction.mask,
-        regions=prediction.detections,
+    labelled, true_mask = evaluated.labelled, None if evaluated.labelled.is_good else evaluated.true_mask
+    return replace(
+        detected_image(labelled.path, evaluated.prediction),
         kind=labelled.defect,
         truly_defective=not labelled.is_good,
-        true_mask=None if labelled.is_good else evaluated.true_mask,
-        overlap=(
-            None if labelled.is_good or evaluated.true_mask is None else iou(prediction.mask, evaluated.true_mask)
-        ),
-        path=str(labelled.path.absolute()),
-        log_nfa_map=prediction.log_nfa_map,
+        true_mask=true_mask,
+        overlap=None if true_mask is None else iou(evaluated.prediction.mask, true_mask),
     )
-
-
-class DetectionPage:
-    """A report of a detection, whose images come one by one and of which nobody knows the truth."""
-
-    def __init__(self, writer: ReportWriter) -> None:
-        self._writer = writer
-
-    def add(self, path: Path, prediction: Prediction) -> None:
-        """Show an image."""
-        self._writer.add(
-            ReportImage(
-                name=f"{path.parent.name}/{path.name}", is_defect=prediction.is_defect, log_nfa=prediction.log_nfa,
-                anomaly_score=prediction.score, image=prediction.image, score_map=prediction.score_map,
-                mask=prediction.mask, regions=prediction.detections, path=str(path.absolute()),
-                log_nfa_map=prediction.log_nfa_map,
-            )
-        )  # fmt: skip
-
-    def finish(self, run: Run, result: DetectionResult) -> Path:
-        """Write the page and return its path."""
-        summary = ReportSummary(
-            threshold=result.nfa_threshold, promise=f"The threshold allows {result.promise}.",
-            facts=(Fact("model", str(run.folder)), Fact("extractor", run.model.extractor)),
-            warnings=(*([run.caveat] if run.caveat else []), *run.calibration.warnings()),
-            log_lot=run.calibration.log_lot,
-        )  # fmt: skip
-        return self._writer.finish(title=f"{result.n_images} images by {run.folder.name}", summary=summary)
 
 
 def report_summary(run: Run, evaluation: Evaluation) -> ReportSummary:
