@@ -17,7 +17,7 @@ def doubtful_masks(test: Sequence[LabelledImage]) -> list[str]:
 
     Masks that are missing or cannot be read are left to those who need them.
     """
-    with_mask = [image for image in test if image.mask_path is not None and image.mask_path.is_file()]
+    with_mask = [image for image in test if image.has_mask]
     shares = list(zip(with_mask, done_ahead(_share, with_mask), strict=True))
     empty = [image.mask_path for image, share in shares if share == 0]
     large = [image.mask_path for image, share in shares if share is not None and share > HALF]

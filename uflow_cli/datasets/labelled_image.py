@@ -38,6 +38,11 @@ class LabelledImage:
         """Whether the image is free of defects."""
         return self.defect == GOOD
 
+    @property
+    def has_mask(self) -> bool:
+        """Whether its mask file exists."""
+        return self.mask_path is not None and self.mask_path.is_file()
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -90,7 +95,7 @@ def require_mask(labelled: LabelledImage) -> None:
 
 def has_masks(test: Sequence[LabelledImage]) -> bool:
     """Whether any defective image has a mask: where none has, only whole images can be judged."""
-    return any(image.mask_path is not None and image.mask_path.is_file() for image in test)
+    return any(image.has_mask for image in test)
 
 
 def find_mask(folder: Path, stems: Sequence[str]) -> Path:

@@ -29,7 +29,7 @@ def evaluate_images(
         if isinstance(prediction, ImageError):
             raise prediction
         size = (prediction.mask.shape[0], prediction.mask.shape[1])
-        known = item.is_good or (item.mask_path is not None and item.mask_path.is_file())
+        known = item.is_good or item.has_mask
         yield EvaluatedImage(item, read_label_mask(item, size, image_size=size) if known else None, prediction)
 
 
