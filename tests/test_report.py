@@ -389,3 +389,12 @@ def test_the_sweep_shows_the_plateau_and_both_ends() -> None:
 def test_a_sweep_without_masks_has_no_plateau() -> None:
     nothing = np.full(1401, np.nan)
     assert "plateau" not in sweep_chart(sweep_of(nothing, np.zeros(1401)), threshold=0.0, oracle=math.nan)
+
+
+@pytest.mark.parametrize(
+    ("log_lot", "words"), [(2.0, "in 100 good images"), (0.0, "in one good image"), (None, "in a lot of good images")]
+)
+def test_the_page_says_among_how_many_images_nfa_counts(tmp_path: Path, log_lot: float | None, words: str) -> None:
+    summary = ReportSummary(threshold=0.0, promise="-", log_lot=log_lot)
+    page = write_report(tmp_path / "report", title="lots", summary=summary, images=FOUR)
+    assert f"chance alone would make {words};" in page.read_text(encoding="utf-8")

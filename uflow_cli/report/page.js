@@ -41,7 +41,7 @@
 
   // Another threshold: verdicts, counts and outlines from what is stored of each image.
   const decide = find(".decide"), marked = new Map(), decoded = new Map(), inSight = new Set();
-  const initial = decide ? Number(decide.dataset.threshold) : 0;
+  const [initial, low, high, width] = ["threshold", "low", "high", "width"].map((key) => decide ? Number(decide.dataset[key]) : 0);
   const squeeze = (value) => Math.asinh(Math.min(Math.max(value, -1e7), 1e7) / 2);
   const words = { "missed": "Good · missed", "false-alarm": "Defect · false alarm", "found": "Defect", "flagged": "Defect" };
   let threshold = initial;
@@ -145,7 +145,6 @@
     const lot = decide.dataset.lot, expected = 10 ** threshold;
     const promise = lot ? [`${expected < 1e-3 || expected >= 1e6 ? expected.toExponential(1) : Number(expected.toPrecision(3))} false detections expected in ${lot === "1" ? "a good image" : `${lot} good images`}`] : [];
     find("#decided").textContent = [...counts.map(([flagged, total, which]) => `${flagged} of ${total} ${which.replace("of ", "")} flagged`), ...promise].join(" · ");
-    const low = Number(decide.dataset.low), high = Number(decide.dataset.high), width = Number(decide.dataset.width);
     const place = (value) => width * Math.min(Math.max((squeeze(value) - low) / (high - low), 0), 1);
     const line = find("path.threshold"), chart = line.closest("svg");
     for (const part of [line, line.nextElementSibling]) part.setAttribute("transform", `translate(${place(threshold) - place(initial)} 0)`);
@@ -161,7 +160,6 @@
   if (decide) {
     decide.hidden = false;
     for (const canvas of all("canvas")) { watcher.observe(canvas); canvas.closest(".frame").classList.add("has-map"); }
-    const low = Number(decide.dataset.low), high = Number(decide.dataset.high);
     find("#threshold").addEventListener("input", (event) => apply(2 * Math.sinh(low + (high - low) * Number(event.target.value) / 1000)));
     find("#exact").addEventListener("change", (event) => { if (event.target.value !== "" && isFinite(event.target.value)) apply(Number(event.target.value)); });
     find("#reset").addEventListener("click", () => apply(initial));

@@ -168,6 +168,7 @@ def _page(*, title: str, summary: ReportSummary, cards: Sequence[Card]) -> str:
         generator=_GENERATOR,
         title=title,
         summary=summary,
+        lot=None if summary.log_lot is None else round(10**summary.log_lot),
         cards=cards,
         n_flagged=sum(card.is_defect for card in cards),
         counted=_counted(cards),
