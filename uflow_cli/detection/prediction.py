@@ -66,7 +66,7 @@ class Prediction:
         """The union of all detections, (H, W)."""
         return self.findings.mask(self.index, threshold=self.threshold, size=self.size)
 
-    @property
+    @cached_property
     def log_nfa_map(self) -> NDArray[np.float32]:
         """The lowest log NFA over scales, as large as the score map. At its size, what is below t is the mask at t."""
         height, width = self.score_map.shape
