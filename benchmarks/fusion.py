@@ -58,7 +58,7 @@ def main() -> None:
     data = load_dataset(run.origin.dataset, root=options.data_root, category=run.origin.category)
     model = load_model(run, device=torch.device("cpu"))
     paths = [item.path for item in data.test]
-    read = [found[1] for _, found in squared_norm_maps(model, paths) if not isinstance(found, ImageError)]
+    read = [found.maps for _, found in squared_norm_maps(model, paths) if not isinstance(found, ImageError)]
     evidence: Maps = [np.stack(source) for source in zip(*read, strict=True)]
     good = np.array([item.is_good for item in data.test])
     truth = [read_label_mask(item, SIZE) for item in data.test]

@@ -56,7 +56,7 @@ def test_maps_are_those_that_predictions_see(loaded, paths):
     maps = dict(squared_norm_maps(loaded[0], paths, batch_size=3))
     for path, result in predictions(*loaded, paths, batch_size=3):
         if not isinstance(result, ImageError):
-            [own] = loaded[1].find([u[None] for u in maps[path][1]]).evidence
+            [own] = loaded[1].find([u[None] for u in maps[path].maps]).evidence
             np.testing.assert_array_equal(own[0], result.findings.evidence[0][result.index])
 
 

@@ -108,19 +108,21 @@ def _written(folder: Path, out: Path | None) -> set[Path]:
 def detect_images(
     run: Run, paths: Sequence[Path], *, out: Path, device: DeviceChoice = "auto", runtime: Runtime = "auto",
     nfa_threshold: float | None = None, false_alarm_rate: float | None = None, batch_size: int | None = None,
-    masks: bool = True, overlays: bool = True,
+    masks: bool = True, overlays: bool = True, roi: Path | None = None,
     on_progress: Callable[[int], None] = lambda _n: None,
     on_prediction: Callable[[Path, Prediction], None] = lambda _path, _prediction: None,
 ) -> DetectionResult:  # fmt: skip
     """Find the defects in the images at `paths` and write masks, overlays and detections.json to `out`.
 
-    Unreadable images are reported in `errors`, the others are inspected all the same. `on_progress(n)` hears of n more,
-    `on_prediction` of each image that was inspected, in their order.
+    `roi` is a mask of the pixels that count, instead of the run's. Unreadable images are reported in `errors`, the
+    others are inspected all the same. `on_progress(n)` hears of n more, `on_prediction` of each image that was
+    inspected, in their order.
     While a batch is computed, the next one is decoded and the pictures of the one before are written.
     """
     threshold, promise = choose_threshold(
         run.calibration, nfa_threshold=nfa_threshold, false_alarm_rate=false_alarm_rate
     )
+    rois = run.rois(roi)
     model = open_model(run, device=device, runtime=runtime)
     names = output_names(paths)
 
@@ -139,7 +141,8 @@ def detect_images(
         except ImageError as error:
             return UnreadableImage(path, str(error))
 
-    stream = predictions(model, run.calibration.detector(model), paths, threshold=threshold, batch_size=batch_size)
+    detector = run.calibration.detector(model)
+    stream = predictions(model, detector, paths, threshold=threshold, batch_size=batch_size, rois=rois)
     images: list[DetectedImage] = []
     errors: list[UnreadableImage] = []
     for found in done_ahead(written, told(), ahead=batch_size or model.batch_size):

@@ -21,10 +21,10 @@ from uflow_cli.check.judgement import (
 )
 from uflow_cli.config import MIN_HELD_OUT, DeviceChoice, Runtime
 from uflow_cli.detection.detector import Detector
-from uflow_cli.detection.fitted import EvidenceModel, stack_evidence
+from uflow_cli.detection.fitted import EvidenceModel, FittedEvidence, stack_evidence
 from uflow_cli.detection.stream import UnreadableImage, squared_norm_maps
 from uflow_cli.errors import ImageError, UflowError
-from uflow_cli.images import Layout
+from uflow_cli.images import EVERYWHERE, Rois
 from uflow_cli.run.graph import open_model
 from uflow_cli.run.record import Run
 from uflow_cli.schema import record
@@ -68,7 +68,7 @@ def check_run(
     if false_alarm_rate is not None:
         conformal_rank(old, false_alarm_rate)
     model = open_model(run, device=device, runtime=runtime)
-    norms, shares, read, errors = embed_images(model, paths, on_progress=on_progress)
+    norms, shares, read, errors = embed_images(model, paths, rois=run.rois(), on_progress=on_progress)
     if recalibrate and len(read) < MIN_HELD_OUT:
         raise UflowError(f"{len(read)} good images are too few to recalibrate; give at least {MIN_HELD_OUT}")
     judged, lowest = _judge(
@@ -94,17 +94,18 @@ def check_run(
 
 
 def embed_images(
-    model: EvidenceModel, paths: Sequence[Path], *, on_progress: Callable[[int], None] = lambda _n: None
-) -> tuple[list[Floats], Floats | None, list[Path], list[UnreadableImage]]:
+    model: EvidenceModel, paths: Sequence[Path], *, rois: Rois = EVERYWHERE,
+    on_progress: Callable[[int], None] = lambda _n: None,
+) -> tuple[list[Floats], Floats | None, list[Path], list[UnreadableImage]]:  # fmt: skip
     """U maps per scale (N, H_s, W_s) of the images that can be read, how much each cell counts (N, H, W; None: all),
     the paths of these images, and the others with the reason.
 
     UflowError if there is none.
     """
-    found: list[tuple[Layout, list[Floats]]] = []
+    found: list[FittedEvidence] = []
     read: list[Path] = []
     errors: list[UnreadableImage] = []
-    for path, maps in squared_norm_maps(model, paths):
+    for path, maps in squared_norm_maps(model, paths, rois=rois):
         if isinstance(maps, ImageError):
             errors.append(UnreadableImage(path, str(maps)))
         else:

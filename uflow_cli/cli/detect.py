@@ -16,6 +16,7 @@ from uflow_cli.cli.options import (
     Json,
     ModelFolder,
     NfaThreshold,
+    RegionOfInterest,
     Runtime,
     Strict,
     WeightsFiles,
@@ -45,6 +46,7 @@ def detect(
     report: Annotated[
         Path | None, typer.Option("--report", help="Also write an HTML page with all images to this folder.")
     ] = None,
+    roi: RegionOfInterest = None,
     strict: Strict = False,
     json: Json = False,
     fail_on_defect: Annotated[
@@ -71,7 +73,7 @@ def detect(
         advance = stack.enter_context(console.progress("detecting", total=len(paths)))
         result = detect_images(
             run, paths, out=out, device=device.value, runtime=runtime.value, nfa_threshold=nfa_threshold,
-            false_alarm_rate=false_alarm_rate, masks=masks, overlays=overlays, on_progress=advance,
+            false_alarm_rate=false_alarm_rate, masks=masks, overlays=overlays, roi=roi, on_progress=advance,
             on_prediction=page.add if page else lambda _path, _prediction: None,
         )  # fmt: skip
         if page:

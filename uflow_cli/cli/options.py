@@ -99,6 +99,16 @@ Strict = Annotated[
 ]
 
 
+RegionOfInterest = Annotated[
+    Path | None,
+    typer.Option(
+        "--roi", metavar="MASK.png",
+        help="Mask of the pixels that count, white inside, as large as the images.  [default: roi/NAME.png beside each "
+        "image, where it is there]",
+    ),
+]  # fmt: skip
+
+
 def heed(left_out: Sequence[LeftOut], doubts: Sequence[str] = (), *, strict: bool) -> None:
     """Say what was left out of the images and what cannot be right about them; DatasetError where `strict`."""
     from uflow_cli.cli import console

@@ -23,6 +23,7 @@ from uflow_cli.cli.options import (
     DatasetName,
     Device,
     DeviceName,
+    RegionOfInterest,
     Strict,
     are_many,
     ask,
@@ -90,6 +91,7 @@ def train(
         Path | None,
         typer.Option("--exclude", help="File of good images not to train on, such as a run's suspicious.csv."),
     ] = None,
+    roi: RegionOfInterest = None,
     strict: Strict = False,
     graph: Annotated[
         bool,
@@ -141,6 +143,10 @@ def train(
     root = chosen_root(dataset, category, data_root) if dataset else Path()
     cache = None if no_cache else chosen_cache(cache_dir, cache_size)
     if dataset is not None and category is not None and are_many(category):
+        if roi is not None:
+            raise typer.BadParameter(
+                "a mask is of one category; masks beside the images can be of many", param_hint="'--roi'"
+            )
         if strict:
             _heed_all(dataset, category, root)
         _train_many(
@@ -172,7 +178,7 @@ def train(
             [image.path for image in data.train], out=run, dataset=data.name, category=data.category,
             model_config=model_config, config=training_config, device=choose_device(device.value), observer=observer,
             should_stop=should_stop, overwrite=overwrite, root=root if dataset else None, good=images,
-            cache=cache, groups=groups, excluded=excluded, compile_graph=graph,
+            cache=cache, groups=groups, excluded=excluded, compile_graph=graph, roi=roi,
             criterion=criterion_of(model_config, data, cache=cache, on_progress=observer.on_features),
         )  # fmt: skip
     if is_rank_zero():

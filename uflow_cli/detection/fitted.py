@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
 
@@ -20,6 +21,7 @@ from uflow_cli.images import Layout, Stitcher, lay_out
 TILES = 8  # at a time
 MOST_STEP = 64  # pixels between the corners of tiles, lest they cannot overlap
 Floats = NDArray[np.float32]
+Mask = NDArray[np.bool_]
 
 
 class EvidenceModel(Protocol):
@@ -55,16 +57,36 @@ def layout_of(size: tuple[int, int], config: ModelConfig) -> Layout:
     return lay_out(size, fit=config.fit, input_size=config.input_size, step=step)
 
 
-def fitted_evidence(model: EvidenceModel, images: Sequence[NDArray[np.uint8]]) -> Iterator[tuple[Layout, list[Floats]]]:
-    """For each of `images`, each (H, W, 3) of any size, its layout and its U maps of every source, (H_s, W_s)."""
+@dataclass(frozen=True, eq=False)
+class FittedEvidence:
+    """What a model sees in an image: its layout, U maps of every source, (H_s, W_s), and how much each cell counts.
+
+    `shares` are on the finest grid; None: all of every cell.
+    """
+
+    layout: Layout
+    maps: list[Floats]
+    shares: Floats | None
+
+
+def fitted_evidence(
+    model: EvidenceModel, images: Sequence[NDArray[np.uint8]], rois: Sequence[Mask | None] | None = None
+) -> Iterator[FittedEvidence]:
+    """The evidence of each of `images`, each (H, W, 3) of any size, of which the pixels in `rois` (H, W) count."""
+    rois = rois or [None] * len(images)
     layouts = [layout_of((image.shape[0], image.shape[1]), model.config) for image in images]
+    layouts = [layout if roi is None else layout.within(roi) for layout, roi in zip(layouts, rois, strict=True)]
     stitchers = [Stitcher(layout) for layout in layouts]
 
     def tiles() -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        for index, (image, layout) in enumerate(zip(images, layouts, strict=True)):
-            content = layout.resized(image)
+        for index, (image, layout, roi) in enumerate(zip(images, layouts, rois, strict=True)):
+            content, inside = layout.seen(image, roi)
             for number in range(len(layout.corners)):
-                yield index, layout.cut(content, number)
+                yield index, layout.cut(content, number, inside)
+
+    def stitched(index: int) -> FittedEvidence:
+        layout, maps = layouts[index], stitchers[index].maps()
+        return FittedEvidence(layout, maps, layout.shares(_shape(maps[0]), roi=rois[index]))
 
     next_image = 0
     pending = tiles()
@@ -73,32 +95,30 @@ def fitted_evidence(model: EvidenceModel, images: Sequence[NDArray[np.uint8]]) -
         for row, (index, _) in enumerate(batch):
             stitchers[index].add([u[row] for u in maps])
         while next_image < batch[-1][0]:
-            yield layouts[next_image], stitchers[next_image].maps()
+            yield stitched(next_image)
             next_image += 1
     for index in range(next_image, len(images)):
-        yield layouts[index], stitchers[index].maps()
+        yield stitched(index)
 
 
-def stack_evidence(
-    found: Sequence[tuple[Layout, list[Floats]]],
-) -> tuple[list[Floats], Floats | None]:
+def stack_evidence(found: Sequence[FittedEvidence]) -> tuple[list[Floats], Floats | None]:
     """Maps of several images as (N, H_s, W_s) per source, and the share of each cell that counts, (N, H, W) or None.
 
     Maps of smaller images are filled up with their mirror image, of which nothing counts.
     """
-    sources = zip(*(maps for _, maps in found), strict=True)
+    sources = zip(*(one.maps for one in found), strict=True)
     grids = [(max(u.shape[0] for u in maps), max(u.shape[1] for u in maps)) for maps in sources]
-    stacked = [np.stack([padded(maps[s], grid) for _, maps in found]) for s, grid in enumerate(grids)]
-    own = [_shape(maps[0]) for _, maps in found]
-    return stacked, stack_shares([layout for layout, _ in found], own, grids[0])
+    stacked = [np.stack([padded(one.maps[s], grid) for one in found]) for s, grid in enumerate(grids)]
+    return stacked, stack_shares([one.shares for one in found], [_shape(one.maps[0]) for one in found], grids[0])
 
 
-def stack_shares(layouts: Sequence[Layout], own: Sequence[tuple[int, int]], grid: tuple[int, int]) -> Floats | None:
+def stack_shares(
+    shares: Sequence[Floats | None], own: Sequence[tuple[int, int]], grid: tuple[int, int]
+) -> Floats | None:
     """The share of each cell that counts, (N, H, W) on the `grid` for maps filled up from their `own`; None: all."""
-    shares = [layout.shares(cells) for layout, cells in zip(layouts, own, strict=True)]
     if all(share is None and cells == grid for share, cells in zip(shares, own, strict=True)):
         return None
-    full = np.zeros((len(layouts), *grid), np.float32)
+    full = np.zeros((len(shares), *grid), np.float32)
     for row, share, (height, width) in zip(full, shares, own, strict=True):
         row[:height, :width] = 1.0 if share is None else share
     return full

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from uflow_cli.detection.detector import Detection, Detector, Findings
 from uflow_cli.detection.fitted import EvidenceModel, fitted_evidence, stack_evidence
 from uflow_cli.detection.masks import ScaleRegions
-from uflow_cli.images import Layout, highest_in, on_content
+from uflow_cli.images import Layout, highest_in, on_content, resize_mask
 
 SCORE_SIZE = (256, 256)  # at which the paper compares scores
 LONGEST_SCORE = 1024  # pixels of a score map's longer side, at most
@@ -35,6 +35,7 @@ class Prediction:
     threshold: float  # on log_nfa
     findings: Findings
     index: int  # of the image in the batch of `findings`
+    roi: NDArray[np.bool_] | None = None  # the pixels that count, (H, W); None: all
 
     @property
     def size(self) -> tuple[int, int]:
@@ -64,13 +65,17 @@ class Prediction:
     @cached_property
     def mask(self) -> NDArray[np.bool_]:
         """The union of all detections, (H, W)."""
-        return self.findings.mask(self.index, threshold=self.threshold, size=self.size)
+        mask = self.findings.mask(self.index, threshold=self.threshold, size=self.size)
+        return mask if self.roi is None else mask & self.roi
 
     @cached_property
     def log_nfa_map(self) -> NDArray[np.float32]:
         """The lowest log NFA over scales, as large as the score map. At its size, what is below t is the mask at t."""
         height, width = self.score_map.shape
-        return self.findings.log_nfa_map(self.index, size=(height, width))
+        values = self.findings.log_nfa_map(self.index, size=(height, width))
+        if self.roi is not None:
+            values[~resize_mask(self.roi, (height, width))] = self.findings.ceiling
+        return values
 
     @property
     def region_log_nfas(self) -> NDArray[np.float64]:
@@ -86,25 +91,31 @@ class Prediction:
 
 
 def predict(
-    model: EvidenceModel, detector: Detector, images: Sequence[NDArray[np.uint8]], *, threshold: float = 0.0
-) -> list[Prediction]:
-    """Predictions for RGB `images`, each (H, W, 3) of any size; a region is detected where log_nfa < `threshold`."""
-    if model.config.is_squashed:
+    model: EvidenceModel, detector: Detector, images: Sequence[NDArray[np.uint8]], *, threshold: float = 0.0,
+    rois: Sequence[NDArray[np.bool_] | None] | None = None,
+) -> list[Prediction]:  # fmt: skip
+    """Predictions for RGB `images`, each (H, W, 3) of any size; a region is detected where log_nfa < `threshold`.
+
+    Where there are `rois`, each (H, W) or None, pixels outside are neither evidence nor tests.
+    """
+    rois = rois or [None] * len(images)
+    if model.config.is_squashed and all(roi is None for roi in rois):
         sources = model.evidence_maps(images)
         findings = detector.find(sources)
         scores = _score_maps(model, detector, sources, findings, size=SCORE_SIZE)
         return [Prediction(image, scores[index], threshold, findings, index) for index, image in enumerate(images)]
-    found = list(fitted_evidence(model, images))
+    found = list(fitted_evidence(model, images, rois))
     alike: dict[Layout, list[int]] = {}
-    for index, (layout, _) in enumerate(found):
-        alike.setdefault(layout, []).append(index)
+    for index, one in enumerate(found):
+        alike.setdefault(one.layout, []).append(index)
     predictions: dict[int, Prediction] = {}
     for layout, indices in alike.items():
         sources, shares = stack_evidence([found[index] for index in indices])
         findings = detector.find(sources, shares=shares, extent=layout.extent)
-        scores = _score_maps(model, detector, sources, findings, size=score_size(layout))
+        size = SCORE_SIZE if model.config.is_squashed else score_size(layout)
+        scores = _score_maps(model, detector, sources, findings, size=size)
         for row, index in enumerate(indices):
-            predictions[index] = Prediction(images[index], scores[row], threshold, findings, row)
+            predictions[index] = Prediction(images[index], scores[row], threshold, findings, row, rois[index])
     return [predictions[index] for index in range(len(images))]
 
 
@@ -117,6 +128,7 @@ def _score_maps(
         shown = detector.localised(sources, findings.evidence[0], findings.shares)
         return [_shown(1.0 - np.exp(-0.5 * e), size, findings.extent) for e in shown]
     channels = model.source_channels[: len(model.reach)]
+    sources = sources if findings.shares is None else findings.evidence  # what does not count is no evidence
     likelihoods = [
         np.stack([on_content(np.exp(-0.5 * one / c), size, findings.extent) for one in u])
         for u, c in zip(sources, channels, strict=False)

@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uflow_cli.detection.detector import Detector
-from uflow_cli.detection.fitted import EvidenceModel, fitted_evidence
+from uflow_cli.detection.fitted import EvidenceModel, FittedEvidence, fitted_evidence
 from uflow_cli.detection.prediction import Prediction, predict
 from uflow_cli.errors import ImageError
-from uflow_cli.images import Layout, read_image
+from uflow_cli.images import EVERYWHERE, Rois, read_image
 
 Image = NDArray[np.uint8]
+Seen = tuple[Image, NDArray[np.bool_] | None]  # an image and the pixels of it that count
 Item = TypeVar("Item")
 
 
@@ -32,45 +33,54 @@ class UnreadableImage:
 
 def predictions(
     model: EvidenceModel, detector: Detector, paths: Sequence[Path], *, threshold: float = 0.0,
-    batch_size: int | None = None,
+    batch_size: int | None = None, rois: Rois = EVERYWHERE,
 ) -> Iterator[tuple[Path, Prediction | ImageError]]:  # fmt: skip
-    """Each path in turn with the prediction for its image, or the error why it cannot be read.
+    """Each path in turn with the prediction for its image within `rois`, or the error why it cannot be read.
 
     In PyTorch the last bits of a prediction follow the size of its batch, which by default is the model's own.
     """
-    size = batch_size or model.batch_size
-    return _in_batches(paths, lambda images: predict(model, detector, images, threshold=threshold), size)
+
+    def work(seen: Sequence[Seen]) -> list[Prediction]:
+        images, masks = [image for image, _ in seen], [mask for _, mask in seen]
+        return predict(model, detector, images, threshold=threshold, rois=masks)
+
+    return _in_batches(paths, work, batch_size or model.batch_size, rois)
 
 
 def squared_norm_maps(
-    model: EvidenceModel, paths: Sequence[Path], *, batch_size: int | None = None
-) -> Iterator[tuple[Path, tuple[Layout, list[NDArray[np.float32]]] | ImageError]]:
-    """Each path in turn with layout and U maps of its image, per source (H_s, W_s), or why it cannot be read."""
-    return _in_batches(paths, lambda images: list(fitted_evidence(model, images)), batch_size or model.batch_size)
+    model: EvidenceModel, paths: Sequence[Path], *, batch_size: int | None = None, rois: Rois = EVERYWHERE
+) -> Iterator[tuple[Path, FittedEvidence | ImageError]]:
+    """Each path in turn with the U maps of its image within `rois`, or why it cannot be read."""
+
+    def work(seen: Sequence[Seen]) -> list[FittedEvidence]:
+        return list(fitted_evidence(model, [image for image, _ in seen], [mask for _, mask in seen]))
+
+    return _in_batches(paths, work, batch_size or model.batch_size, rois)
 
 
 def _in_batches(
-    paths: Sequence[Path], work: Callable[[Sequence[Image]], Sequence[Item]], batch_size: int
+    paths: Sequence[Path], work: Callable[[Sequence[Seen]], Sequence[Item]], batch_size: int, rois: Rois
 ) -> Iterator[tuple[Path, Item | ImageError]]:
     """`work` on `batch_size` files at a time, while a thread decodes those of the next batch."""
     with ThreadPoolExecutor(1) as reader:
-        ahead: deque[tuple[Path, Future[Image | ImageError]]] = deque()
+        ahead: deque[tuple[Path, Future[Seen | ImageError]]] = deque()
         try:
             for start in range(0, len(paths) + batch_size, batch_size):
                 ready = [ahead.popleft() for _ in range(len(ahead))]
-                ahead.extend((path, reader.submit(_read, path)) for path in paths[start : start + batch_size])
+                ahead.extend((path, reader.submit(_read, path, rois)) for path in paths[start : start + batch_size])
                 read = [(path, future.result()) for path, future in ready]
-                images = [image for _, image in read if not isinstance(image, ImageError)]
-                results = iter(work(images) if images else ())
-                for path, image in read:
-                    yield path, image if isinstance(image, ImageError) else next(results)
+                seen = [one for _, one in read if not isinstance(one, ImageError)]
+                results = iter(work(seen) if seen else ())
+                for path, one in read:
+                    yield path, one if isinstance(one, ImageError) else next(results)
         finally:
             for _, future in ahead:
                 future.cancel()
 
 
-def _read(path: Path) -> Image | ImageError:
+def _read(path: Path, rois: Rois) -> Seen | ImageError:
     try:
-        return read_image(path)
+        image = read_image(path)
+        return image, rois.of(path, (image.shape[0], image.shape[1]))
     except ImageError as error:
         return error

@@ -6,11 +6,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from uflow_cli.calibration import choose_threshold
 from uflow_cli.config import DeviceChoice, Runtime
-from uflow_cli.datasets import Dataset, LabelledImage, has_masks, read_label_mask, require_mask
+from uflow_cli.datasets import GOOD, Dataset, LabelledImage, has_masks, read_label_mask, require_mask
 from uflow_cli.detection.fitted import EvidenceModel
+from uflow_cli.detection.prediction import Prediction
 from uflow_cli.detection.stream import predictions
 from uflow_cli.errors import DatasetError, ImageError
 from uflow_cli.evaluation.measures import Evaluation
@@ -24,13 +26,23 @@ def evaluate_images(
     model: EvidenceModel, run: Run, labelled: Sequence[LabelledImage], *, threshold: float = 0.0
 ) -> Iterator[EvaluatedImage]:
     """Predictions for `labelled` images, one after the other; DatasetError or ImageError for what cannot be read."""
-    stream = predictions(model, run.calibration.detector(model), [item.path for item in labelled], threshold=threshold)
+    paths = [item.path for item in labelled]
+    stream = predictions(model, run.calibration.detector(model), paths, threshold=threshold, rois=run.rois())
     for item, (_, prediction) in zip(labelled, stream, strict=True):
         if isinstance(prediction, ImageError):
             raise prediction
         size = (prediction.mask.shape[0], prediction.mask.shape[1])
         known = item.is_good or item.has_mask
-        yield EvaluatedImage(item, read_label_mask(item, size, image_size=size) if known else None, prediction)
+        truth = read_label_mask(item, size, image_size=size) if known else None
+        yield _within(item, truth, prediction)
+
+
+def _within(item: LabelledImage, truth: NDArray[np.bool_] | None, prediction: Prediction) -> EvaluatedImage:
+    """The image with the truth inside its region of interest: defects that lie outside all of it are none."""
+    if truth is None or prediction.roi is None or not truth.any():
+        return EvaluatedImage(item, truth, prediction)
+    inside = truth & prediction.roi
+    return EvaluatedImage(item if inside.any() else LabelledImage(item.path, GOOD), inside, prediction)
 
 
 def evaluate_run(
@@ -76,7 +88,8 @@ def fair_threshold(
     if not good:
         raise DatasetError("the fair threshold needs the training images, and there are none")
     pixels = PixelScores()
-    for _, prediction in predictions(model, run.calibration.detector(model), [item.path for item in good]):
+    paths = [item.path for item in good]
+    for _, prediction in predictions(model, run.calibration.detector(model), paths, rois=run.rois()):
         if isinstance(prediction, ImageError):
             raise prediction
         pixels.add(prediction.score_map, np.zeros(prediction.score_map.shape, dtype=np.bool_))

@@ -28,6 +28,7 @@ from uflow_cli.images.layout import (
 )
 from uflow_cli.images.listing import (
     IMAGE_SUFFIXES,
+    ROI_FOLDER,
     LeftOut,
     describe_left_out,
     is_of_the_system,
@@ -42,6 +43,7 @@ from uflow_cli.images.reading import (
     read_image,
     read_mask,
 )
+from uflow_cli.images.roi import EVERYWHERE, RoiFile, Rois, read_roi, roi_beside
 from uflow_cli.images.views import (
     ORIGINAL,
     Augmentation,
@@ -55,13 +57,17 @@ from uflow_cli.images.views import (
 )
 
 __all__ = [
+    "EVERYWHERE",
     "IMAGE_SUFFIXES",
     "OPENCV_VERSION",
     "ORIGINAL",
+    "ROI_FOLDER",
     "Augmentation",
     "Fit",
     "Layout",
     "LeftOut",
+    "RoiFile",
+    "Rois",
     "Source",
     "Stitcher",
     "View",
@@ -87,10 +93,12 @@ __all__ = [
     "read_encoded",
     "read_image",
     "read_mask",
+    "read_roi",
     "resize_image",
     "resize_map",
     "resize_map_in_strips",
     "resize_mask",
+    "roi_beside",
     "survey_images",
     "tilt_image",
     "with_tiles",

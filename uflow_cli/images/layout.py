@@ -1,14 +1,14 @@
 """How an image lies on the input of a network: squashed, with a mirrored border, or cut into overlapping tiles.
 
 Whatever the way, evidence comes back as one map per source for the whole image: tiles are stitched, and a share per
-cell says how much of it is image, not border.
+cell says how much of it is image, not border, and inside the region of interest.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal
 
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uflow_cli.images.drawing import resize_image, resize_map
+from uflow_cli.images.roi import cell_shares, filled
 
 Fit = Literal["squash", "letterbox", "tile"]
 Size = tuple[int, int]
@@ -45,10 +46,36 @@ class Layout:
         """`image` in the size of the content; the image itself where that is its size."""
         return image if image.shape[:2] == self.content else resize_image(image, self.content)
 
-    def cut(self, content: NDArray[np.uint8], number: int) -> NDArray[np.uint8]:
-        """The tile `number` of the resized image `content` (H, W, 3), a view of it where nothing is mirrored."""
+    def within(self, roi: NDArray[np.bool_]) -> Layout:
+        """The layout without the tiles in which `roi`, (H, W) of the image, has no pixel."""
+        if len(self.corners) == 1:
+            return self
+        seen = [c for c in self.corners if roi[c[0] : c[0] + self.tile[0], c[1] : c[1] + self.tile[1]].any()]
+        return replace(self, corners=tuple(seen))
+
+    def seen(
+        self, image: NDArray[np.uint8], roi: NDArray[np.bool_] | None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
+        """`image` in the size of the content, and which pixels of that lie in `roi` (H, W; None: all).
+
+        Pixels outside are no part of it: they are black before the image is resized.
+        """
+        if roi is None or self.size == self.content:
+            return self.resized(image), roi
+        content = self.resized(np.where(roi[..., None], image, np.uint8(0)))
+        shares = resize_image(roi.astype(np.uint8) * 255, self.content)
+        return content, shares >= min(255, int(shares.max()))
+
+    def cut(
+        self, content: NDArray[np.uint8], number: int, inside: NDArray[np.bool_] | None = None
+    ) -> NDArray[np.uint8]:
+        """The tile `number` of the resized image `content` (H, W, 3), a view of it where nothing is mirrored.
+
+        What is not `inside` (H, W) is replaced by the mirror image of what is.
+        """
         top, left = self.corners[number]
-        tile = content[top : top + self.tile[0], left : left + self.tile[1]]
+        place = slice(top, top + self.tile[0]), slice(left, left + self.tile[1])
+        tile = content[place] if inside is None else filled(content[place], inside[place])
         missing = (self.tile[0] - tile.shape[0], self.tile[1] - tile.shape[1])
         return np.pad(tile, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="symmetric") if any(missing) else tile
 
@@ -56,8 +83,10 @@ class Layout:
         """The grid of the canvas if that of a tile is `tile_grid`."""
         return self.canvas[0] * tile_grid[0] // self.tile[0], self.canvas[1] * tile_grid[1] // self.tile[1]
 
-    def shares(self, grid: Size) -> NDArray[np.float32] | None:
-        """How much of each cell of the canvas's `grid` is image, 0 to 1; None: all."""
+    def shares(self, grid: Size, *, roi: NDArray[np.bool_] | None = None) -> NDArray[np.float32] | None:
+        """How much of each cell of the canvas's `grid` is image inside `roi` (H, W), 0 to 1; None: all."""
+        if roi is not None:
+            return cell_shares(roi, (grid[0] / self.extent[0], grid[1] / self.extent[1]), grid)
         if self.content == self.canvas:
             return None
         rows, columns = (
@@ -90,7 +119,8 @@ def _starts(side: int, tile: int, step: int) -> list[int]:
 class Stitcher:
     """Evidence maps of tiles, added one after the other, as one map of the canvas, blended where tiles overlap.
 
-    Weights rise linearly from the border of a tile, where a network sees least around a cell.
+    Weights rise linearly from the border of a tile, where a network sees least around a cell. Cells that no tile has
+    seen, as none of them counts, get the mean of the others.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -104,7 +134,7 @@ class Stitcher:
         layout = self.layout
         top, left = layout.corners[self._n_added]
         self._n_added += 1
-        if len(layout.corners) == 1:
+        if layout.canvas == layout.tile:
             self._sums = list(maps)
             return
         for source, tile in enumerate(maps):
@@ -122,9 +152,19 @@ class Stitcher:
         """The maps of the canvas, per source (H_s, W_s)."""
         if self._n_added < len(self.layout.corners):
             raise ValueError(f"{self._n_added} of {len(self.layout.corners)} tiles were added")
-        if len(self.layout.corners) == 1:
+        if self.layout.canvas == self.layout.tile:
             return self._sums
-        return [total / weight for total, weight in zip(self._sums, self._weights, strict=True)]
+        return [_mean_of_tiles(total, weight) for total, weight in zip(self._sums, self._weights, strict=True)]
+
+
+def _mean_of_tiles(total: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    """`total` / `weight`, and their mean where no tile has been."""
+    seen = weight > 0
+    if seen.all():
+        return total / weight
+    values = np.divide(total, weight, where=seen, out=np.zeros_like(total))
+    values[~seen] = values[seen].mean()
+    return values
 
 
 def on_content(values: NDArray[np.floating], size: Size, extent: tuple[float, float]) -> NDArray[np.float32]:

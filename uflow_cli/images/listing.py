@@ -13,6 +13,7 @@ IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp",
     ".jpe", ".jfif", ".dib", ".gif", ".jp2", ".j2k", ".avif", ".tga", ".pgm", ".ppm", ".pbm", ".pnm",
 )  # fmt: skip
+ROI_FOLDER = "roi"  # holds masks of the pixels that count, of the images beside it
 _OF_THE_SYSTEM = {"__macosx", "thumbs.db", "desktop.ini", "ehthumbs.db", "$recycle.bin"}
 
 NO_IMAGE = "no images"
@@ -36,8 +37,8 @@ class LeftOut:
 def list_images(folder: Path, *, recursive: bool = False, left_out: list[LeftOut] | None = None) -> list[Path]:
     """List the image files of `folder` (by suffix, hidden ones left out) in natural order: part2 before part10.
 
-    Links are followed, no folder is entered twice. What is not taken is added to `left_out`. Raises DatasetError for a
-    folder that is missing, is not a folder, cannot be read or holds no image.
+    Links are followed, no folder is entered twice. Masks in folders `roi` are no images. What is not taken is added to
+    `left_out`. Raises DatasetError for a folder that is missing, is not a folder, cannot be read or holds no image.
     """
     folder = Path(folder)
     left_out = [] if left_out is None else left_out
@@ -53,7 +54,20 @@ def list_images(folder: Path, *, recursive: bool = False, left_out: list[LeftOut
     if not images:
         found = f" (left out: {_counts(left_out[n_before:])})" if left_out[n_before:] else ""
         raise DatasetError(f"{folder}: holds no images; expected files ending in {', '.join(IMAGE_SUFFIXES)}{found}")
-    return sorted(images, key=lambda path: natural_order(path.relative_to(folder)))
+    return sorted(set(images) - _masks_among(images), key=lambda path: natural_order(path.relative_to(folder)))
+
+
+def _masks_among(images: Sequence[Path]) -> set[Path]:
+    """Those of `images` that lie in a folder `roi` and are called as another one in the same place beside it."""
+    inside = [path for path in images if ROI_FOLDER in path.parts[:-1]]
+    names = {path.with_suffix("") for path in images} if inside else set()
+    masks = set()
+    for path in inside:
+        parts = path.with_suffix("").parts
+        outside = (Path(*parts[:i], *parts[i + 1 :]) for i, part in enumerate(parts[:-1]) if part == ROI_FOLDER)
+        if any(name in names for name in outside):
+            masks.add(path)
+    return masks
 
 
 def describe_left_out(left_out: Sequence[LeftOut]) -> str:
@@ -87,6 +101,8 @@ def _walk(folder: Path, *, recursive: bool, seen: set[object], left_out: list[Le
                 left_out.append(LeftOut(path, HIDDEN))
         elif is_of_the_system(entry.name):
             left_out.append(LeftOut(path, SYSTEM))
+        elif is_folder and not recursive and entry.name == ROI_FOLDER:
+            continue
         elif is_folder and not recursive:
             left_out.append(LeftOut(path, INSIDE))
         elif is_folder:

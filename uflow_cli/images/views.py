@@ -23,6 +23,7 @@ from uflow_cli.errors import ImageError, UflowError
 from uflow_cli.images.drawing import resize_image, tilt_image
 from uflow_cli.images.layout import Layout
 from uflow_cli.images.reading import decode_image, read_encoded
+from uflow_cli.images.roi import EVERYWHERE, RoiFile, Rois
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -125,6 +126,7 @@ class Source:
     layout: Layout | None = None
     tile: int = 0  # which of the layout
     size: tuple[int, int] | None = None  # of the image, (H, W); None: it was not decoded
+    roi: RoiFile | None = None  # with a layout only
 
     @property
     def key(self) -> bytes:
@@ -132,6 +134,8 @@ class Source:
         about = [repr(self.view)] if self.view != ORIGINAL else []
         if self.layout is not None:
             about.append(repr((self.layout, self.tile)))
+        if self.roi is not None:
+            about.append(self.roi.digest.hex())
         return hashlib.sha256(self.digest + "".join(about).encode()).digest() if about else self.digest
 
     def pixels(self, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -146,22 +150,25 @@ def pixels_of(sources: Sequence[Source], size: tuple[int, int]) -> list[NDArray[
     if hashlib.sha256(data).digest() != sources[0].digest:
         raise ImageError(f"{path}: the file changed while it was in use; start again when it is settled")
     image, contents = decode_image(data, path=path), {}
+    roi = None if sources[0].roi is None else sources[0].roi.mask()
     found = []
     for source in sources:
         layout, part = source.layout, image
         if layout is not None:
             if layout not in contents:
-                contents = {layout: layout.resized(image)}
-            part = layout.cut(contents[layout], source.tile)
+                contents = {layout: layout.seen(image, roi)}
+            content, inside = contents[layout]
+            part = layout.cut(content, source.tile, inside)
         found.append(resize_image(source.view.apply(part), size))
     return found
 
 
 def survey_images(
     paths: Sequence[Path], *, known: Container[bytes] | None, on_progress: Callable[[int, int], None],
-    on_doubt: Callable[[str], None] = lambda _sentence: None,
+    on_doubt: Callable[[str], None] = lambda _sentence: None, rois: Rois = EVERYWHERE,
 ) -> list[Source]:  # fmt: skip
-    """Read every image once, so that training does not stop half-way; ImageError names those that cannot be decoded.
+    """Read every image once, so that training does not stop half-way; ImageError names those that cannot be decoded,
+    or that have no fitting mask in `rois`.
 
     Those with features at hand, their digest in `known`, were decoded once and need not be again. `on_doubt` hears of
     images of one content and of images that show nothing.
@@ -175,6 +182,7 @@ def survey_images(
             if known is None or digest not in known:
                 image = decode_image(data, path=path)
                 size = (image.shape[0], image.shape[1])
+                rois.of(path, size)
                 if (image == image[0, 0]).all():
                     blank.append(path)
         except ImageError as error:

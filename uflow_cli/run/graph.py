@@ -49,6 +49,8 @@ def write_graph(run: Run, data: bytes, graph: Graph, *, out: Path | None = None)
     folder = out or run.folder
     write_bytes(folder / graph.file, data, durable=True)
     if out is not None:
+        if run.roi is not None and run.roi.file is not None:
+            write_bytes(out / run.roi.file, (run.folder / run.roi.file).read_bytes(), durable=True)
         text = to_json(run)
         write_text(out / CONFIG_NAME, text, durable=True)
         graph = replace(graph, config_sha256=_digest(text.encode()))

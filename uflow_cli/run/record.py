@@ -4,6 +4,7 @@
 - `flow-<epoch>-<digest>.safetensors`: flow and normalisation of the best epoch;
 - `log.csv`, a line per epoch, and `loss.svg`, a picture of it, see `run.log`;
 - `calibration.svg`, a picture of the calibration, once training is over;
+- `roi-<digest>.png`, the mask of the pixels that count, where one was given;
 - `suspicious.csv`, good images that look defective, where there are some, see `run.suspects`;
 - `config.before-recalibration.json`, where fresh images have replaced the calibration;
 - `training.safetensors`: what `--resume` needs, see `run.state`; there until training is over.
@@ -32,6 +33,7 @@ from uflow_cli.charts import svg_file
 from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.errors import CheckpointError, UflowError
 from uflow_cli.files import write_bytes, write_text
+from uflow_cli.images import EVERYWHERE, Rois, read_encoded, read_roi
 from uflow_cli.schema import VERSION, FileName, from_dict, record, to_json
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ CALIBRATION_CHART_NAME = "calibration.svg"
 BEFORE_RECALIBRATION_NAME = "config.before-recalibration.json"
 BEFORE_FUSION: dict[str, Any] = {"merge": "min", "gaussian": False}  # settings of runs that do not have them
 WEIGHTS_PATTERN = "flow-*.safetensors"
+ROI_PATTERN = "roi-*"
 KEYS = {"weights", "origin", "extractor_digest"}  # tell a run's configuration from other programs'
 
 
@@ -106,6 +109,36 @@ CheckedCalibration = Annotated[
 
 
 @record
+class RunRoi:
+    """The region of interest that a run was trained with: a mask in its folder, or one beside each image."""
+
+    file: FileName | None  # None: beside each image
+    sha256: str | None
+
+    def opened(self, folder: Path) -> Rois:
+        """The mask for all images from the run's `folder`, or those beside them; CheckpointError if it is damaged."""
+        if self.file is None:
+            return Rois(is_needed=True)
+        path = folder / Path(self.file).name
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read ({error.strerror or error}); restore it") from error
+        if hashlib.sha256(data).hexdigest() != self.sha256:
+            raise CheckpointError(f"{path} is damaged: its checksum is another; restore it, or train again")
+        return Rois(read_roi(path), name=path.name)
+
+
+def keep_roi(path: Path, folder: Path) -> RunRoi:
+    """Copy the mask at `path` into the run's `folder`, under a name that no other content has."""
+    data = read_encoded(path)
+    digest = hashlib.sha256(data).hexdigest()
+    name = f"roi-{digest[:12]}{path.suffix.lower()}"
+    write_bytes(folder / name, data, durable=True)
+    return RunRoi(name, digest)
+
+
+@record
 class Run:
     """A run folder without its weights; all but `folder` is in `config.json`."""
 
@@ -117,6 +150,16 @@ class Run:
     calibration: CheckedCalibration
     extractor_digest: str
     weights: str
+    roi: RunRoi | None = None  # the pixels that count; None: all, but where a mask lies beside an image
+
+    def rois(self, other: Path | None = None) -> Rois:
+        """The pixels that count in any image: by the mask at `other`, or by what the run was trained with.
+
+        ImageError for a mask that cannot be read or marks nothing, CheckpointError where the run's own is damaged.
+        """
+        if other is not None:
+            return Rois(read_roi(other), name=str(other))
+        return EVERYWHERE if self.roi is None else self.roi.opened(self.folder)
 
     @property
     def caveat(self) -> str | None:
@@ -164,6 +207,9 @@ def write_run(run: Run) -> None:
     write_text(run.folder / CONFIG_NAME, to_json(run), durable=True)
     for stale in run.folder.glob(WEIGHTS_PATTERN):
         if stale.name != run.weights:
+            stale.unlink(missing_ok=True)
+    for stale in run.folder.glob(ROI_PATTERN):
+        if run.roi is None or stale.name != run.roi.file:
             stale.unlink(missing_ok=True)
 
 

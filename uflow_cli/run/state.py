@@ -26,6 +26,7 @@ from uflow_cli.run.record import (
     Origin,
     Progress,
     Run,
+    RunRoi,
     RunState,
     fields_of,
     is_run,
@@ -71,6 +72,8 @@ class TrainingState:
     calibration: CheckedCalibration | None = None
     weights: str | None = None  # file of the best epoch's weights
     groups: tuple[str, ...] = ()  # of each image; none where nothing is known
+    roi: RunRoi | None = None
+    rois: tuple[tuple[FileName, str], ...] = ()  # of each image that has its own: absolute path and SHA-256
     is_recalibrated: bool = False  # the calibration of the best epoch is by fresh images, see `Run.recalibrate`
 
     @property
@@ -130,7 +133,7 @@ def publish(folder: Path, state: TrainingState, word: RunState) -> Run:
     assert state.weights is not None
     run = Run(
         folder, state.model, state.training, state.origin, replace(state.progress, state=word), state.calibration,
-        state.extractor_digest, state.weights,
+        state.extractor_digest, state.weights, state.roi,
     )  # fmt: skip
     write_run(run)
     if word != "training":

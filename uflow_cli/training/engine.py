@@ -17,10 +17,10 @@ from uflow_cli.cache import CacheFolder, FeatureCache, FeatureStore, KeptFeature
 from uflow_cli.config import MIN_HELD_OUT, ModelConfig, TrainingConfig
 from uflow_cli.errors import TrainingError, UflowError
 from uflow_cli.files import remove_litter
-from uflow_cli.images import Augmentation, Source, survey_images, with_tiles, with_views
+from uflow_cli.images import EVERYWHERE, Augmentation, Source, survey_images, with_tiles, with_views
 from uflow_cli.model import Model, build_model, check_model_config
 from uflow_cli.run.lock import sole_training
-from uflow_cli.run.record import CONFIG_NAME, Origin, Run, is_run
+from uflow_cli.run.record import CONFIG_NAME, Origin, Run, RunRoi, is_run, keep_roi
 from uflow_cli.run.state import (
     Split,
     TrainingState,
@@ -35,7 +35,8 @@ from uflow_cli.training.criterion import Criterion, HeldOutLoss
 from uflow_cli.training.fit import rows_of_images
 from uflow_cli.training.observer import Observer, Silent
 from uflow_cli.training.processes import Processes, processes
-from uflow_cli.training.trainer import Trainer, layouts_of
+from uflow_cli.training.roi import layouts_of, roi_files, training_rois, with_own_rois
+from uflow_cli.training.trainer import Trainer
 
 COPIES_ON_DISK = 8  # of the flow, at most: old and new state of three copies each, old and new weights
 ENOUGH_HELD_OUT = 15  # images to be worth a quarter of few; measured in benchmarks/results/few.md
@@ -47,7 +48,7 @@ def train(
     device: torch.device, observer: Observer, should_stop: Callable[[], bool] = lambda: False, overwrite: bool = False,
     criterion: Criterion | None = None, root: Path | None = None, good: Path | None = None,
     cache: CacheFolder | None = None, groups: Sequence[str] = (), excluded: Sequence[str] = (),
-    compile_graph: bool = False,
+    compile_graph: bool = False, roi: Path | None = None,
 ) -> Run:  # fmt: skip
     """Train on the good images at `paths` and leave a run in `out`; it is whole from the first epoch on.
 
@@ -56,13 +57,18 @@ def train(
     `should_stop` is asked after every epoch; `criterion` chooses the epoch, by default the held-out loss. `root` or
     `good` is the folder that `paths` came from, for one who resumes. Features are kept in `cache`; without one they are
     computed anew in every epoch, to the same numbers. `compile_graph` ends a training in fp32 with the run's graph, or
-    a warning why there is none. UflowError for images that cannot be read, an existing run without `overwrite`, a
-    training that diverged twice, a disk that refuses.
+    a warning why there is none. `roi` is a mask of the pixels that count in every image; without it, masks that lie
+    beside the images are taken. UflowError for images that cannot be read, masks that do not fit, an existing run
+    without `overwrite`, a training that diverged twice, a disk that refuses.
     """
 
     def examine() -> Split:
         _require_free(out, overwrite=overwrite)
         check_model_config(model_config)
+        if model_config.paper_exact and roi is not None:
+            raise TrainingError(
+                f"--roi {roi} does not go with paper_exact, which looks at whole images; drop one of them"
+            )
         _augmentation(config)
         return split_images(
             len(paths), held_out_fraction=config.held_out_fraction, seed=config.seed, groups=groups,
@@ -70,25 +76,33 @@ def train(
         )  # fmt: skip
 
     def survey() -> list[Source]:
-        known = FeatureCache(cache, model) if cache and model.config.is_squashed else None
-        return survey_images(paths, known=known, on_progress=observer.on_images, on_doubt=observer.on_warning)
+        rois = training_rois(paths, roi)
+        is_whole = rois is EVERYWHERE
+        known = FeatureCache(cache, model) if cache and model.config.is_squashed and is_whole else None
+        found = survey_images(
+            paths, known=known, on_progress=observer.on_images, on_doubt=observer.on_warning, rois=rois
+        )
+        return found if is_whole or roi is not None else with_own_rois(found)
 
     with processes(device) as (group, own_device), contextlib.ExitStack() as stack:
         split = group.on_rank_zero(examine)
         model = group.rank_zero_first(lambda: build_model(model_config, device=own_device, seed=config.seed))
         sources = group.on_rank_zero(survey)
         images = tuple((str(source.path.absolute()), source.digest.hex()) for source in sources)
+        own_rois = tuple((str(source.roi.path), source.roi.digest.hex()) for source in sources if source.roi)
         sizes = (len(split.training), len(split.selection), len(split.calibration))
         apart = sorted({groups[i] for i in (*split.selection, *split.calibration)}) if groups else []
         origin = Origin(
             dataset, category, *sizes, _absolute(root), _absolute(good), uflow_cli.__version__, len(set(groups)),
             tuple(apart), tuple(excluded), 1 + len(split.folds),
         )  # fmt: skip
+        fits = not model.config.is_squashed or own_rois or roi  # one layout per image, of its own
         state = TrainingState(
             model.config, config, origin, images, split, model.extractor.digest, groups=tuple(groups),
-            sizes=() if model.config.is_squashed else tuple(source.size for source in sources if source.size),
+            sizes=tuple(source.size for source in sources if source.size) if fits else (), rois=own_rois,
+            roi=RunRoi(None, None) if own_rois else None,
         )  # fmt: skip
-        group.on_rank_zero(lambda: stack.enter_context(_claimed(out, state, model)))
+        state = group.on_rank_zero(lambda: stack.enter_context(_claimed(out, state, model, roi)))
         run = _go_on(out, state, {}, model, group, observer, criterion, should_stop, cache)
         _compile(run, state, group, observer, wanted=compile_graph)
         return run
@@ -137,7 +151,7 @@ def _go_on(
     criterion: Criterion | None, should_stop: Callable[[], bool], cache: CacheFolder | None,
 ) -> Run:  # fmt: skip
     observer = observer if group.is_rank_zero else Silent()
-    features = group.rank_zero_first(lambda: _features(state, model, cache, observer))
+    features = group.rank_zero_first(lambda: _features(folder, state, model, cache, observer))
     features = on_gpu_if_room(features, model.device)
     trainer = Trainer(folder, state, tensors, model, features, group, observer, criterion or HeldOutLoss())
     return trainer.run(should_stop)
@@ -156,10 +170,15 @@ def _compile(run: Run, state: TrainingState, group: Processes, observer: Observe
         observer.on_warning(f"no graph was made: {error}")
 
 
-def _features(state: TrainingState, model: Model, cache: CacheFolder | None, observer: Observer) -> FeatureStore:
+def _features(
+    folder: Path, state: TrainingState, model: Model, cache: CacheFolder | None, observer: Observer
+) -> FeatureStore:
     """Features of the images, and after them of the views of those that train the flow."""
-    sources = [Source(Path(path), bytes.fromhex(digest)) for path, digest in state.images]
-    augmentation, layouts = _augmentation(state.training), layouts_of(state)
+    sources = [
+        Source(Path(path), bytes.fromhex(digest), roi=roi)
+        for (path, digest), roi in zip(state.images, roi_files(folder, state), strict=True)
+    ]
+    augmentation, layouts = _augmentation(state.training), layouts_of(folder, state)
     training = rows_of_images(state.split.training, layouts)
     if layouts:
         sources = with_tiles(sources, layouts)
@@ -257,8 +276,11 @@ def _augmentation(config: TrainingConfig) -> Augmentation:
 
 
 @contextlib.contextmanager
-def _claimed(out: Path, state: TrainingState, model: Model) -> Iterator[None]:
-    """`out` as a folder where this training alone works, with its state written so that a kill is not the end."""
+def _claimed(out: Path, state: TrainingState, model: Model, roi: Path | None) -> Iterator[TrainingState]:
+    """`out` as a folder where this training alone works, with its state written so that a kill is not the end.
+
+    It gives the state, with the mask `roi` in the folder.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -266,8 +288,10 @@ def _claimed(out: Path, state: TrainingState, model: Model) -> Iterator[None]:
     with sole_training(out):
         remove_litter(out)
         _require_room(out, model)
+        if roi is not None:
+            state = replace(state, roi=keep_roi(roi, out))
         write_state(out, state, {})
-        yield
+        yield state
 
 
 def _require_free(out: Path, *, overwrite: bool) -> None:

@@ -18,9 +18,8 @@ from torch import Tensor
 
 from uflow_cli.cache import FeatureStore
 from uflow_cli.calibration import Calibration, calibrate, kind_of_evidence, suspicious_images
-from uflow_cli.detection.fitted import layout_of, stack_shares
+from uflow_cli.detection.fitted import stack_shares
 from uflow_cli.errors import TrainingError, UflowError
-from uflow_cli.images import Layout
 from uflow_cli.model import Model, build_model
 from uflow_cli.run.log import Epoch
 from uflow_cli.run.record import Progress, Run, save_weights
@@ -30,6 +29,7 @@ from uflow_cli.training.criterion import Criterion
 from uflow_cli.training.fit import FlowFit, largest_canvas, rows_of_images
 from uflow_cli.training.observer import Observer
 from uflow_cli.training.processes import Processes
+from uflow_cli.training.roi import layouts_of, roi_files, roi_masks
 
 EXPLODED = 0.5 * (1 + math.log(2 * math.pi)) / math.log(2) + 1.0  # a bit more than an untrained flow, which is at 2.05
 RATE_CUT = 0.1  # of the learning rate, after a divergence
@@ -47,7 +47,8 @@ class Trainer:
     ) -> None:  # fmt: skip
         self.folder, self.state, self.config, self.split = folder, state, state.training, state.split
         self.model, self.features = model, features
-        self.layouts = layouts_of(state)
+        self.layouts = layouts_of(folder, state)
+        self._cell_shares: dict[int, NDArray[np.float32] | None] = {}  # of held-out images
         n_rows = sum(len(layout.corners) for layout in self.layouts) or len(state.images)
         own = rows_of_images(state.split.training, self.layouts)
         rows = [*own, *range(n_rows, len(features))]  # what trains: images or tiles, views
@@ -64,8 +65,13 @@ class Trainer:
         if not self.layouts or not images:
             return None
         tile = self.model.flow.grids[0]
-        layouts = [self.layouts[image] for image in images]
-        return stack_shares(layouts, [one.grid(tile) for one in layouts], largest_canvas(self.layouts).grid(tile))
+        grids = [self.layouts[image].grid(tile) for image in images]
+        missing = [i for i in images if i not in self._cell_shares]
+        masks = roi_masks(roi_files(self.folder, self.state))
+        for image in missing:
+            layout = self.layouts[image]
+            self._cell_shares[image] = layout.shares(layout.grid(tile), roi=masks(image))
+        return stack_shares([self._cell_shares[i] for i in images], grids, largest_canvas(self.layouts).grid(tile))
 
     def run(self, should_stop: Callable[[], bool]) -> Run:
         """Train until all epochs are done, patience has ended or `should_stop` says so after an epoch."""
@@ -241,11 +247,6 @@ class Trainer:
         """Those of `images`, with these U maps, that look defective."""
         found = suspicious_images(norms, shares=self._shares(images), **kind_of_evidence(self.model))
         return [Suspect(Path(self.state.images[images[row]][0]), log_nfa) for row, log_nfa in found.items()]
-
-
-def layouts_of(state: TrainingState) -> list[Layout]:
-    """How each image of a training lies on the network's input; none where all are squashed."""
-    return [layout_of(size, state.model) for size in state.sizes]
 
 
 def _maps(fit: FlowFit, images: Sequence[int]) -> list[Tensor]:

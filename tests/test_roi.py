@@ -1,0 +1,230 @@
+"""Regions of interest: what lies outside changes nothing, cells count by share, and a run keeps its mask."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from test_any_image import STRIP, strip, trained, write_strips
+
+from uflow_cli.check import check_run
+from uflow_cli.config import ModelConfig
+from uflow_cli.detect import detect_images
+from uflow_cli.detection.fitted import fitted_evidence
+from uflow_cli.detection.prediction import predict
+from uflow_cli.errors import CheckpointError, ImageError, UflowError
+from uflow_cli.images import (
+    Rois,
+    Stitcher,
+    lay_out,
+    list_images,
+    read_mask,
+    read_roi,
+    roi_beside,
+    write_png,
+)  # fmt: skip
+from uflow_cli.images.roi import cell_shares, filled
+from uflow_cli.run.record import load_model, load_run
+
+CPU = torch.device("cpu")
+ROI = np.zeros(STRIP, dtype=np.bool_)
+ROI[6:64, 20:130] = True  # the defect of `strip` is at columns 140 to 160
+sizes = st.tuples(st.integers(1, 60), st.integers(1, 60))
+
+
+@st.composite
+def masks(draw):
+    size, seed = draw(sizes), draw(st.integers(0, 2**16))
+    mask = np.random.default_rng(seed).random(size) < draw(st.sampled_from([0.02, 0.3, 0.9]))
+    mask[seed % size[0], seed % size[1]] = True
+    return mask
+
+
+@given(masks(), st.integers(0, 2**16))
+def test_nothing_outside_is_seen_and_nothing_inside_is_changed(roi, seed):
+    a, b = (np.random.default_rng([seed, i]).integers(0, 256, (*roi.shape, 3), dtype=np.uint8) for i in (0, 1))
+    b[roi] = a[roi]
+    assert np.array_equal(filled(a, roi), filled(b, roi))
+    assert np.array_equal(filled(a, roi)[roi], a[roi])
+
+
+def test_what_is_outside_becomes_the_mirror_image_of_what_is_inside():
+    image = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+    roi = np.zeros((8, 12), dtype=np.bool_)
+    roi[:, :9] = True
+    assert np.array_equal(filled(image, roi)[:, 9:], image[:, 7:4:-1])
+
+
+@given(masks(), st.sampled_from(["squash", "letterbox", "tile"]))
+def test_shares_add_up_to_the_region(roi, fit):
+    layout = lay_out(roi.shape, fit=fit, input_size=(32, 32), step=8)
+    grid = layout.grid((8, 8))
+    shares = layout.shares(grid, roi=roi)
+    whole = lay_out(roi.shape, fit=fit, input_size=(32, 32), step=8).shares(grid)
+    n_cells = grid[0] * grid[1] if whole is None else whole.sum()
+    assert shares.sum() == pytest.approx(n_cells * roi.mean(), rel=1e-3)
+    if whole is not None:
+        assert np.all(shares <= whole + 1e-5)
+
+
+def test_a_cell_half_inside_counts_half():
+    roi = np.zeros((16, 32), dtype=np.bool_)
+    roi[:, :12] = True
+    np.testing.assert_allclose(cell_shares(roi, (2, 4), (2, 4)), [[1, 0.5, 0, 0]] * 2)
+
+
+def test_tiles_without_a_pixel_inside_are_left_out():
+    roi = np.zeros((64, 400), dtype=np.bool_)
+    roi[:, :70] = True
+    layout = lay_out((64, 400), fit="tile", input_size=(64, 64), step=32)
+    kept = layout.within(roi)
+    assert [left for _, left in kept.corners] == [left for _, left in layout.corners if left < 70]
+    stitcher = Stitcher(kept)
+    for _ in kept.corners:
+        stitcher.add([np.full((8, 8), 3.0, np.float32)])
+    assert stitcher.maps()[0].shape == (8, 52)
+    np.testing.assert_allclose(stitcher.maps()[0], 3.0, rtol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    return write_strips(tmp_path_factory.mktemp("strips"), range(16))
+
+
+@pytest.fixture(scope="module", params=[("squash", (64, 192)), ("tile", 64), ("letterbox", 128)], ids=str)
+def run(request, good, tmp_path_factory):
+    fit, side = request.param
+    folder = tmp_path_factory.mktemp(fit)
+    write_png(folder / "mask.png", ROI)
+    config = ModelConfig(input_size=side, fit=fit, precision="fp32")
+    return trained(good, folder / "run", config, roi=folder / "mask.png")
+
+
+def test_a_defect_outside_changes_nothing_to_the_bit(run, tmp_path):
+    """Detections, scores, masks: as those of the same image without the defect, from training to the files."""
+    plain, spoilt = strip(99), strip(99, defect=True)
+    assert not np.array_equal(plain, spoilt)
+    model, rois = load_model(run, device=CPU), run.rois()
+    detector = run.calibration.detector(model)
+    for threshold in (0.0, 3.0):
+        [a], [b] = (predict(model, detector, [i], threshold=threshold, rois=[rois.everywhere]) for i in (plain, spoilt))
+        assert a.detections == b.detections
+        assert (a.log_nfa, a.score) == (b.log_nfa, b.score)
+        for name in ("score_map", "mask", "log_nfa_map"):
+            assert np.array_equal(getattr(a, name), getattr(b, name))
+    [whole] = predict(model, detector, [spoilt])
+    assert whole.log_nfa < a.log_nfa  # without the mask it is seen
+    write_png(tmp_path / "a.png", spoilt)
+    [image] = detect_images(load_run(run.folder), [tmp_path / "a.png"], out=tmp_path / "out", device=CPU).images
+    assert image.log_nfa == pytest.approx(a.log_nfa, abs=1e-9)
+    assert not (read_mask(image.mask) & ~ROI).any()
+
+
+def test_a_defect_inside_is_found_where_it_is(run, tmp_path):
+    write_png(tmp_path / "a.png", strip(99, defect=True))
+    roi = np.zeros(STRIP, dtype=np.bool_)
+    roi[10:, 90:] = True
+    write_png(tmp_path / "other.png", roi)
+    [image] = detect_images(
+        run, [tmp_path / "a.png"], out=tmp_path / "out", device=CPU, roi=tmp_path / "other.png"
+    ).images
+    assert image.verdict == "defect"
+    rows, columns = np.nonzero(read_mask(image.mask))
+    assert abs(rows.mean() - 30) < 15
+    assert abs(columns.mean() - 150) < 15
+
+
+def test_tests_are_counted_by_share(run):
+    """An image is tested on as many cells as its region has, so its ceiling is lower than that of the whole."""
+    model = load_model(run, device=CPU)
+    [inside], [whole] = (list(fitted_evidence(model, [strip(99)], [roi])) for roi in (ROI, np.ones_like(ROI)))
+    assert inside.shares.sum() / whole.shares.sum() == pytest.approx(ROI.mean(), rel=0.05)
+    detector = replace(run.calibration.detector(model), curves=())
+    ceilings = [detector.find([u[None] for u in one.maps], shares=one.shares[None]).ceiling for one in (inside, whole)]
+    assert ceilings[0] < ceilings[1]
+
+
+def test_check_and_recalibration_look_inside_alone(run, tmp_path):
+    fresh = write_strips(tmp_path / "fresh", range(40, 50), defect=True)
+    shutil.copytree(run.folder, tmp_path / "run")
+    result = check_run(load_run(tmp_path / "run"), fresh, device=CPU, recalibrate=True)
+    plain = check_run(load_run(run.folder), write_strips(tmp_path / "plain", range(40, 50)), device=CPU)
+    assert result.promises == plain.promises
+    assert load_run(tmp_path / "run").roi == run.roi
+
+
+def test_a_run_keeps_its_mask_and_notices_damage(run, tmp_path):
+    folder = tmp_path / "moved"
+    shutil.copytree(run.folder, folder)
+    assert np.array_equal(load_run(folder).rois().everywhere, ROI)
+    mask = folder / run.roi.file
+    mask.write_bytes(mask.read_bytes() + b"x")
+    with pytest.raises(CheckpointError, match="checksum"):
+        load_run(folder).rois()
+    mask.unlink()
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_run(folder).rois()
+
+
+def test_masks_beside_the_images_hold_for_each(tmp_path):
+    """Each image has its own, training and detection find them, and an image without one is named."""
+    folder = tmp_path / "good"
+    good = write_strips(folder, range(10))
+    for number, path in enumerate(good):
+        roi = np.ones(STRIP, dtype=np.bool_)
+        roi[:, 130 + number : 170 + number] = False
+        write_png(folder / "roi" / path.name, roi)
+    assert list_images(folder, recursive=True) == good
+    run = trained(good, tmp_path / "run", ModelConfig(input_size=(64, 192), precision="fp32"))
+    assert run.roi.file is None
+    bad = folder / "099.png"
+    write_png(bad, strip(99, defect=True))
+    result = detect_images(run, [good[0], bad], out=tmp_path / "out", device=CPU)
+    assert [image.path for image in result.images] == [good[0]]
+    assert "has no region of interest" in result.errors[0].message
+    roi = np.ones(STRIP, dtype=np.bool_)
+    roi[:, 130:170] = False
+    write_png(folder / "roi" / "099.png", roi)
+    [hidden] = detect_images(run, [bad], out=tmp_path / "out", device=CPU).images
+    write_png(bad, strip(99))
+    [plain] = detect_images(run, [bad], out=tmp_path / "out", device=CPU).images
+    assert (hidden.log_nfa, hidden.regions) == (plain.log_nfa, plain.regions)
+    (folder / "roi" / "003.png").unlink()
+    with pytest.raises(ImageError, match=r"003\.png: has no region of interest"):
+        trained(good, tmp_path / "again", ModelConfig(input_size=(64, 192), precision="fp32"))
+
+
+def test_masks_lie_beside_the_image_or_above_it_at_the_same_relative_name(tmp_path):
+    image, mask = tmp_path / "screw/train/good/a.jpg", tmp_path / "screw/roi/train/good/a.png"
+    for path in (image, mask):
+        write_png(path, ROI)
+    assert roi_beside(image) == mask
+    nearer = image.parent / "roi" / "a.png"
+    write_png(nearer, ROI)
+    assert roi_beside(image) == nearer
+    assert roi_beside(tmp_path / "screw/train/good/b.jpg") is None
+
+
+@pytest.mark.parametrize(
+    ("mask", "words"),
+    [
+        (np.zeros(STRIP, dtype=np.bool_), "marks no pixel"),
+        (np.ones((70, 200), dtype=np.bool_), "is 210 x 70 pixels, but its region of interest .* is 200 x 70"),
+    ],
+    ids=["empty", "other size"],
+)
+def test_masks_that_do_not_fit_are_told_in_one_line(good, mask, words, tmp_path):
+    write_png(tmp_path / "mask.png", mask)
+    with pytest.raises(UflowError, match=words) as caught:
+        trained(good, tmp_path / "run", ModelConfig(input_size=64, precision="fp32"), roi=tmp_path / "mask.png")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ImageError, match="no such file"):
+        read_roi(tmp_path / "gone.png")
+    with pytest.raises(ImageError):
+        Rois(mask).of(good[0], (1, 1))
