@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 
@@ -14,10 +15,12 @@ from test_any_image import STRIP, strip, trained, write_strips
 
 from uflow_cli.check import check_run
 from uflow_cli.config import ModelConfig
+from uflow_cli.datasets import LabelledImage
 from uflow_cli.detect import detect_images
 from uflow_cli.detection.fitted import fitted_evidence
 from uflow_cli.detection.prediction import predict
 from uflow_cli.errors import CheckpointError, ImageError, UflowError
+from uflow_cli.evaluation import evaluate_images
 from uflow_cli.images import (
     Rois,
     Stitcher,
@@ -29,6 +32,7 @@ from uflow_cli.images import (
     write_png,
 )  # fmt: skip
 from uflow_cli.images.roi import cell_shares, filled
+from uflow_cli.report import report_stored, report_writer
 from uflow_cli.run.record import load_model, load_run
 
 CPU = torch.device("cpu")
@@ -122,6 +126,7 @@ def test_a_defect_outside_changes_nothing_to_the_bit(run, tmp_path):
     write_png(tmp_path / "a.png", spoilt)
     [image] = detect_images(load_run(run.folder), [tmp_path / "a.png"], out=tmp_path / "out", device=CPU).images
     assert image.log_nfa == pytest.approx(a.log_nfa, abs=1e-9)
+    assert image.roi_share == pytest.approx(ROI.mean())
     assert not (read_mask(image.mask) & ~ROI).any()
 
 
@@ -228,3 +233,23 @@ def test_masks_that_do_not_fit_are_told_in_one_line(good, mask, words, tmp_path)
         read_roi(tmp_path / "gone.png")
     with pytest.raises(ImageError):
         Rois(mask).of(good[0], (1, 1))
+
+
+def test_pages_show_the_border_of_the_region(run, tmp_path):
+    write_png(tmp_path / "a.png", strip(99))
+    result = detect_images(run, [tmp_path / "a.png"], out=tmp_path / "out", device=CPU)
+    with report_writer(tmp_path / "page") as writer:
+        page = report_stored(result, writer).read_text(encoding="utf-8")
+    assert re.search(r'class="line-roi" d="M20\.5,6\.5 ', page)
+
+
+def test_defects_outside_are_none_in_an_evaluation(run, tmp_path):
+    write_png(tmp_path / "a.png", strip(99, defect=True))
+    outside = np.zeros(STRIP, dtype=np.bool_)
+    outside[20:40, 140:160] = True
+    inside = outside | np.roll(outside, -60, axis=1)
+    for mask, kind, n_true in ((outside, "good", 0), (inside, "hole", 400)):
+        write_png(tmp_path / "mask.png", mask)
+        labelled = LabelledImage(tmp_path / "a.png", "hole", tmp_path / "mask.png")
+        [seen] = evaluate_images(load_model(run, device=CPU), run, [labelled])
+        assert (seen.labelled.defect, int(seen.true_mask.sum())) == (kind, n_true)

@@ -40,6 +40,7 @@ class DetectedImage:
     regions: tuple[Detection, ...]
     mask: Path | None  # None: not asked for
     overlay: Path | None
+    roi_share: float = 1.0  # of its pixels that count: those in its region of interest
 
     @property
     def is_defect(self) -> bool:
@@ -60,6 +61,7 @@ class DetectionResult:
     n_defects: int  # images with at least one detection
     images: tuple[DetectedImage, ...]
     errors: tuple[UnreadableImage, ...]
+    roi: Path | None = None  # the mask that was given instead of the run's
 
 
 def find_images(paths: Iterable[Path], *, out: Path | None = None) -> tuple[list[Path], list[LeftOut]]:
@@ -153,7 +155,7 @@ def detect_images(
         on_progress(1)
     result = DetectionResult(
         model=run.folder, nfa_threshold=threshold, promise=promise, caveat=run.caveat, out=out, n_images=len(images),
-        n_defects=sum(image.is_defect for image in images), images=tuple(images), errors=tuple(errors),
+        n_defects=sum(image.is_defect for image in images), images=tuple(images), errors=tuple(errors), roi=roi,
     )  # fmt: skip
     write_text(out / RESULT_NAME, to_json(result))
     return result
@@ -171,7 +173,7 @@ def _write_pictures(path: Path, prediction: Prediction, stem: Path, *, masks: bo
     return DetectedImage(
         path=path, verdict="defect" if prediction.is_defect else "good", log_nfa=prediction.log_nfa,
         anomaly_score=prediction.score, height=height, width=width, regions=prediction.detections, mask=mask_path,
-        overlay=overlay_path,
+        overlay=overlay_path, roi_share=1.0 if prediction.roi is None else float(prediction.roi.mean()),
     )  # fmt: skip
 
 

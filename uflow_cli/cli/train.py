@@ -182,6 +182,8 @@ def train(
             criterion=criterion_of(model_config, data, cache=cache, on_progress=observer.on_features),
         )  # fmt: skip
     if is_rank_zero():
+        if result.roi is not None:
+            console.note(f"region of interest: {roi or 'each image has its own mask beside it'}")
         console.print_training_result(result, data)
 
 

@@ -124,6 +124,7 @@ class ReportImage:
     overlap: float | None = None
     path: str = ""
     log_nfa_map: NDArray[np.floating[Any]] | None = None  # (h, w); what is below t is the mask at t
+    roi: NDArray[np.bool_] | None = None  # the pixels that count, of any size; None: all
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,7 @@ class Card:
     path: str = ""
     levels: tuple[float, ...] = ()  # log NFA of the regions in `level_map`, rising
     level_map: str = ""  # a picture as data link: each pixel the number of its level, 255 where none is
+    roi_outline: str = ""
 
     @property
     def is_defect(self) -> bool:

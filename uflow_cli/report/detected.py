@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from uflow_cli.detect import RESULT_NAME, DetectedImage, DetectionResult
 from uflow_cli.detection.prediction import Prediction
 from uflow_cli.errors import ImageError, UflowError
-from uflow_cli.images import read_image, read_mask
+from uflow_cli.images import EVERYWHERE, Rois, read_image, read_mask
 from uflow_cli.render import fit_mask
 from uflow_cli.report.contents import Fact, ReportImage, ReportSummary
 from uflow_cli.report.page import ReportWriter
@@ -46,6 +46,7 @@ def detected_image(path: Path, prediction: Prediction) -> ReportImage:
         name=_short_name(path), is_defect=prediction.is_defect, log_nfa=prediction.log_nfa,
         anomaly_score=prediction.score, image=prediction.image, score_map=prediction.score_map, mask=prediction.mask,
         regions=prediction.detections, path=str(path.absolute()), log_nfa_map=prediction.log_nfa_map,
+        roi=prediction.roi,
     )  # fmt: skip
 
 
@@ -68,16 +69,14 @@ def report_stored(
     Images that are gone are counted in a warning. There is no anomaly score: it is not stored.
     """
     gone: list[str] = []
+    run, rois = _run_and_rois(result)
     for image in result.images:
         try:
-            writer.add(_shown(image))
+            writer.add(_shown(image, rois))
         except ImageError as error:
             gone.append(str(error))
         on_progress(1)
-    try:
-        log_lot = load_run(result.model).calibration.log_lot
-    except (UflowError, OSError):
-        log_lot = None
+    log_lot = run.calibration.log_lot if run else None
     n_images = len(result.images)
     lost = [f"{len(gone)} of {n_images} images cannot be shown any more, such as {gone[0]}"] if gone else []
     return _finish(writer, result, fact=Fact("results", str(result.out)), warnings=lost, log_lot=log_lot)
@@ -95,15 +94,29 @@ def _finish(
     return writer.finish(title=f"{len(result.images)} images by {result.model.name}", summary=summary)
 
 
-def _shown(image: DetectedImage) -> ReportImage:
+def _run_and_rois(result: DetectionResult) -> tuple[Run | None, Rois]:
+    """The run that found `result` and its regions of interest, as far as they are still there."""
+    try:
+        run = load_run(result.model)
+    except (UflowError, OSError):
+        return None, EVERYWHERE
+    try:
+        return run, run.rois(result.roi)
+    except (UflowError, OSError):
+        return run, EVERYWHERE
+
+
+def _shown(image: DetectedImage, rois: Rois) -> ReportImage:
     picture = read_image(image.path)
     if picture.shape[:2] != (image.height, image.width):
         raise ImageError(f"{image.path}: another image than was inspected, of another size")
+    roi = rois.of(image.path, (image.height, image.width)) if image.roi_share < 1 else None
     mask = np.zeros((1, 1), dtype=np.bool_) if image.mask is None else read_mask(image.mask)
     return ReportImage(
         name=_short_name(image.path), is_defect=image.is_defect, log_nfa=image.log_nfa,
         anomaly_score=image.anomaly_score, image=picture, score_map=np.zeros((1, 1), dtype=np.float32), mask=mask,
         regions=image.regions, path=str(image.path.absolute()), log_nfa_map=_regions_map(image, mask),
+        roi=roi,
     )  # fmt: skip
 
 

@@ -114,6 +114,7 @@ def _write_pictures(folder: Path, number: int, image: ReportImage, *, side: int)
         heat=names[1],
         found_outline=outline_path(fit_mask(image.mask, shown)),
         true_outline="" if image.true_mask is None else outline_path(fit_mask(image.true_mask, shown)),
+        roi_outline="" if image.roi is None else outline_path(fit_mask(image.roi, shown)),
         regions=image.regions,
         path=image.path,
         levels=levels,
