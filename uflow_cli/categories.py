@@ -26,6 +26,7 @@ from uflow_cli.datasets import Dataset, groups_of, load_dataset, without
 from uflow_cli.errors import TrainingError, UflowError
 from uflow_cli.evaluation import Evaluation, evaluate_run, evaluation_from_dict, evaluation_to_dict
 from uflow_cli.files import write_text
+from uflow_cli.images import page_of
 from uflow_cli.report import EVALUATION_NAME, TableRow, table_csv, table_markdown, write_evaluation
 from uflow_cli.run.record import CONFIG_NAME, GRAPH_NAME, Origin, Run, load_run
 from uflow_cli.run.state import has_state, read_state
@@ -251,8 +252,8 @@ def evaluation_key(run: Run, data: Dataset, settings: EvaluationSettings) -> str
             digest.update((run.folder / name).read_bytes())
     for item in (*data.test, *(data.train if settings.fair else ())):
         for path in (item.path, item.mask_path):
-            if path is not None and path.exists():
-                found = path.stat()
+            if path is not None and page_of(path)[0].exists():
+                found = page_of(path)[0].stat()
                 digest.update(f"{path}\0{found.st_size}\0{found.st_mtime_ns}\0{item.defect}\n".encode())
     return digest.hexdigest()
 

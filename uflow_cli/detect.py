@@ -15,7 +15,7 @@ from uflow_cli.detection.prediction import Prediction
 from uflow_cli.detection.stream import UnreadableImage, predictions
 from uflow_cli.errors import ImageError, UflowError
 from uflow_cli.files import write_text
-from uflow_cli.images import LeftOut, done_ahead, list_images, write_png, write_png_strips
+from uflow_cli.images import LeftOut, done_ahead, list_images, pages_of, write_png, write_png_strips
 from uflow_cli.render import overlay_in_strips
 from uflow_cli.run.graph import open_model
 from uflow_cli.run.record import Run
@@ -75,7 +75,7 @@ def find_images(paths: Iterable[Path], *, out: Path | None = None) -> tuple[list
     left_out: list[LeftOut] = []
     for path in paths:
         if not os.path.isdir(path):  # noqa: PTH112 - pathlib raises below a folder that may not be entered
-            found.setdefault(os.path.realpath(path), path)
+            found.update({os.path.realpath(page): page for page in pages_of(path)} | found)
             continue
         inside = list_images(path, recursive=True, left_out=left_out)
         written = {image for folder in {image.parent for image in inside} for image in _written(folder, out)}

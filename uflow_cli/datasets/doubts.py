@@ -7,7 +7,7 @@ from pathlib import Path
 
 from uflow_cli.datasets.labelled_image import GOOD, LabelledImage, read_stored_mask
 from uflow_cli.errors import UflowError
-from uflow_cli.images import done_ahead
+from uflow_cli.images import done_ahead, page_of, read_encoded
 
 HALF = 0.5  # of an image; a mask over more of it is likely inverted
 
@@ -84,7 +84,7 @@ def _by_size(paths: Iterable[Path]) -> dict[int, list[Path]]:
     sizes: dict[int, list[Path]] = defaultdict(list)
     for path in paths:
         try:
-            sizes[path.stat().st_size].append(path)
+            sizes[page_of(path)[0].stat().st_size].append(path)
         except OSError:  # whoever reads it says what is wrong
             continue
     return sizes
@@ -92,6 +92,6 @@ def _by_size(paths: Iterable[Path]) -> dict[int, list[Path]]:
 
 def _content(path: Path) -> bytes:
     try:
-        return hashlib.sha256(path.read_bytes()).digest()
-    except OSError:
+        return hashlib.sha256(read_encoded(path)).digest()
+    except UflowError:
         return str(path).encode()

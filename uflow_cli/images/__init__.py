@@ -35,6 +35,7 @@ from uflow_cli.images.listing import (
     list_images,
     natural_order,
 )
+from uflow_cli.images.pages import page_of, pages_of
 from uflow_cli.images.png import encode_png, write_png, write_png_strips
 from uflow_cli.images.reading import (
     decode_image,
@@ -89,6 +90,8 @@ __all__ = [
     "natural_order",
     "on_content",
     "outline",
+    "page_of",
+    "pages_of",
     "pixels_of",
     "read_encoded",
     "read_image",

@@ -85,14 +85,17 @@ def kind_of(data: bytes, *, suffix: str = "") -> str | None:
     return "TGA" if suffix == ".tga" and len(data) > 18 else None
 
 
-def decode(data: bytes, kind: str) -> Pixels:
-    """Decode a file of a `kind` from `kind_of`. Raises DamagedError, UnsupportedError, and what decoders raise."""
+def decode(data: bytes, kind: str, *, page: int = 1) -> Pixels:
+    """Decode a file of a `kind` from `kind_of`, of a TIFF the given `page`.
+
+    Raises DamagedError, UnsupportedError, and what decoders raise.
+    """
     if kind in {name for _, name in _UNREADABLE}:
         raise UnsupportedError(f"{kind} files cannot be read; convert it to PNG, JPEG or TIFF")
     if kind == "TIFF":
         from uflow_cli.images.tiff import decode_tiff
 
-        return decode_tiff(data)
+        return decode_tiff(data, page_number=page)
     own = {
         "JPEG": decode_jpeg,
         "PNG": _decode_png,
@@ -322,13 +325,14 @@ _PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
 }
 
 
-def open_with_pillow(plugin: type[ImageFile.ImageFile], data: bytes) -> Pixels:
-    """Decode with one of Pillow's readers, upright, palettes looked up. Raises what the reader does.
+def open_with_pillow(plugin: type[ImageFile.ImageFile], data: bytes, *, page: int = 1) -> Pixels:
+    """Decode a page with one of Pillow's readers, upright, palettes looked up. Raises what the reader does.
 
     The reader is called by name: `Image.open` would try others and warn of large pictures.
     """
     try:
         picture: Image.Image = plugin(io.BytesIO(data))
+        picture.seek(page - 1)
         check_size(*picture.size)
         picture.load()
     except (OSError, SyntaxError, NotImplementedError) as error:

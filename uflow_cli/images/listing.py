@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from uflow_cli.errors import DatasetError
+from uflow_cli.images.pages import pages_of
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp",
@@ -37,8 +38,9 @@ class LeftOut:
 def list_images(folder: Path, *, recursive: bool = False, left_out: list[LeftOut] | None = None) -> list[Path]:
     """List the image files of `folder` (by suffix, hidden ones left out) in natural order: part2 before part10.
 
-    Links are followed, no folder is entered twice. Masks in folders `roi` are no images. What is not taken is added to
-    `left_out`. Raises DatasetError for a folder that is missing, is not a folder, cannot be read or holds no image.
+    Links are followed, no folder is entered twice. Masks in folders `roi` are no images, each page of a file is one.
+    What is not taken is added to `left_out`. Raises DatasetError for a folder that is missing, is not a folder, cannot
+    be read or holds no image.
     """
     folder = Path(folder)
     left_out = [] if left_out is None else left_out
@@ -54,6 +56,7 @@ def list_images(folder: Path, *, recursive: bool = False, left_out: list[LeftOut
     if not images:
         found = f" (left out: {_counts(left_out[n_before:])})" if left_out[n_before:] else ""
         raise DatasetError(f"{folder}: holds no images; expected files ending in {', '.join(IMAGE_SUFFIXES)}{found}")
+    images = [page for path in images for page in pages_of(path)]
     return sorted(set(images) - _masks_among(images), key=lambda path: natural_order(path.relative_to(folder)))
 
 

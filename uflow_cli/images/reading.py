@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from uflow_cli.errors import ImageError
 from uflow_cli.images.drawing import STRIP_PIXELS
 from uflow_cli.images.formats import DamagedError, Pixels, UnsupportedError, decode, kind_of
+from uflow_cli.images.pages import page_of
 from uflow_cli.text import in_one_line
 
 _KINDS = "a JPEG, PNG, BMP, TIFF, WebP, GIF, JPEG 2000, AVIF, TGA or PGM file"
@@ -26,7 +27,13 @@ def decoder_versions() -> dict[str, str]:
 
 
 def read_encoded(path: Path) -> bytes:
-    """The content of an image file, not yet decoded. Raises ImageError, also for devices and pipes."""
+    """The content of an image file, not yet decoded; of a page of a file that, and which page it is.
+
+    Raises ImageError, also for devices and pipes.
+    """
+    file, page = page_of(Path(path))
+    if page is not None:
+        return read_encoded(file) + _page_mark(page)
     try:
         kind = Path(path).stat().st_mode
         if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
@@ -52,8 +59,8 @@ def decode_image(data: bytes, *, path: Path) -> NDArray[np.uint8]:
     """Decode the content of an image file, `path` being its name in errors, into (H, W, 3) uint8 RGB.
 
     EXIF rotation is applied, palettes are looked up, grey is repeated, 16 bit is scaled (65535 -> 255), float must lie
-    in 0..1 (1 -> 255), alpha is composited on black. Of several pages or frames the first is read. The content decides
-    the format, not the suffix. Raises ImageError.
+    in 0..1 (1 -> 255), alpha is composited on black. Of several pages or frames the first is read, unless `path` is of
+    another. The content decides the format, not the suffix. Raises ImageError.
     """
     pixels = _decode_pixels(data, path)
     values = pixels.values
@@ -83,15 +90,23 @@ def read_mask(path: Path, *, above: int | None = None) -> NDArray[np.bool_]:
     return np.logical_and(marked, pixels.values[..., -1] > 0) if has_alpha else np.asarray(marked)
 
 
+def _page_mark(page: int) -> bytes:
+    """What tells the content of a page from that of the others in the same file."""
+    return f"\0page {page}".encode()
+
+
 def _decode_pixels(data: bytes, path: Path) -> Pixels:
     """Decode a file into upright pixels. Raises ImageError with the file's name for whatever is wrong with it."""
+    page = page_of(Path(path))[1]
+    if page is not None:
+        data = data.removesuffix(_page_mark(page))
     if not data:
         raise ImageError(f"{path}: the file is empty (0 bytes); expected {_KINDS}")
     kind = kind_of(data, suffix=Path(path).suffix.lower())
     if kind is None:
         raise ImageError(f"{path}: not an image (it starts with {data[:4]!r}); expected {_KINDS}")
     try:
-        pixels = decode(data, kind)
+        pixels = decode(data, kind, page=page or 1)
     except UnsupportedError as error:
         raise ImageError(f"{path}: {error}") from error
     except DamagedError as error:

@@ -4,6 +4,7 @@ import functools
 import io
 import logging
 import math
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -31,6 +32,7 @@ _FAX = (3, 4)
 _EXACT = (5, 32773, 34926, 50000)  # LZW, PackBits, Zstandard: damage often changes how much comes out of them
 _WEBP = 50001
 _UNCHECKED = (22610, 34934)  # JPEG XR, whose decoder does not notice damage
+_NO_PICTURE = 1 | 4  # kinds of pages: of lower resolution, mask of transparency
 _LOSSY = (_OLD_JPEG, _JPEG, 34892, _WEBP)
 
 _ENDIAN: dict[str, Literal["little", "big"]] = {"<": "little", ">": "big"}
@@ -45,24 +47,39 @@ def _tifffile() -> Any:
     return tifffile
 
 
-def decode_tiff(data: bytes) -> Pixels:
-    """Decode the first page. Raises DamagedError, UnsupportedError, and what the decoders raise."""
+def picture_pages(path: Path) -> list[int]:
+    """The numbers, from 1, of the pages of a TIFF file that are pictures, not thumbnails or masks of others.
+
+    Only the first where the file cannot be read: whoever decodes it says why.
+    """
+    try:
+        with _tifffile().TiffFile(path) as tiff:
+            numbers = [n for n, page in enumerate(tiff.pages, start=1) if not page.subfiletype & _NO_PICTURE]
+    except Exception:
+        return [1]
+    return numbers or [1]
+
+
+def decode_tiff(data: bytes, *, page_number: int = 1) -> Pixels:
+    """Decode a page. Raises DamagedError, UnsupportedError, and what the decoders raise."""
     with _tifffile().TiffFile(io.BytesIO(data)) as file:
-        page = file.pages.first
+        if page_number > len(file.pages):
+            raise DamagedError(f"it has no page {page_number}, only {len(file.pages)}")
+        page = file.pages[page_number - 1]
         check_size(page.imagewidth, page.imagelength)
         _check_tags(page, len(data))
         _check_kind(page)
         if page.compression == _OLD_JPEG or (
             page.photometric == _YCBCR and page.compression in (1, 5, 8, 32773, 32946)
         ):
-            return open_with_pillow(TiffImagePlugin.TiffImageFile, data)  # it knows their subsampled colours
+            return open_with_pillow(TiffImagePlugin.TiffImageFile, data, page=page_number)  # it knows their colours
         _check_segments(page, data)
         values = np.asarray(page.asarray(maxworkers=1)).reshape(page.shaped)[:, 0]  # (planes, H, W, channels)
         values = np.moveaxis(values[..., 0], 0, -1) if page.planarconfig == 2 else values[0]
         if values.dtype in (np.bool_, np.float16):  # too short to calculate with
             values = values.astype(np.uint8 if values.dtype == np.bool_ else np.float32)
         if page.compression in _FAX and page.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO):
-            _check_fax(values, data, is_inverted=page.photometric == _WHITE_IS_ZERO)
+            _check_fax(values, data, page_number, is_inverted=page.photometric == _WHITE_IS_ZERO)
         peak = 1.0 if values.dtype.kind == "f" else 2.0 ** int(page.bitspersample) - 1
         values, peak = _colours(page, values, peak)
         orientation = page.tags.valueof(274, 1)
@@ -151,9 +168,9 @@ def _check_length(page: Any, number: int, decoded: bytes) -> None:
         raise DamagedError(f"part {number} of its picture holds {len(decoded)} bytes, not {fewest * row_bytes}")
 
 
-def _check_fax(values: NDArray[Any], data: bytes, *, is_inverted: bool) -> None:
+def _check_fax(values: NDArray[Any], data: bytes, page: int, *, is_inverted: bool) -> None:
     """Raise DamagedError where two decoders of CCITT codes see other pictures: each goes on after damage in its way."""
-    other = open_with_pillow(TiffImagePlugin.TiffImageFile, data).values
+    other = open_with_pillow(TiffImagePlugin.TiffImageFile, data, page=page).values
     if not np.array_equal((values != 0) != is_inverted, other != 0):
         raise DamagedError("its fax codes are wrong")
 

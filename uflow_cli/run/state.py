@@ -17,8 +17,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from uflow_cli.config import ModelConfig, TrainingConfig
-from uflow_cli.errors import CheckpointError, TrainingError, UflowError
+from uflow_cli.errors import CheckpointError, ImageError, TrainingError, UflowError
 from uflow_cli.files import write_bytes
+from uflow_cli.images import read_encoded
 from uflow_cli.run.log import Epoch, write_log
 from uflow_cli.run.record import (
     STATE_NAME,
@@ -161,9 +162,9 @@ def require_same_images(
         raise TrainingError(f"{path} is gone since this training began; {advice}")
     for done, path in enumerate(before, start=1):
         try:
-            now_digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-        except OSError as error:
-            raise TrainingError(f"{path} cannot be read ({error.strerror or error}); {advice}") from error
+            now_digest = hashlib.sha256(read_encoded(Path(path))).hexdigest()
+        except ImageError as error:
+            raise TrainingError(f"{error}; {advice}") from error
         if now_digest != before[path]:
             raise TrainingError(f"{path} has changed since this training began; {advice}")
         on_progress(done, len(before))
