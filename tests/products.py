@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uflow_cli.cache import GIB, CacheFolder
+from uflow_cli.calibration import Calibration
 from uflow_cli.config import ModelConfig, TrainingConfig
+from uflow_cli.detection.nfa import Background
 from uflow_cli.run.log import Epoch
 
 SMALL_MODEL = ModelConfig(input_size=96)
@@ -20,6 +22,16 @@ SMALL_TRAINING = TrainingConfig(epochs=4, batch_size=4, learning_rate=2e-3)
 def shared_cache() -> CacheFolder:
     """The cache of all tests, which a fixture puts in a folder of its own."""
     return CacheFolder(Path(os.environ["UFLOW_CACHE_DIR"]), limit=GIB)
+
+
+def plain_calibration(*n_channels: int, **fields: object) -> Calibration:
+    """That of a run without held-out images, with other `fields` if wished."""
+    own: dict[str, object] = {
+        "background": tuple(Background(n) for n in n_channels), "mean_ratio": (1.0,) * len(n_channels),
+        "n_channels": n_channels, "lowest_log_nfa": (), "shared": True, "curves": (), "n_counted": 0,
+        "false_log_nfas": (), "references": (),
+    }  # fmt: skip
+    return Calibration(**{**own, **fields})
 
 
 def good_image(seed: int, side: int = 96) -> NDArray[np.uint8]:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
+from products import plain_calibration
 
 from uflow_cli.calibration import (
     Calibration,
     calibrate,
-    calibration_from_dict,
-    calibration_to_dict,
     choose_threshold,
     cross_fitted_lowest,
     fit_background,
@@ -22,6 +19,7 @@ from uflow_cli.calibration import (
 from uflow_cli.detection.detector import FalseAlarmCurve, counted_log_nfa, lowest_log_nfa
 from uflow_cli.detection.nfa import Background, Regions
 from uflow_cli.errors import UflowError
+from uflow_cli.schema import from_dict, from_json, to_dict, to_json
 
 SHARES = (0.5, 0.5)  # of the false alarms, for each of two scales
 
@@ -29,7 +27,7 @@ SHARES = (0.5, 0.5)  # of the false alarms, for each of two scales
 def calibration_of(values: list[float], *, shared: bool = False) -> Calibration:
     curve = FalseAlarmCurve((-4.0, 1.0), (-1.0, 0.5), 3.0, 2)
     n = len(values)
-    return Calibration((Background(10.0, 1.0),), (1.0,), (10,), tuple(sorted(values)), shared, (curve,), n)
+    return plain_calibration(10, lowest_log_nfa=tuple(sorted(values)), shared=shared, curves=(curve,), n_counted=n)
 
 
 def regions_of(image: np.ndarray, scale: np.ndarray, log_nfa: np.ndarray) -> Regions:
@@ -101,7 +99,7 @@ def test_false_alarms_count_images_strictly_below():
 
 
 def test_misfits_name_the_scales_outside_the_range():
-    calibration = Calibration((Background(1.0),) * 3, (1.0, 1.2, 0.9), (4, 4, 4), (0.0,), False)
+    calibration = plain_calibration(4, 4, 4, mean_ratio=(1.0, 1.2, 0.9))
     assert calibration.misfits() == [1, 2]
 
 
@@ -240,25 +238,25 @@ def test_promise_tells_counted_from_extrapolated():
     assert "extrapolated" in choose_threshold(calibration, nfa_threshold=-1.0, false_alarm_rate=None)[1]
 
 
-@pytest.mark.parametrize("missing", ["curves", "n_counted", "background"])
+@pytest.mark.parametrize("missing", ["curves", "n_counted", "references", "background"])
 def test_missing_key_is_an_error(missing):
-    values = calibration_to_dict(calibration_of([1.0]))
+    values = to_dict(calibration_of([1.0]))
     del values[missing]
-    with pytest.raises(KeyError, match=missing):
-        calibration_from_dict(values)
+    with pytest.raises(ValueError, match=missing):
+        from_dict(Calibration, values)
 
 
 @pytest.mark.parametrize("damage", [{"log_nfa": []}, {"spread": 0.0}, {"spread": float("nan")}, {"exponent": 0}])
 def test_damaged_curve_is_an_error(damage):
-    values = json.loads(json.dumps(calibration_to_dict(calibration_of([1.0]))))
+    values = to_dict(calibration_of([1.0]))
     values["curves"][0].update(damage)
-    with pytest.raises(ValueError, match="curve needs"):
-        calibration_from_dict(values)
+    with pytest.raises(ValueError, match=r"curve needs|finite number"):
+        from_dict(Calibration, values)
 
 
 def test_dict_round_trip_through_json():
     calibration = calibration_of([-1.5, 2.25], shared=True)
-    assert calibration_from_dict(json.loads(json.dumps(calibration_to_dict(calibration)))) == calibration
+    assert from_json(Calibration, to_json(calibration)) == calibration
 
 
 @pytest.mark.parametrize("threshold", [float("nan"), float("inf"), float("-inf")])

@@ -6,10 +6,10 @@ import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
+from products import plain_calibration
 
-from uflow_cli.calibration import Calibration, calibrate, calibration_chart
+from uflow_cli.calibration import calibrate, calibration_chart
 from uflow_cli.charts import svg_file
-from uflow_cli.detection.nfa import Background
 
 CHANNELS = (16, 40)
 
@@ -37,7 +37,7 @@ def test_measured_false_detections_follow_what_is_promised():
 
 
 def test_nothing_held_out_gives_no_picture():
-    assert calibration_chart(Calibration((Background(4.0),), (1.0,), (4,), (), shared=True)) == ""
+    assert calibration_chart(plain_calibration(4)) == ""
 
 
 def test_one_image_and_constant_maps_are_drawn_all_the_same():

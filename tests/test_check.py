@@ -9,12 +9,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from products import good_image
+from products import good_image, plain_calibration
 
-from uflow_cli.calibration import Calibration, Reference, calibrate, fit_reference, position_levels
+from uflow_cli.calibration import Reference, calibrate, fit_reference, position_levels
 from uflow_cli.check import check_run
 from uflow_cli.check.judgement import Verdict, likely_cause, measure_drift
-from uflow_cli.detection.nfa import Background
 from uflow_cli.errors import UflowError
 from uflow_cli.images import write_png
 from uflow_cli.run.record import BEFORE_RECALIBRATION_NAME, load_run
@@ -136,7 +135,7 @@ def test_what_cannot_be_done_is_told_and_changes_nothing(run, tmp_path):
         check_run(run, paths, device="cpu", false_alarm_rate=0.001)
     with pytest.raises(UflowError, match="no images"):
         check_run(run, [], device="cpu")
-    bare = dataclasses.replace(run, calibration=Calibration((Background(4.0),), (1.0,), (4,), (), shared=True))
+    bare = dataclasses.replace(run, calibration=plain_calibration(4))
     with pytest.raises(UflowError, match="no calibration to check"):
         check_run(bare, paths, device="cpu")
     assert (run.folder / "config.json").read_text() == before

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from products import SMALL_MODEL, defective_image
+from products import SMALL_MODEL, defective_image, plain_calibration
 
-from uflow_cli.calibration import Calibration, choose_threshold
+from uflow_cli.calibration import choose_threshold
 from uflow_cli.datasets import Dataset, LabelledImage
 from uflow_cli.detection.detector import Detector
 from uflow_cli.detection.masks import ScaleRegions, log_nfa_map, published_log_nfa_map
@@ -21,7 +21,7 @@ from uflow_cli.model import build_model
 from uflow_cli.training import TestSetAuroc
 
 CHANNELS = 64
-NOTHING_HELD_OUT = Calibration((Background(1.0),), (1.0,), (1,), (), shared=True)
+NOTHING_HELD_OUT = plain_calibration(1)
 
 
 def detector(*, paper_exact):
@@ -68,8 +68,7 @@ def test_maps_are_upsampled_bilinearly_as_published():
 def test_published_mask_is_the_upsampled_map_below_the_threshold():
     model = build_model(replace(SMALL_MODEL, tests="paper", paper_exact=True), device=torch.device("cpu"))
     channels = model.flow.embedding_channels
-    law = tuple(Background(c) for c in channels)
-    detector = Calibration(law, (1.0,) * len(channels), channels, (), shared=True).detector(model)
+    detector = plain_calibration(*channels).detector(model)
     image, _ = defective_image(1)
     [free] = predict(model, detector, [image[:80]])
     threshold = float(free.log_nfa_map.min() + free.log_nfa_map.max()) / 2

@@ -13,7 +13,7 @@ import pytest
 import torch
 from products import good_image
 
-from uflow_cli.calibration import calibration_from_dict, calibration_to_dict
+from uflow_cli.calibration import Calibration
 from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.errors import CheckpointError, TrainingError
 from uflow_cli.run.lock import sole_training
@@ -27,7 +27,7 @@ from uflow_cli.run.record import (
     load_run,
     write_run,
 )
-from uflow_cli.schema import VERSION
+from uflow_cli.schema import VERSION, from_dict
 
 CPU = torch.device("cpu")
 
@@ -217,8 +217,8 @@ def test_a_run_folder_of_release_0_1_0_is_read(tmp_path):
     assert run.origin == Origin("folder", "good", 6, 6, 6, good="/data/good")
     assert (run.model.input_size, run.model.flow_steps, run.model.kernel_sizes) == ((64, 64), 4, (3, 1))
     assert run.progress.held_out_loss == values["progress"]["held_out_loss"]
-    old = calibration_from_dict(values["calibration"])
-    assert calibration_to_dict(run.calibration) == calibration_to_dict(old) | {"log_lot": 2.0}
+    old = from_dict(Calibration, values["calibration"])
+    assert run.calibration == dataclasses.replace(old, log_lot=2.0)
     assert (run.model.merge, run.model.has_gaussians) == ("min", False)
     assert run.calibration.false_alarm_images(2.0) == old.false_alarm_images(0.0)  # counted per image then
     write_run(run)

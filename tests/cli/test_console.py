@@ -8,15 +8,14 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from products import plain_calibration
 from rich.console import Console  # noqa: TID251
 
-from uflow_cli.calibration import Calibration
 from uflow_cli.cli.console import note, print_runs, print_trainings, warn
 from uflow_cli.cli.console.tables import Column, columns_that_fit, runs_columns, table_of
 from uflow_cli.cli.console.terminal import progress_bars
 from uflow_cli.cli.console.training import epoch_table
 from uflow_cli.config import ModelConfig, TrainingConfig
-from uflow_cli.detection.nfa import Background
 from uflow_cli.run.listing import ListedRun
 from uflow_cli.run.log import Epoch
 from uflow_cli.run.record import Origin, Progress, Run
@@ -67,7 +66,7 @@ def a_run(folder, *, epochs=(20, 20), ratios=(0.983, 1.021, 1.104), **origin):
     return Run(
         folder, ModelConfig(), TrainingConfig(), Origin(**names | origin),
         Progress(epochs[0], 14, 1.73426, "finished", epochs[1], "held-out loss", 1.73426),
-        Calibration(tuple(Background(30.0) for _ in ratios), ratios, (64,) * len(ratios), lowest, shared=False),
+        plain_calibration(*(64 for _ in ratios), mean_ratio=ratios, lowest_log_nfa=lowest, shared=False),
         "digest", "flow-0014-digest.safetensors",
     )  # fmt: skip
 

@@ -78,7 +78,8 @@ def calibrate(
     if not n:
         n_channels = n_channels[: len(reach)]
         laws = tuple(Background(c) for c in n_channels)
-        return Calibration(laws, (1.0,) * len(laws), n_channels, (), shared, log_lot=log_lot)
+        v = (1.0,) * len(laws)
+        return Calibration(laws, v, n_channels, (), shared, (), 0, (), (), log_lot=log_lot)
     maps = [np.concatenate(pair) for pair in zip(scored, selection, strict=True)] if selection else scored
     fits = [fit_background(u, n_channels=c) for u, c in zip(maps, n_channels, strict=True)]
     laws = tuple(law for law, _ in fits)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -50,10 +49,10 @@ class Calibration:
     n_channels: tuple[int, ...]
     lowest_log_nfa: tuple[float, ...]
     shared: bool
-    curves: tuple[FalseAlarmCurve, ...] = ()  # per scale, or none at all
-    n_counted: int = 0
-    false_log_nfas: tuple[float, ...] = ()  # sorted, of the regions of those n_images below `FALSE_BELOW`
-    references: tuple[Reference, ...] = ()  # per scale, of all held-out images; none where none were held out
+    curves: tuple[FalseAlarmCurve, ...]  # per scale, or none at all
+    n_counted: int
+    false_log_nfas: tuple[float, ...]  # sorted, of the regions of those n_images below `FALSE_BELOW`
+    references: tuple[Reference, ...]  # per scale, of all held-out images; none where none were held out
     log_lot: float = 0.0  # log10 of the good images among which thresholds count false detections
     fusion: Fusion | None = None  # of the sources' evidence; the Gaussians' laws stand behind the scales'
     n_groups: int = 0  # held out as a whole; 0: siblings of the images trained on may be among those that calibrate
@@ -196,46 +195,3 @@ def _evidence(calibration: Calibration, threshold: float) -> str:
         ", too few to show so rare an event: extrapolated" if threshold - calibration.log_lot < -math.log10(n) else ""
     )
     return f"as counted on {n} held-out good images{beyond}; {seen}"
-
-
-def calibration_to_dict(calibration: Calibration) -> dict[str, Any]:
-    """JSON-ready mapping of `calibration`."""
-    return asdict(calibration)
-
-
-def calibration_from_dict(values: Mapping[str, Any]) -> Calibration:
-    """The inverse of `calibration_to_dict`; KeyError, TypeError or ValueError if something is missing or wrong."""
-    return Calibration(
-        background=tuple(Background(**b) for b in values["background"]),
-        mean_ratio=_floats(values["mean_ratio"]),
-        n_channels=tuple(int(c) for c in values["n_channels"]),
-        lowest_log_nfa=_floats(values["lowest_log_nfa"]),
-        shared=bool(values["shared"]),
-        curves=tuple(
-            FalseAlarmCurve(_floats(c["log_nfa"]), _floats(c["log_count"]), float(c["spread"]), int(c["exponent"]))
-            for c in values["curves"]
-        ),
-        n_counted=int(values["n_counted"]),
-        false_log_nfas=_floats(values["false_log_nfas"]),
-        references=tuple(
-            Reference(
-                _floats(r["image_levels"]), tuple(_floats(row) for row in r["position_levels"]), _floats(r["quantiles"])
-            )
-            for r in values["references"]
-        ),
-        log_lot=float(values.get("log_lot", 0.0)),
-        fusion=_fusion(values.get("fusion")),
-        n_groups=int(values.get("n_groups", 0)),
-    )
-
-
-def _fusion(values: Mapping[str, Any] | None) -> Fusion | None:
-    if values is None:
-        return None
-    law, image_law = (Background(**values[name]) for name in ("law", "image_law"))
-    exponent, share = float(values["area_exponent"]), float(values["whole_share"])
-    return Fusion(_floats(values["weights"]), law, image_law, exponent, share)
-
-
-def _floats(values: Sequence[float]) -> tuple[float, ...]:
-    return tuple(float(value) for value in values)

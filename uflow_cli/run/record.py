@@ -26,9 +26,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer
+from pydantic import Field
 
-from uflow_cli.calibration import Calibration, calibration_chart, calibration_from_dict, calibration_to_dict
+from uflow_cli.calibration import Calibration, calibration_chart
 from uflow_cli.charts import svg_file
 from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.errors import CheckpointError, UflowError
@@ -101,13 +101,6 @@ class Progress:
     value: float  # of the criterion at the best epoch
 
 
-CheckedCalibration = Annotated[
-    Calibration,
-    BeforeValidator(lambda value: calibration_from_dict(value) if isinstance(value, dict) else value),
-    PlainSerializer(calibration_to_dict),
-]
-
-
 @record
 class RunRoi:
     """The region of interest that a run was trained with: a mask in its folder, or one beside each image."""
@@ -147,7 +140,7 @@ class Run:
     training: TrainingConfig
     origin: Origin
     progress: Progress
-    calibration: CheckedCalibration
+    calibration: Calibration
     extractor_digest: str
     weights: str
     roi: RunRoi | None = None  # the pixels that count; None: all, but where a mask lies beside an image

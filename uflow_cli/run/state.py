@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from uflow_cli.calibration import Calibration
 from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.errors import CheckpointError, ImageError, TrainingError, UflowError
 from uflow_cli.files import write_bytes
@@ -23,7 +24,6 @@ from uflow_cli.images import read_encoded
 from uflow_cli.run.log import Epoch, write_log
 from uflow_cli.run.record import (
     STATE_NAME,
-    CheckedCalibration,
     Origin,
     Progress,
     Run,
@@ -70,7 +70,7 @@ class TrainingState:
     rate_share: float = 1.0  # of the learning rate asked for; lower once training has diverged
     log: tuple[Epoch, ...] = ()
     progress: Progress | None = None  # None: no epoch has ended yet; the same for the next two
-    calibration: CheckedCalibration | None = None
+    calibration: Calibration | None = None
     weights: str | None = None  # file of the best epoch's weights
     groups: tuple[str, ...] = ()  # of each image; none where nothing is known
     roi: RunRoi | None = None
