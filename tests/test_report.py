@@ -398,3 +398,15 @@ def test_the_page_says_among_how_many_images_nfa_counts(tmp_path: Path, log_lot:
     summary = ReportSummary(threshold=0.0, promise="-", log_lot=log_lot)
     page = write_report(tmp_path / "report", title="lots", summary=summary, images=FOUR)
     assert f"chance alone would make {words};" in page.read_text(encoding="utf-8")
+
+
+def test_one_file_replaces_a_report_and_nothing_else(tmp_path: Path) -> None:
+    file = tmp_path / "page.html"
+    for n in (2, 4):
+        assert write_report(file, title="T", summary=SUMMARY, images=FOUR[:n]) == file
+        assert file.read_text(encoding="utf-8").count('<article class="card"') == n
+    file.write_text("mine")
+    with pytest.raises(UflowError, match="is no report"):
+        write_report(file, title="T", summary=SUMMARY, images=FOUR)
+    assert file.read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]

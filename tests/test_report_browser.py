@@ -72,3 +72,62 @@ def test_the_slider_says_what_python_computes(tmp_path: Path, threshold: float) 
         assert [int(n) for n in pixels] == [
             int((i.log_nfa_map < threshold).sum()) for i in shown if i.log_nfa_map is not None
         ]
+
+
+def test_one_file_holds_all_and_shows_the_same(tmp_path: Path) -> None:
+    shown = images()
+    summary = ReportSummary(threshold=0.0, promise="-", log_lot=2.0, held_out=(1.0, 2.0, 3.0))
+    page = write_report(tmp_path / "page.html", title=NASTY, summary=summary, images=shown)
+    folder = write_report(tmp_path / "report", title=NASTY, summary=summary, images=shown)
+    html, other = (opened(place, "#threshold=-1.25", tmp_path) for place in (page, folder))
+    assert [path.name for path in tmp_path.glob("*.html")] == ["page.html"]
+    for pattern in (r'<output id="decided">(.*?)</output>', r'data-outcome="([a-z-]+)"', r'data-pixels="(\d+)"'):
+        assert re.findall(pattern, html) == re.findall(pattern, other) != []
+    assert not re.search(r'(src|href)="(?!data:|#)', html)
+    moved = re.findall(r'class="threshold" d="M([0-9.]+),[^"]*" transform="translate\((-[0-9.]+) 0\)"', html)
+    assert (
+        len(moved) == len(set(moved[:1])) + 1 == 2
+    )  # the lines of dots and histogram stand at one place and move alike
+    assert moved[0] == moved[1]
+
+
+def test_an_enlarged_image_comes_apart_into_its_layers_and_zooms(tmp_path: Path) -> None:
+    """Also keys, filters by area, and marks; the script stands beside the page's own, as a person's hands would."""
+    page = write_report(tmp_path / "page.html", title="-", summary=ReportSummary(0.0, "-"), images=images())
+    hands = """<script>
+      const key = (name) => document.body.dispatchEvent(new KeyboardEvent("keydown", { key: name, bubbles: true }));
+      const frames = () => [...document.querySelectorAll(".inside .frame")].map((f) => f.style.transform);
+      const said = [];
+      document.querySelectorAll(".view")[1].click();
+      said.push(frames().length); key("s"); said.push(frames().length); key("+"); said.push(new Set(frames()).size, frames()[0]);
+      key("0"); said.push(frames()[0] === ""); key("m"); said.push(document.querySelector("#save b").textContent);
+      key("ArrowRight"); said.push(document.querySelector(".bar span").textContent[0]);
+      document.querySelector("dialog").close();
+      const from = document.querySelector("#area-from"); from.value = "1000"; from.dispatchEvent(new Event("input"));
+      said.push(document.querySelectorAll(".card:not([hidden])").length);
+      document.body.dataset.said = said.join("|");
+    </script></body>"""
+    page.write_text(page.read_text(encoding="utf-8").replace("</body>", hands), encoding="utf-8")
+    said = re.search(r'data-said="(.*?)"', opened(page, "", tmp_path))
+    assert said is not None
+    n_flagged = sum(image.is_defect for image in images())
+    assert said[1] == f"1|3|1|translate(-25%, -25%) scale(1.5)|true|1|2|{n_flagged}"
+
+
+def test_a_thousand_images_are_there_soon(tmp_path: Path) -> None:
+    """Only what is in sight is decoded and drawn; a threshold is applied to all of them."""
+    base = images()
+    many = [replace(base[i % 12], name=f"part {i}", log_nfa=float(i % 7) - 3) for i in range(1000)]
+    page = write_report(tmp_path / "page.html", title="-", summary=ReportSummary(0.0, "-", log_lot=2.0), images=many)
+    hands = """<script>
+      const start = performance.now(), exact = document.querySelector("#exact");
+      exact.value = "-1.5"; exact.dispatchEvent(new Event("change"));
+      document.body.dataset.took = performance.now() - start;
+    </script></body>"""
+    page.write_text(page.read_text(encoding="utf-8").replace("</body>", hands), encoding="utf-8")
+    html = opened(page, "", tmp_path)
+    took, drawn = re.search(r'data-took="([0-9.]+)"', html), re.findall(r'data-pixels="', html)
+    assert took is not None
+    assert float(took[1]) < 2000  # milliseconds: some 50 on a free machine
+    assert 0 < len(drawn) < 200
+    assert f'<span id="called">{sum(i.log_nfa < -1.5 for i in many)}</span>' in html

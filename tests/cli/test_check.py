@@ -55,6 +55,18 @@ def test_wrong_usage_and_what_a_user_can_fix(uflow, small_run, dark):
     assert "nowhere: no such file" in outcome.err
 
 
+def test_images_that_a_report_marks_as_good_after_all_are_checked(uflow, small_run, dark, tmp_path):
+    marks = [{"path": str(path), "mark": "good after all" if i < 5 else "missed", "log_nfa": -1.0}
+             for i, path in enumerate(sorted(dark.iterdir()))]  # fmt: skip
+    (tmp_path / "marked.json").write_text(json.dumps({"version": 3, "threshold": 0.0, "images": marks}))
+    outcome = uflow("check", "--model", small_run, "--images", tmp_path / "marked.json", "--json")
+    assert json.loads(outcome.out)["n_images"] == 5
+    (tmp_path / "marked.json").write_text(json.dumps({"version": 3, "threshold": 0.0, "images": marks[5:]}))
+    outcome = uflow("check", "--model", small_run, "--images", tmp_path / "marked.json")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert "no image in it is marked as 'good after all'" in outcome.err
+
+
 @pytest.mark.parametrize("threshold", ["400", "-400"])
 def test_huge_thresholds_are_judged(uflow, small_run, dark, threshold):
     outcome = uflow("check", "--model", small_run, "--images", dark, "--json", "--nfa-threshold", threshold)

@@ -32,7 +32,10 @@ BROKEN_EXIT_CODE = 3
 
 
 def check(
-    images: Annotated[list[Path], typer.Option("--images", help="Folder of fresh good images, or an image.")],
+    images: Annotated[
+        list[Path],
+        typer.Option("--images", help="Folder of fresh good images, an image, or marks of a report."),
+    ],
     model: ModelFolder = None,
     nfa_threshold: NfaThreshold = None,
     false_alarm_rate: FalseAlarmRate = None,
@@ -57,7 +60,7 @@ def check(
     from uflow_cli.detect import EARLIER, find_images
 
     run = chosen_run(model, weights=weights)
-    paths, left_out = find_images(images)
+    paths, left_out = find_images(_without_marks(images))
     if earlier := [item for item in left_out if item.reason == EARLIER]:
         console.note(f"{len(earlier)} {EARLIER} are left out")
     heed([item for item in left_out if item.reason != EARLIER], _trained(run, paths), strict=strict)
@@ -71,6 +74,15 @@ def check(
         raise typer.Exit(1)
     if fail_if_broken and result.verdict is Verdict.BROKEN:
         raise typer.Exit(BROKEN_EXIT_CODE)
+
+
+def _without_marks(images: Sequence[Path]) -> list[Path]:
+    """`images`, for a list of marks that a report saved those that it marks as good after all."""
+    from uflow_cli.datasets import good_after_all
+
+    lists = [path for path in images if path.suffix.lower() == ".json"]
+    marked = [image for path in lists for image in good_after_all(path)]
+    return [*(path for path in images if path not in lists), *marked]
 
 
 def _trained(run: Run, paths: Sequence[Path]) -> list[str]:

@@ -44,7 +44,8 @@ def detect(
     masks: Annotated[bool, typer.Option("--masks/--no-masks", help="Write a mask for each image.")] = True,
     overlays: Annotated[bool, typer.Option("--overlays/--no-overlays", help="Write an overlay for each image.")] = True,
     report: Annotated[
-        Path | None, typer.Option("--report", help="Also write an HTML page with all images to this folder.")
+        Path | None,
+        typer.Option("--report", help="Also write an HTML page with all images to this folder or FILE.html."),
     ] = None,
     roi: RegionOfInterest = None,
     strict: Strict = False,

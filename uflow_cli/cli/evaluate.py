@@ -65,7 +65,8 @@ def evaluate(
         typer.Option("--out", help="Folder for JSON, CSV, Markdown and the sweep.  [default: evaluation/ in the run]"),
     ] = None,
     report: Annotated[
-        Path | None, typer.Option("--report", help="Also write an HTML report with pictures to this folder.")
+        Path | None,
+        typer.Option("--report", help="Also write an HTML report with pictures to this folder or FILE.html."),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Categories evaluated at a time, with --category all.")] = 1,
     strict: Strict = False,

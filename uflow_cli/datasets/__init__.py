@@ -7,7 +7,7 @@ from pathlib import Path
 
 from uflow_cli.datasets import btad, folder, kolektor, lgg_mri, mvtec, shanghaitech, visa
 from uflow_cli.datasets.doubts import doubtful_masks, doubtful_split, folders_as_read, shared_files
-from uflow_cli.datasets.exclusion import read_exclusion, without
+from uflow_cli.datasets.exclusion import good_after_all, read_exclusion, without
 from uflow_cli.datasets.folder import folder_dataset
 from uflow_cli.datasets.groups import groups_of
 from uflow_cli.datasets.labelled_image import GOOD, Dataset, LabelledImage, has_masks, read_label_mask, require_mask
@@ -25,6 +25,7 @@ __all__ = [
     "find_root",
     "folder_dataset",
     "folders_as_read",
+    "good_after_all",
     "groups_of",
     "has_masks",
     "list_categories",

@@ -10,7 +10,7 @@ from uflow_cli.datasets.groups import CSV_SUFFIX, read_rows
 from uflow_cli.datasets.labelled_image import Dataset
 from uflow_cli.errors import DatasetError
 
-MISSED = "missed"  # as the page of a report marks a defect that was called good
+MISSED, GOOD_AFTER_ALL = "missed", "good after all"  # as the page of a report marks an image
 HEAD = "image"  # of the column of images, in the first line of a CSV file
 
 
@@ -24,11 +24,7 @@ def read_exclusion(file: Path) -> tuple[str, ...]:
         names = [row[0].strip() for row in read_rows(file, option="--exclude")]
         names = names[1:] if names[:1] == [HEAD] else names
     elif file.suffix.lower() == ".json":
-        try:
-            images = json.loads(file.read_bytes())["images"]
-            names = [str(image["path"]) for image in images if image["mark"] == MISSED]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DatasetError(f"--exclude {file}: not a list that a report's page saved ({error})") from error
+        names = _marked(file, MISSED, option="--exclude")
     else:
         try:
             names = [line.strip() for line in os.fsdecode(file.read_bytes()).splitlines()]
@@ -38,6 +34,26 @@ def read_exclusion(file: Path) -> tuple[str, ...]:
     if not named:
         raise DatasetError(f"--exclude {file}: names no image; each line needs the path or the name of one")
     return named
+
+
+def good_after_all(file: Path) -> list[Path]:
+    """The images that were marked as good after all in a JSON `file` that a report's page saved.
+
+    A path is absolute or from the file's folder. DatasetError where the file cannot be read or marks none so.
+    """
+    names = _marked(file, GOOD_AFTER_ALL, option="--images")
+    if not names:
+        raise DatasetError(f"--images {file}: no image in it is marked as {GOOD_AFTER_ALL!r}")
+    return [file.parent / name for name in names]
+
+
+def _marked(file: Path, mark: str, *, option: str) -> list[str]:
+    """The paths of the images with this `mark` in a JSON file that a report's page saved."""
+    try:
+        images = json.loads(file.read_bytes())["images"]
+        return [str(image["path"]) for image in images if image["mark"] == mark]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetError(f"{option} {file}: not a list that a report's page saved ({error})") from error
 
 
 def without(data: Dataset, names: Sequence[str], *, strict: bool = True) -> tuple[Dataset, tuple[str, ...]]:

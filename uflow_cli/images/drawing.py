@@ -22,6 +22,11 @@ def resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.
     return resized.copy() if resized is image else resized
 
 
+def encode_jpeg(image: NDArray[np.uint8], *, quality: int = 88) -> bytes:
+    """(H, W, 3) RGB as a JPEG: for pictures to look at, a tenth of a PNG."""
+    return bytes(cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1])
+
+
 def resize_map(values: NDArray[np.floating[Any]], size: tuple[int, int]) -> NDArray[np.float32]:
     """Resize an (H, W) map bilinearly, half-pixel centres, no antialiasing (torch's `align_corners=False`): float32."""
     values = np.ascontiguousarray(values, dtype=np.float32)

@@ -98,6 +98,7 @@ class ReportSummary:
     losses: tuple[LossPoint, ...] = ()
     best_epoch: int | None = None
     drawings: tuple[Drawing, ...] = ()
+    held_out: tuple[float, ...] = ()  # lowest log NFA of each held-out good image
     log_lot: float | None = None  # log10 of the good images in which 10^threshold false detections are expected
 
 
@@ -154,6 +155,12 @@ class Card:
     def is_defect(self) -> bool:
         """The verdict."""
         return self.outcome in (Outcome.FOUND, Outcome.FALSE_ALARM, Outcome.FLAGGED)
+
+    @property
+    def largest_area(self) -> float:
+        """Pixels of the largest region, which the image as a whole is not; 0 without any."""
+        whole = self.size[0] * self.size[1]
+        return max((region.area for region in self.regions if region.area < whole), default=0.0)
 
     @property
     def truly_defective(self) -> bool | None:

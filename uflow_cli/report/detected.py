@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from uflow_cli.calibration import Calibration
 from uflow_cli.detect import RESULT_NAME, DetectedImage, DetectionResult
 from uflow_cli.detection.prediction import Prediction
 from uflow_cli.errors import ImageError, UflowError
@@ -36,7 +37,7 @@ class DetectionPage:
         calibration = run.calibration
         return _finish(
             self._writer, result, fact=Fact("extractor", run.model.extractor), warnings=calibration.warnings(),
-            log_lot=calibration.log_lot,
+            calibration=calibration,
         )  # fmt: skip
 
 
@@ -76,20 +77,24 @@ def report_stored(
         except ImageError as error:
             gone.append(str(error))
         on_progress(1)
-    log_lot = run.calibration.log_lot if run else None
     n_images = len(result.images)
     lost = [f"{len(gone)} of {n_images} images cannot be shown any more, such as {gone[0]}"] if gone else []
-    return _finish(writer, result, fact=Fact("results", str(result.out)), warnings=lost, log_lot=log_lot)
+    return _finish(writer, result, fact=Fact("results", str(result.out)), warnings=lost,
+        calibration=run.calibration if run else None,
+    )  # fmt: skip
 
 
 def _finish(
-    writer: ReportWriter, result: DetectionResult, *, fact: Fact, warnings: Sequence[str], log_lot: float | None
-) -> Path:
+    writer: ReportWriter, result: DetectionResult, *, fact: Fact, warnings: Sequence[str],
+    calibration: Calibration | None,
+) -> Path:  # fmt: skip
     """Write the page, which says what model found `result` and one `fact` more."""
     summary = ReportSummary(
         threshold=result.nfa_threshold, promise=f"The threshold allows {result.promise}.",
         facts=(Fact("model", str(result.model)), fact),
-        warnings=(*([result.caveat] if result.caveat else []), *warnings), log_lot=log_lot,
+        warnings=(*([result.caveat] if result.caveat else []), *warnings),
+        log_lot=calibration.log_lot if calibration else None,
+        held_out=calibration.lowest_log_nfa if calibration else (),
     )  # fmt: skip
     return writer.finish(title=f"{len(result.images)} images by {result.model.name}", summary=summary)
 

@@ -13,6 +13,7 @@ from uflow_cli.text import brief, clean, readable
 
 _FARTHEST: Final = 1e7  # log NFA, either way; dots beyond it stand at the border
 _ROW_HEIGHT: Final = 34.0
+_BINS: Final = 60
 _PLATEAU: Final = 0.97  # of the best mIoU
 _GOLDEN: Final = 0.618034  # multiples of it, modulo 1, spread points evenly
 _SWEEP_LINES: Final = (
@@ -20,18 +21,21 @@ _SWEEP_LINES: Final = (
 )  # fmt: skip
 
 
-def separation_axes(cards: Sequence[Card], *, threshold: float) -> Axes:
-    """The axes of `separation_chart`: log NFA of all images, squeezed, and a row per kind."""
-    values = [card.log_nfa for card in cards if math.isfinite(card.log_nfa)]
+def separation_axes(cards: Sequence[Card], *, threshold: float, held_out: Sequence[float] = ()) -> Axes:
+    """The axes of `separation_chart`: log NFA of all images, squeezed, and a row per kind.
+
+    `held_out` are the lowest log NFA of held-out good images, which `lowest_histogram` shows, too.
+    """
+    values = [value for value in (*(card.log_nfa for card in cards), *held_out) if math.isfinite(value)]
     squeezed = [squeeze(value) for value in (*values, threshold, 1.0, -1.0)]  # 0 is always in sight
     margin = 0.04 * (max(squeezed) - min(squeezed))
     low, high = min(squeezed) - margin, max(squeezed) + margin
     return Axes(128, WIDTH - 16, 30, 30 + _ROW_HEIGHT * len(_rows(cards)), (low, high), (0, 1), x_scale=squeeze)
 
 
-def separation_chart(cards: Sequence[Card], *, threshold: float) -> str:
+def separation_chart(cards: Sequence[Card], *, threshold: float, held_out: Sequence[float] = ()) -> str:
     """One dot per image at its lowest log NFA, a row per kind; left of the threshold line is called a defect."""
-    rows, axes = _rows(cards), separation_axes(cards, threshold=threshold)
+    rows, axes = _rows(cards), separation_axes(cards, threshold=threshold, held_out=held_out)
     low, high = axes.x_limits
     line = axes.x(threshold)
     zone = f'width="{line - axes.left:.1f}" height="{axes.bottom - axes.top}"'
@@ -51,6 +55,36 @@ def separation_chart(cards: Sequence[Card], *, threshold: float) -> str:
     parts.append(axes.note("← more anomalous", below=38))
     parts.append(axes.note("lowest log₁₀ NFA of each image", below=38, anchor="end"))
     return svg_element(parts, height=axes.bottom + 48, title="Lowest log10 NFA of each image, by kind")
+
+
+def lowest_histogram(cards: Sequence[Card], *, threshold: float, held_out: Sequence[float]) -> str:
+    """How many of the held-out, good and defective images have their lowest log NFA where, on the axes of the dots."""
+    groups = {
+        "held-out good images": ("unseen", list(held_out)),
+        "good": ("good", [card.log_nfa for card in cards if card.truly_defective is False]),
+        "defective": ("defective", [card.log_nfa for card in cards if card.truly_defective]),
+        "unlabelled": ("unlabelled", [card.log_nfa for card in cards if card.truly_defective is None]),
+    }
+    across = separation_axes(cards, threshold=threshold, held_out=held_out)
+    edges = np.linspace(*across.x_limits, _BINS + 1)
+    shares = {}
+    for label, (style, values) in groups.items():
+        if values:
+            counts = np.histogram(np.clip([squeeze(value) for value in values], *across.x_limits), edges)[0]
+            shares[f"{len(values)} {label}"] = style, counts / len(values)
+    top = max((float(share.max()) for _, share in shares.values()), default=1.0)
+    axes = Axes(across.left, across.right, 8, 78, across.x_limits, (0, top))
+    parts = [f'<path class="grid" d="M{axes.left},{axes.bottom}H{axes.right}"/>']
+    x = axes.left
+    for label, (style, share) in shares.items():
+        first, last = np.flatnonzero(share)[[0, -1]]
+        steps = [(edges[i + right], share[i]) for i in range(first, last + 1) for right in (0, 1)]
+        parts.append(axes.line([(edges[first], 0.0), *steps, (edges[last + 1], 0.0)], f"histogram {style}"))
+        parts.append(axes.note(f"■ {label}", x=x, below=18, style=style))
+        x += 30 + 7 * len(label)
+    line = across.x(threshold)
+    parts.append(f'<path class="threshold" d="M{line:.1f},{axes.top}V{axes.bottom}"/>')
+    return svg_element(parts, height=axes.bottom + 28, title="Share of the images by their lowest log10 NFA")
 
 
 def sweep_chart(sweep: NfaSweep, *, threshold: float, oracle: float) -> str:

@@ -3,13 +3,15 @@
   const find = (selector, root = document) => root.querySelector(selector);
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
   const grid = find(".cards"), cards = all(".card"), chips = all(".chips button");
-  const kind = find("#kind"), sort = find("#sort"), search = find("#search"), large = find("#large");
+  const areas = ["#area-from", "#area-to"].map((id) => find(id)), kind = find("#kind"), sort = find("#sort"), search = find("#search"), large = find("#large");
   let outcomes = null, current = null;
   find(".tools").hidden = false;
 
   const fits = (card) =>
     (!outcomes || outcomes.includes(card.dataset.outcome)) &&
     (!kind.value || card.dataset.kind === kind.value.slice(1)) &&
+    (areas[0].value === "" || Number(card.dataset.area) >= Number(areas[0].value)) &&
+    (areas[1].value === "" || Number(card.dataset.area) <= Number(areas[1].value)) &&
     card.dataset.name.toLowerCase().includes(search.value.trim().toLowerCase());
   const show = () => {
     let count = 0;
@@ -19,6 +21,7 @@
   const number = (key) => (a, b) => Number(a.dataset[key]) - Number(b.dataset[key]);
   const orders = {
     "number": number("number"), "nfa": number("nfa"), "nfa-down": (a, b) => number("nfa")(b, a),
+    "area": (a, b) => number("area")(b, a),
     "name": (a, b) => a.dataset.name.localeCompare(b.dataset.name, undefined, { numeric: true }),
   };
   for (const chip of chips) chip.addEventListener("click", () => {
@@ -27,7 +30,7 @@
     show();
   });
   kind.addEventListener("change", show);
-  search.addEventListener("input", show);
+  for (const field of [search, ...areas]) field.addEventListener("input", show);
   sort.addEventListener("change", () => grid.append(...cards.sort(orders[sort.value])));
   for (const layer of all("[data-layer]")) layer.addEventListener("change", () =>
     document.body.classList.toggle("no-" + layer.dataset.layer, !layer.checked));
@@ -146,8 +149,8 @@
     const promise = lot ? [`${expected < 1e-3 || expected >= 1e6 ? expected.toExponential(1) : Number(expected.toPrecision(3))} false detections expected in ${lot === "1" ? "a good image" : `${lot} good images`}`] : [];
     find("#decided").textContent = [...counts.map(([flagged, total, which]) => `${flagged} of ${total} ${which.replace("of ", "")} flagged`), ...promise].join(" · ");
     const place = (value) => width * Math.min(Math.max((squeeze(value) - low) / (high - low), 0), 1);
-    const line = find("path.threshold"), chart = line.closest("svg");
-    for (const part of [line, line.nextElementSibling]) part.setAttribute("transform", `translate(${place(threshold) - place(initial)} 0)`);
+    const lines = all("path.threshold", decide.parentElement), line = lines[0], chart = line.closest("svg");
+    for (const part of [...lines, line.nextElementSibling]) part.setAttribute("transform", `translate(${place(threshold) - place(initial)} 0)`);
     line.nextElementSibling.textContent = `threshold ${Number(threshold.toPrecision(3))}`.replace("-", "−");
     find("#called").textContent = cards.filter(isFlagged).length.toLocaleString("en").replace(/^0$/, "none");
     find(".zone", chart).setAttribute("width", place(threshold));
@@ -165,16 +168,71 @@
     find("#reset").addEventListener("click", () => apply(initial));
   }
 
+  // An image enlarged: its layers over each other or side by side, zoomed and moved together.
+  let apart = false, zoom = 1, moved = [0, 0], dragged = null;
+  const inside = find(".inside");
+  const place = (scale, x, y) => {  // x and y: the way of the upper left corner, in widths and heights of the picture
+    zoom = Math.min(Math.max(scale, 1), 40);
+    moved = [x, y].map((way) => Math.min(Math.max(way, 1 - zoom), 0));
+    for (const frame of all(".frame", inside)) frame.style.transform = zoom === 1 ? "" : `translate(${100 * moved[0]}%, ${100 * moved[1]}%) scale(${zoom})`;
+    inside.classList.toggle("zoomed", zoom > 1);
+  };
+  const zoomTo = (scale, x = 0.5, y = 0.5) => {  // what is at (x, y) of the picture stays where it is
+    const now = Math.min(Math.max(scale, 1), 40);
+    place(now, moved[0] + x * (zoom - now), moved[1] + y * (zoom - now));
+  };
+  const pointed = (event) => {
+    const box = (find(".frame", event.target.closest(".panel")) || event.target).getBoundingClientRect();
+    return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+  };
+  const panel = (card, only) => {
+    const part = document.createElement("div"), caption = document.createElement("b");
+    part.className = `panel ${only ? `only-${only[0]}` : ""}`;
+    part.append(find(".frame", card).cloneNode(true));
+    caption.textContent = only ? only[1] : "";
+    part.append(only ? caption : find(".badge", card).cloneNode(true));
+    return part;
+  };
   const open = (card) => {
     current = card;
-    const inside = find(".inside");
-    inside.replaceChildren(...[...card.children].map((child) => child.cloneNode(true)));
+    const view = document.createElement("div"), layers = [["picture", "image"]];
+    if (find(".heat", card)) layers.push(["heat", "evidence"]);
+    layers.push(["found", "found"]);
+    if (find(".layer-true", card)) layers.push(["true", "true"]);
+    view.className = "view";
+    view.append(...(apart ? layers.map((only) => panel(card, only)) : [panel(card, null)]));
+    inside.replaceChildren(view, find(".text", card).cloneNode(true));
+    inside.classList.toggle("apart", apart);
+    find("[data-apart]").setAttribute("aria-pressed", String(apart));
+    place(1, 0, 0);
     for (const image of all("img", inside)) image.loading = "eager";
     for (const details of all("details", inside)) details.open = true;
     for (const canvas of all("canvas", inside)) draw(canvas);
     find(".bar span").textContent = card.dataset.name;
     if (!large.open) large.showModal();
+    label(card);
   };
+  inside.addEventListener("wheel", (event) => {
+    if (!event.target.closest(".panel")) return;
+    event.preventDefault();
+    zoomTo(zoom * Math.exp(-0.002 * event.deltaY), ...pointed(event));
+  }, { passive: false });
+  inside.addEventListener("dblclick", (event) => {
+    if (event.target.closest(".panel")) if (zoom > 1) place(1, 0, 0); else zoomTo(4, ...pointed(event));
+  });
+  inside.addEventListener("pointerdown", (event) => {
+    const held = event.target.closest(".panel");
+    if (!held || zoom === 1) return;
+    dragged = [event.clientX, event.clientY, ...moved, find(".frame", held)];
+    held.setPointerCapture(event.pointerId);
+    event.preventDefault();
+  });
+  inside.addEventListener("pointermove", (event) => {
+    if (!dragged) return;
+    const [x, y, left, top, frame] = dragged;
+    place(zoom, left + (event.clientX - x) / frame.offsetWidth, top + (event.clientY - y) / frame.offsetHeight);
+  });
+  for (const end of ["pointerup", "pointercancel"]) inside.addEventListener(end, () => { dragged = null; });
   const step = (by) => {
     const shown = cards.filter((card) => !card.hidden);
     open(shown[(shown.indexOf(current) + by + shown.length) % shown.length]);
@@ -184,18 +242,29 @@
     const button = event.target.closest("button");
     if (event.target === large || (button && "close" in button.dataset)) large.close();
     else if (button && button.dataset.step) step(Number(button.dataset.step));
+    else if (button && button.dataset.zoom) zoomBy(Number(button.dataset.zoom));
+    else if (button && "apart" in button.dataset) setApart();
   });
+  const zoomBy = (way) => { if (way) zoomTo(zoom * 1.5 ** way); else place(1, 0, 0); };
+  const setApart = () => { apart = !apart; open(current); };
+  const keys = {
+    "m": () => toggle(current), "s": setApart, "+": () => zoomBy(1), "=": () => zoomBy(1), "-": () => zoomBy(-1), "0": () => zoomBy(0),
+    "ArrowLeft": () => step(-1), "ArrowRight": () => step(1),
+  };
   document.addEventListener("keydown", (event) => {
-    if (large.open && event.key === "m") toggle(current);
-    if (large.open && (event.key === "ArrowLeft" || event.key === "ArrowRight")) step(event.key === "ArrowLeft" ? -1 : 1);
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select")) return;
+    if (large.open && keys[event.key]) { event.preventDefault(); keys[event.key](); }
+    else if (!large.open && event.key === "/") { event.preventDefault(); search.focus(); }
   });
   const reveal = () => {  // a dot of the chart was chosen: its card must not be filtered away
     const card = location.hash && document.getElementById(location.hash.slice(1));
     if (!card || !card.hidden) return;
-    search.value = ""; kind.value = ""; chips[0].click(); card.scrollIntoView();
+    search.value = ""; kind.value = ""; for (const field of areas) field.value = ""; chips[0].click(); card.scrollIntoView();
   };
   const arrive = () => {  // a link may name a threshold: index.html#threshold=-3
     const asked = /^#threshold=(.+)$/.exec(location.hash);
+    const opened = /^#open-(\d+)(-apart)?$/.exec(location.hash);  // and an image, side by side: index.html#open-3-apart
+    if (opened && find(`#image-${opened[1]}`)) { apart = !!opened[2]; open(find(`#image-${opened[1]}`)); return; }
     if (decide && asked && isFinite(asked[1])) apply(Number(asked[1])); else reveal();
   };
   addEventListener("hashchange", arrive);

@@ -18,17 +18,19 @@ from numpy.typing import NDArray
 from uflow_cli.charts import WIDTH, loss_chart
 from uflow_cli.detect import REPORT_MARK
 from uflow_cli.errors import UflowError
-from uflow_cli.files import swap_folder
-from uflow_cli.images import encode_png, write_png
+from uflow_cli.files import swap_folder, write_text
+from uflow_cli.images import encode_jpeg, encode_png
 from uflow_cli.render import SCORE_RANGE, fit_mask, heat, heat_png, outline_path, shrunk
 from uflow_cli.report.contents import Card, Fact, KindRow, Outcome, ReportImage, ReportSummary, outcome_of
-from uflow_cli.report.drawings import separation_axes, separation_chart
+from uflow_cli.report.drawings import lowest_histogram, separation_axes, separation_chart
 from uflow_cli.text import brief, printable, readable
 
 PAGE_NAME: Final = "index.html"
 _GENERATOR: Final = f'<meta name="generator" {REPORT_MARK}>'  # by which a report is known as ours
 _PICTURES: Final = "images"
 _PICTURE_SIDE: Final = 512  # pixels: sharp in the gallery, fair when enlarged, and a thousand fit on a memory stick
+_SINGLE_SIDE: Final = 320  # pixels, where all pictures are inside one file
+_SINGLE_SUFFIXES: Final = (".html", ".htm")
 _MOST_LEVELS: Final = 255  # regions of an image whose outlines follow the threshold, the most significant ones
 _MOST_REGIONS: Final = 20  # listed one by one for an image, in the order given; all are in the outline
 
@@ -36,29 +38,38 @@ _MOST_REGIONS: Final = 20  # listed one by one for an image, in the order given;
 class ReportWriter:
     """Takes images one at a time, then the summary that follows from them. Use it through `report_writer`."""
 
-    def __init__(self, made: Path, put_in_place: Callable[[], Path], *, picture_side: int) -> None:
-        self._made, self._put_in_place, self._side = made, put_in_place, picture_side
+    def __init__(self, keep: Callable[[str, NDArray[np.uint8] | bytes], str], put_in_place: Callable[[str], Path], *,
+                 picture_side: int) -> None:  # fmt: skip
+        self._keep, self._put_in_place, self._side = keep, put_in_place, picture_side
         self._cards: list[Card] = []
 
     def add(self, image: ReportImage) -> None:
         """Write the pictures of the next image."""
-        self._cards.append(_write_pictures(self._made, len(self._cards) + 1, image, side=self._side))
+        self._cards.append(_kept(self._keep, len(self._cards) + 1, image, side=self._side))
 
     def finish(self, *, title: str, summary: ReportSummary) -> Path:
         """Write the page, put the report in its place, and return the page's path there."""
-        page = _page(title=title, summary=summary, cards=self._cards)
-        (self._made / PAGE_NAME).write_text(page, encoding="utf-8")
-        return self._put_in_place()
+        return self._put_in_place(_page(title=title, summary=summary, cards=self._cards))
 
 
 @contextlib.contextmanager
-def report_writer(folder: Path, *, picture_side: int = _PICTURE_SIDE) -> Iterator[ReportWriter]:
-    """A writer of the report `folder`, which holds it once `finish` was called and what it held before until then.
+def report_writer(place: Path, *, picture_side: int | None = None) -> Iterator[ReportWriter]:
+    """A writer of the report `place`, which holds it once `finish` was called and what it held before until then.
 
-    An earlier report in `folder` is replaced; anything else there is left alone: UflowError. Also for a disk that
-    does not take it. A run that is killed leaves what was there before.
+    `place` is a folder, or a file ending in .html that holds all pictures itself. An earlier report there is replaced;
+    anything else is left alone: UflowError. Also for a disk that does not take it. A run that is killed leaves what was
+    there before.
     """
-    folder = Path(folder)
+    folder = Path(place)
+    if folder.suffix.lower() in _SINGLE_SUFFIXES:
+        _check_replaceable_file(folder)
+
+        def put_page(page: str) -> Path:
+            write_text(folder, page)
+            return folder
+
+        yield ReportWriter(_inside, put_page, picture_side=picture_side or _SINGLE_SIDE)
+        return
     _check_replaceable(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -66,11 +77,17 @@ def report_writer(folder: Path, *, picture_side: int = _PICTURE_SIDE) -> Iterato
             made = Path(workshop) / "new"
             (made / _PICTURES).mkdir(parents=True)
 
-            def put_in_place() -> Path:
+            def keep(name: str, picture: NDArray[np.uint8] | bytes) -> str:
+                link = f"{_PICTURES}/{name}.png"
+                (made / link).write_bytes(picture if isinstance(picture, bytes) else encode_png(picture))
+                return link
+
+            def put_in_place(page: str) -> Path:
+                (made / PAGE_NAME).write_text(page, encoding="utf-8")
                 swap_folder(made, folder, old=Path(workshop) / "old")
                 return folder / PAGE_NAME
 
-            yield ReportWriter(made, put_in_place, picture_side=picture_side)
+            yield ReportWriter(keep, put_in_place, picture_side=picture_side or _PICTURE_SIDE)
     except OSError as error:
         raise UflowError(
             f"{folder}: cannot be written ({error.strerror or error}); choose another folder or free its disk"
@@ -83,7 +100,7 @@ def write_report(
     title: str,
     summary: ReportSummary,
     images: Iterable[ReportImage],
-    picture_side: int = _PICTURE_SIDE,
+    picture_side: int | None = None,
 ) -> Path:
     """Write `folder`/index.html and its pictures and return the page's path; see `report_writer`."""
     with report_writer(folder, picture_side=picture_side) as writer:
@@ -92,13 +109,16 @@ def write_report(
         return writer.finish(title=title, summary=summary)
 
 
-def _write_pictures(folder: Path, number: int, image: ReportImage, *, side: int) -> Card:
-    """Write picture and heat of one image and keep what the page says of it."""
+def _inside(_name: str, picture: NDArray[np.uint8] | bytes) -> str:
+    """A picture, or the bytes of a PNG, as a data link."""
+    kind, data = ("png", picture) if isinstance(picture, bytes) else ("jpeg", encode_jpeg(picture))
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def _kept(keep: Callable[[str, NDArray[np.uint8] | bytes], str], number: int, image: ReportImage, *, side: int) -> Card:
+    """Keep picture and heat of one image, to which `keep` gives a link, and what the page says of it."""
     picture = shrunk(image.image, side)
     shown = (int(picture.shape[0]), int(picture.shape[1]))
-    names = f"{_PICTURES}/{number:04d}.png", f"{_PICTURES}/{number:04d}-heat.png"
-    write_png(folder / names[0], picture)
-    (folder / names[1]).write_bytes(heat_png(image.score_map))
     levels, level_map = _level_map(image.log_nfa_map)
     return Card(
         number=number,
@@ -110,8 +130,8 @@ def _write_pictures(folder: Path, number: int, image: ReportImage, *, side: int)
         overlap=image.overlap,
         size=(int(image.image.shape[0]), int(image.image.shape[1])),
         shown=shown,
-        picture=names[0],
-        heat=names[1],
+        picture=keep(f"{number:04d}", picture),
+        heat=keep(f"{number:04d}-heat", heat_png(image.score_map)) if image.score_map.any() else "",
         found_outline=outline_path(fit_mask(image.mask, shown)),
         true_outline="" if image.true_mask is None else outline_path(fit_mask(image.true_mask, shown)),
         roi_outline="" if image.roi is None else outline_path(fit_mask(image.roi, shown)),
@@ -134,6 +154,14 @@ def _level_map(log_nfa_map: NDArray[np.floating[Any]] | None) -> tuple[tuple[flo
     numbers = np.where(numbers < len(values), numbers, _MOST_LEVELS).reshape(log_nfa_map.shape)
     link = base64.b64encode(encode_png(numbers.astype(np.uint8))).decode("ascii")
     return tuple(float(value) for value in values), f"data:image/png;base64,{link}"
+
+
+def _check_replaceable_file(file: Path) -> None:
+    """Raise UflowError unless `file` is missing or a report."""
+    if not file.exists() and not file.is_symlink():
+        return
+    if not file.is_file() or _GENERATOR not in file.read_text(encoding="utf-8", errors="replace"):
+        raise UflowError(f"{file} is in the way: it is no report; remove it, or choose another name")
 
 
 def _check_replaceable(folder: Path) -> None:
@@ -174,8 +202,9 @@ def _page(*, title: str, summary: ReportSummary, cards: Sequence[Card]) -> str:
         n_flagged=sum(card.is_defect for card in cards),
         counted=_counted(cards),
         knows_truth=knows_truth,
-        separation=separation_chart(cards, threshold=summary.threshold),
-        axes=separation_axes(cards, threshold=summary.threshold),
+        separation=separation_chart(cards, threshold=summary.threshold, held_out=summary.held_out),
+        axes=separation_axes(cards, threshold=summary.threshold, held_out=summary.held_out),
+        histogram=lowest_histogram(cards, threshold=summary.threshold, held_out=summary.held_out),
         chart_width=WIDTH,
         losses=loss_chart(summary.losses, best_epoch=summary.best_epoch),
         kind_names=[kind for kind in kinds if kind is not None],
