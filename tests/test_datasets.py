@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from uflow_cli import datasets
-from uflow_cli.datasets import Dataset, LabelledImage, held_out, kolektor, lgg_mri
+from uflow_cli.datasets import Dataset, LabelledImage, kolektor, lgg_mri
+from uflow_cli.datasets.groups import split_by_group
 from uflow_cli.errors import DatasetError, UflowError
 from uflow_cli.images import write_png
 
@@ -277,25 +278,25 @@ def test_lgg_names_the_mask_that_is_missing(root: Path) -> None:
 @given(st.sets(st.text("ab01", min_size=1), min_size=2, max_size=8), st.integers(0, 5), st.floats(0, 1))
 def test_a_held_out_split_parts_groups_and_repeats(groups: set[str], seed: int, share: float) -> None:
     images = {name: [LabelledImage(Path(name), kind) for kind in ("good", "bad")] for name in groups}
-    train, test = held_out.split(images, train_share=share, seed=seed)
+    train, test = split_by_group(images, train_share=share, seed=seed)
     assert {image.path for image in train}.isdisjoint({image.path for image in test})
     assert {image.path.name for image in (*train, *test)} == groups
     assert test
     assert {image.defect for image in train} == {"good"}
     shuffled = dict(sorted(images.items(), reverse=True))
-    assert held_out.split(shuffled, train_share=share, seed=seed) == (train, test)
+    assert split_by_group(shuffled, train_share=share, seed=seed) == (train, test)
 
 
 def test_another_seed_draws_other_groups() -> None:
     images = {str(number): [LabelledImage(Path(str(number)), "good")] for number in range(20)}
-    assert len({held_out.split(images, train_share=0.5, seed=seed)[0] for seed in range(5)}) > 1
+    assert len({split_by_group(images, train_share=0.5, seed=seed)[0] for seed in range(5)}) > 1
 
 
 def test_a_split_that_cannot_be_is_an_error() -> None:
     with pytest.raises(DatasetError, match="two or more"):
-        held_out.split({"one": [LabelledImage(Path("a"), "good")]}, train_share=0.5)
+        split_by_group({"one": [LabelledImage(Path("a"), "good")]}, train_share=0.5)
     with pytest.raises(DatasetError, match="no good image"):
-        held_out.split({name: [LabelledImage(Path("a"), "bad")] for name in "ab"}, train_share=0.5)
+        split_by_group({name: [LabelledImage(Path("a"), "bad")] for name in "ab"}, train_share=0.5)
 
 
 # ShanghaiTech Campus

@@ -136,6 +136,15 @@ def test_the_rooms_of_the_architecture_exist():
     assert not missing
 
 
+def test_every_room_is_in_the_table_of_the_architecture():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = text.split("| room |")[1].split("\n\n")[0]
+    rooms = [path.name for path in (ROOT / "uflow_cli").glob("[!_]*.py")]
+    rooms += [f"{path.parent.name}/" for path in (ROOT / "uflow_cli").glob("*/__init__.py")]
+    assert len(rooms) > 20
+    assert not [room for room in rooms if room not in table]
+
+
 @pages
 def test_paths_of_the_repository_exist(page):
     text = prose(page.read_text(encoding="utf-8"))

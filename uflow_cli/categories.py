@@ -40,7 +40,7 @@ STOPPING = (
     "stopping after this epoch, keeping the best one and starting no other category; press Ctrl-C again to stop at once"
 )
 
-Settings = tuple[ModelConfig, TrainingConfig]
+RunSettings = tuple[ModelConfig, TrainingConfig]
 Observe = Callable[["TrainingTask"], AbstractContextManager[Observer]]
 
 
@@ -69,7 +69,7 @@ class TrainingTask:
 
 
 def train_categories(
-    dataset: str, categories: Sequence[str], *, root: Path, out: Path, settings: Callable[[str, str], Settings],
+    dataset: str, categories: Sequence[str], *, root: Path, out: Path, settings: Callable[[str, str], RunSettings],
     device: torch.device, observe: Observe, on_bug: Callable[[str], None],
     should_stop: Callable[[], bool] = lambda: False, overwrite: bool = False, cache: CacheFolder | None = None,
     compile_graph: bool = False, exclude: Sequence[str] = (),
@@ -164,7 +164,7 @@ def find_standing(
     return "finished"
 
 
-def _require_same(folder: Path, origin: Origin, there: Settings, wanted: Settings) -> None:
+def _require_same(folder: Path, origin: Origin, there: RunSettings, wanted: RunSettings) -> None:
     wanted_model = wanted[0].located()
     if wanted_model.precision == "auto":  # a run says what it became
         wanted_model = replace(wanted_model, precision=there[0].precision)

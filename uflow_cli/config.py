@@ -21,7 +21,7 @@ FEW_GROUPS = 5  # below this many held-out groups, the promise for a new one is 
 FOLDS = 5  # at most, where all groups take turns
 FEW_IMAGES = 10  # below this many good images, training warns of what cannot be promised
 
-Tests = Literal["paper", "by-size"]
+Tests = Literal["paper", "by-size"]  # eq. 9 of the paper, the same for every region; or its budget split over sizes
 Merge = Literal["fused", "min"]
 Coupling = Literal["affine", "uniform"]
 Fit = Literal["squash", "letterbox", "tile"]

@@ -32,7 +32,7 @@ CHUNK = 2**20  # bytes
 TIMEOUT = 30.0  # seconds without a byte
 TRIES = 3  # of a transfer that breaks off
 LARGEST_GROWTH = 20  # times: an archive that holds more than that is made to fill disks
-Progress = Callable[[str, int, int], None]  # what is done, bytes done, bytes in all (0: unknown)
+OnProgress = Callable[[str, int, int], None]  # what is done, bytes done, bytes in all (0: unknown)
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _source(name: str, values: dict[str, Any]) -> Source:
 
 def download(
     source: Source, folder: Path, *, category: str | None = None,
-    on_progress: Progress = lambda _what, _done, _total: None,
+    on_progress: OnProgress = lambda _what, _done, _total: None,
 ) -> Path:  # fmt: skip
     """Fetch `source` into `folder`/<its name>, or of it only what lies in folders called `category`; gives that place.
 
@@ -140,7 +140,7 @@ def _take_place(made: Path, place: Path) -> None:
             _take_place(path, place / path.name)
 
 
-def _fetch(source: Source, archive: Path, on_progress: Progress) -> None:
+def _fetch(source: Source, archive: Path, on_progress: OnProgress) -> None:
     """Bring the archive, from the first address that answers, going on with what a broken transfer left."""
     part = archive.with_name(f"{archive.name}.part")
     failures = []
@@ -162,7 +162,7 @@ def _fetch(source: Source, archive: Path, on_progress: Progress) -> None:
     )
 
 
-def _transfer(address: str, part: Path, size: int | None, on_progress: Progress) -> None:
+def _transfer(address: str, part: Path, size: int | None, on_progress: OnProgress) -> None:
     """Add what is missing to `part`; ConnectionError if it breaks off."""
     start = part.stat().st_size if part.exists() else 0
     if size is not None and start > size:  # of something else
@@ -207,7 +207,7 @@ def _require_room(folder: Path, needed: int) -> None:
         )
 
 
-def _check(source: Source, archive: Path, on_progress: Progress) -> None:
+def _check(source: Source, archive: Path, on_progress: OnProgress) -> None:
     """UflowError unless the archive is what it should be; it is removed then, for going on with it would not help."""
     size = archive.stat().st_size
     expected = source.sha256 or source.md5
@@ -227,7 +227,7 @@ def _check(source: Source, archive: Path, on_progress: Progress) -> None:
         )
 
 
-def _unpack(archive: Path, folder: Path, category: str | None, on_progress: Progress) -> None:
+def _unpack(archive: Path, folder: Path, category: str | None, on_progress: OnProgress) -> None:
     """Unpack the archive into `folder`, or of it what lies in folders called `category`; DatasetError if hostile."""
     try:
         if zipfile.is_zipfile(archive):
@@ -241,7 +241,7 @@ def _unpack(archive: Path, folder: Path, category: str | None, on_progress: Prog
 
 
 def _unpack_zip(
-    zipped: zipfile.ZipFile, archive: Path, folder: Path, category: str | None, on_progress: Progress
+    zipped: zipfile.ZipFile, archive: Path, folder: Path, category: str | None, on_progress: OnProgress
 ) -> None:
     members = zipped.infolist()
     for member in members:
@@ -258,7 +258,7 @@ def _unpack_zip(
         on_progress("unpacking", done, total)
 
 
-def _unpack_tar(file: IO[bytes], archive: Path, folder: Path, category: str | None, on_progress: Progress) -> None:
+def _unpack_tar(file: IO[bytes], archive: Path, folder: Path, category: str | None, on_progress: OnProgress) -> None:
     if not hasattr(tarfile, "data_filter"):
         raise UflowError("Python 3.11.4 or newer is needed to unpack safely")
     size, unpacked = archive.stat().st_size, 0

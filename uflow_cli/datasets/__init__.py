@@ -39,7 +39,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Layout:
+class DatasetLayout:
     """How to find and load the categories below a root, and in words what is expected there."""
 
     expected: str
@@ -47,17 +47,17 @@ class Layout:
     load: Callable[[Path, str], Dataset]
 
 
-DATASETS: dict[str, Layout] = {
-    "btad": Layout(btad.LAYOUT, btad.categories, btad.load),
-    "folder": Layout(folder.LAYOUT, folder.categories, folder.load),
-    "ksdd": Layout(kolektor.LAYOUT_KSDD, kolektor.categories_ksdd, kolektor.load_ksdd),
-    "ksdd2": Layout(kolektor.LAYOUT_KSDD2, kolektor.categories_ksdd2, kolektor.load_ksdd2),
-    "lgg_mri": Layout(lgg_mri.LAYOUT, lgg_mri.categories, lgg_mri.load),
-    "mtd": Layout(mvtec.LAYOUT, mvtec.categories, mvtec.load_magnetic_tile),
-    "mvtec": Layout(mvtec.LAYOUT, mvtec.categories, mvtec.load),
-    "mvtec_ad_2": Layout(mvtec.LAYOUT_AD_2, mvtec.categories, mvtec.load_ad_2),
-    "shanghaitech": Layout(shanghaitech.LAYOUT, shanghaitech.categories, shanghaitech.load),
-    "visa": Layout(visa.LAYOUT, visa.categories, visa.load),
+DATASETS: dict[str, DatasetLayout] = {
+    "btad": DatasetLayout(btad.LAYOUT, btad.categories, btad.load),
+    "folder": DatasetLayout(folder.LAYOUT, folder.categories, folder.load),
+    "ksdd": DatasetLayout(kolektor.LAYOUT_KSDD, kolektor.categories_ksdd, kolektor.load_ksdd),
+    "ksdd2": DatasetLayout(kolektor.LAYOUT_KSDD2, kolektor.categories_ksdd2, kolektor.load_ksdd2),
+    "lgg_mri": DatasetLayout(lgg_mri.LAYOUT, lgg_mri.categories, lgg_mri.load),
+    "mtd": DatasetLayout(mvtec.LAYOUT, mvtec.categories, mvtec.load_magnetic_tile),
+    "mvtec": DatasetLayout(mvtec.LAYOUT, mvtec.categories, mvtec.load),
+    "mvtec_ad_2": DatasetLayout(mvtec.LAYOUT_AD_2, mvtec.categories, mvtec.load_ad_2),
+    "shanghaitech": DatasetLayout(shanghaitech.LAYOUT, shanghaitech.categories, shanghaitech.load),
+    "visa": DatasetLayout(visa.LAYOUT, visa.categories, visa.load),
 }
 
 
@@ -133,7 +133,7 @@ def load_dataset(name: str, *, root: Path, category: str | None = None) -> Datas
     return _layout(name).load(Path(root), category or found[0])
 
 
-def _layout(name: str) -> Layout:
+def _layout(name: str) -> DatasetLayout:
     if name not in DATASETS:
         raise DatasetError(f"unknown data set {name!r}; known are {', '.join(DATASETS)}")
     return DATASETS[name]

@@ -8,7 +8,7 @@ KSDD2: `<root>/{train,test}/<NNNNN>.png` with `<NNNNN>_GT.png`; the good images 
 import re
 from pathlib import Path
 
-from uflow_cli.datasets import held_out
+from uflow_cli.datasets.groups import split_by_group
 from uflow_cli.datasets.labelled_image import GOOD, Dataset, LabelledImage, require_mask, subfolders
 from uflow_cli.errors import DatasetError
 from uflow_cli.images import LeftOut, list_images, read_mask
@@ -26,14 +26,14 @@ def categories_ksdd(root: Path) -> list[str]:
     return [CATEGORY_KSDD] if _items(root) else []
 
 
-def load_ksdd(root: Path, category: str = CATEGORY_KSDD, *, seed: int = held_out.SEED) -> Dataset:
+def load_ksdd(root: Path, category: str = CATEGORY_KSDD, *, seed: int = 0) -> Dataset:
     """Load KSDD, reading every mask once to know which parts are good. Raises DatasetError and ImageError."""
     items = _items(root)
     if not items:
         raise DatasetError(f"{root}: holds no item; {LAYOUT_KSDD}")
     left_out: list[LeftOut] = []
     groups = {item.name: _labelled(item, "_label", ".bmp", left_out=left_out) for item in items}
-    train, test = held_out.split(groups, train_share=TRAIN_SHARE, seed=seed)
+    train, test = split_by_group(groups, train_share=TRAIN_SHARE, seed=seed)
     return Dataset("ksdd", category, train, test, tuple(left_out))
 
 

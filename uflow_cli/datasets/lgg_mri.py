@@ -6,7 +6,7 @@ slices without tumour; all slices of the others test. Slices of one patient are 
 
 from pathlib import Path
 
-from uflow_cli.datasets import held_out
+from uflow_cli.datasets.groups import split_by_group
 from uflow_cli.datasets.labelled_image import GOOD, Dataset, LabelledImage, require_mask, subfolders
 from uflow_cli.errors import DatasetError
 from uflow_cli.images import LeftOut, list_images, read_mask
@@ -21,14 +21,14 @@ def categories(root: Path) -> list[str]:
     return [CATEGORY] if _patients(root) else []
 
 
-def load(root: Path, category: str = CATEGORY, *, seed: int = held_out.SEED) -> Dataset:
+def load(root: Path, category: str = CATEGORY, *, seed: int = 0) -> Dataset:
     """Load all patients, reading every mask once to know which slices are good. Raises DatasetError and ImageError."""
     patients = _patients(root)
     if not patients:
         raise DatasetError(f"{root}: holds no patient; {LAYOUT}")
     left_out: list[LeftOut] = []
     groups = {patient.name: [_labelled(path) for path in _slices(patient, left_out)] for patient in patients}
-    train, test = held_out.split(groups, train_share=TRAIN_SHARE, seed=seed)
+    train, test = split_by_group(groups, train_share=TRAIN_SHARE, seed=seed)
     return Dataset("lgg_mri", category, train, test, tuple(left_out))
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from uflow_cli import _core  # noqa: TID251 (this is the one module that may)
+from uflow_cli.config import Tests
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -36,9 +37,6 @@ __all__ = [
 
 Tail = Literal["chernoff", "published"]
 """Chernoff's bound above the mean and 1 below; or the paper's formula on both sides of the mean."""
-
-Tests = Literal["paper", "by-size"]
-"""Number of tests: paper eq. 9, the same for every region; or the same budget split evenly over the regions' sizes."""
 
 _TAILS: tuple[str, ...] = get_args(Tail)
 _TESTS: tuple[str, ...] = get_args(Tests)

@@ -21,7 +21,6 @@ from uflow_cli.images.drawing import (
     tilt_image,
 )
 from uflow_cli.images.layout import (
-    Fit,
     Layout,
     Stitcher,
     lay_out,
@@ -65,7 +64,6 @@ __all__ = [
     "ORIGINAL",
     "ROI_FOLDER",
     "Augmentation",
-    "Fit",
     "Layout",
     "LeftOut",
     "RoiFile",

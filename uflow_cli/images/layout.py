@@ -10,16 +10,13 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from uflow_cli.config import Fit, Size
 from uflow_cli.images.drawing import resize_image, resize_map
 from uflow_cli.images.roi import cell_shares, filled
-
-Fit = Literal["squash", "letterbox", "tile"]
-Size = tuple[int, int]
 
 OVERLAP = 4  # tiles overlap by at least a fourth of a side
 

@@ -127,7 +127,7 @@ def has_state(folder: Path) -> bool:
     return (folder / STATE_NAME).is_file()
 
 
-def publish(folder: Path, state: TrainingState, word: RunState) -> Run:
+def write_best_epoch(folder: Path, state: TrainingState, word: RunState) -> Run:
     """Make the best epoch of `state` the run in `folder`, with its log; a finished training leaves no state."""
     assert state.progress is not None
     assert state.calibration is not None

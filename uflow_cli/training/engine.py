@@ -25,10 +25,10 @@ from uflow_cli.run.state import (
     Split,
     TrainingState,
     has_state,
-    publish,
     read_state,
     require_same_images,
     with_recalibration,
+    write_best_epoch,
     write_state,
 )
 from uflow_cli.training.criterion import Criterion, HeldOutLoss
@@ -133,7 +133,7 @@ def resume(
         if weights:
             state = replace(state, model=replace(state.model, weights=weights).located())
         if state.is_over and not state.split.folds:  # killed between the last epoch and the end
-            return group.on_rank_zero(lambda: publish(folder, state, "finished"))
+            return group.on_rank_zero(lambda: write_best_epoch(folder, state, "finished"))
         group.on_rank_zero(lambda: require_same_images(state, paths, on_progress=observer.on_images))
         model = group.rank_zero_first(lambda: build_model(state.model, device=own_device, seed=state.training.seed))
         if model.extractor.digest != state.extractor_digest:

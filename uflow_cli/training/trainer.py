@@ -22,8 +22,8 @@ from uflow_cli.detection.fitted import stack_shares
 from uflow_cli.errors import TrainingError, UflowError
 from uflow_cli.model import Model, build_model
 from uflow_cli.run.log import Epoch
-from uflow_cli.run.record import Progress, Run, save_weights
-from uflow_cli.run.state import TrainingState, publish, remove_state, write_state
+from uflow_cli.run.record import Progress, Run, RunState, save_weights
+from uflow_cli.run.state import TrainingState, remove_state, write_best_epoch, write_state
 from uflow_cli.run.suspects import Suspect, write_suspects
 from uflow_cli.training.criterion import Criterion
 from uflow_cli.training.fit import FlowFit, largest_canvas, rows_of_images
@@ -76,21 +76,22 @@ class Trainer:
     def run(self, should_stop: Callable[[], bool]) -> Run:
         """Train until all epochs are done, patience has ended or `should_stop` says so after an epoch."""
         if self.group.is_rank_zero and self.state.log:
-            publish(self.folder, self.state, "training")  # puts right what a kill left undone
+            write_best_epoch(self.folder, self.state, "training")  # puts right what a kill left undone
         try:
             while not self.state.is_over:
                 self._epoch()
                 if not self.state.is_over and self.group.any(should_stop()):
-                    return self.group.on_rank_zero(lambda: publish(self.folder, self.state, "stopped"))
+                    return self.group.on_rank_zero(lambda: write_best_epoch(self.folder, self.state, "stopped"))
             if self._conclude(should_stop):
-                return self.group.on_rank_zero(lambda: publish(self.folder, self.state, "stopped"))
-            return self.group.on_rank_zero(lambda: publish(self.folder, self.state, "finished"))
+                return self.group.on_rank_zero(lambda: write_best_epoch(self.folder, self.state, "stopped"))
+            return self.group.on_rank_zero(lambda: write_best_epoch(self.folder, self.state, "finished"))
         except BaseException as error:
             # an epoch that could not be written to the end may have taken the place of the weights that are known here
             has_weights = bool(self.state.weights) and (self.folder / str(self.state.weights)).is_file()
             if self.group.is_rank_zero and has_weights:
+                word: RunState = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
                 with contextlib.suppress(UflowError):
-                    publish(self.folder, self.state, "stopped" if isinstance(error, KeyboardInterrupt) else "failed")
+                    write_best_epoch(self.folder, self.state, word)
             raise
 
     def _epoch(self) -> None:
@@ -145,7 +146,7 @@ class Trainer:
         assert state.progress is not None
         state = replace(state, progress=replace(state.progress, epochs_done=epoch))
         write_state(self.folder, state, tensors)
-        publish(self.folder, state, "training")
+        write_best_epoch(self.folder, state, "training")
         if epoch == 1:
             write_suspects(self.folder, ())  # of the run that this one replaces
         return state
