@@ -21,7 +21,7 @@ Maps = list[np.ndarray]  # per scale (N, H_s, W_s), finest first
 
 @dataclass(frozen=True)
 class Sample:
-    """What one trained flow makes of held-out good images and of test images."""
+    """Evidence of one trained flow for held-out good images and for test images."""
 
     seed: int
     held_out: Maps  # U

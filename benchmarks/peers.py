@@ -146,7 +146,7 @@ def result_of(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def settings_of(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """What a kept result must have been made with to be shown again."""
+    """The inputs that a kept result must have been made with to be shown again."""
     row = ROWS[name]
     weights = getattr(options, row.needs) if row.needs else None
     own = {"coreset": options.coreset} if row.method == "patchcore" else {}
@@ -198,7 +198,7 @@ def run_row_here(name: str, options: argparse.Namespace) -> None:
 
 
 def conditions(rows: Sequence[dict[str, Any]], options: argparse.Namespace) -> list[str]:
-    """What all rows have in common."""
+    """The conditions that all rows have in common."""
     done = next((row for row in rows if "measures" in row), None)
     if done is None:
         return ["no row ran"]

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is known of a method beside its anomalib class."""
+    """A method of anomalib, and the settings it is run with."""
 
     epochs: int  # published; anomalib stops earlier by measures on test images, which is not done here
     features: str

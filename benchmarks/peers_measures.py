@@ -29,7 +29,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Scored:
-    """What a method says of some images: maps (256, 256) and one score each, high where anomalous.
+    """The scores of a method for some images: maps (256, 256) and one score each, high where anomalous.
 
     `maps` is empty for a method that has none; so are `log_nfa_maps` (low where anomalous) and `log_nfas`.
     """

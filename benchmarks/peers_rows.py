@@ -127,7 +127,7 @@ def uflow_config(job: Job) -> ModelConfig:
 
 
 def extractor_facts(job: Job, spec: ExtractorSpec) -> dict[str, str]:
-    """What is to be said about uflow's own extractor."""
+    """A remark about uflow's own extractor."""
     return {
         "extractor": spec.name,
         "weights": ", ".join(source.home for source in spec.sources) if job.weights is None else job.weights.name,

@@ -66,7 +66,7 @@ def grid(rows: Sequence[Row]) -> list[list[str]]:
 
 
 def notes(rows: Sequence[Row]) -> list[str]:
-    """What each row is, or why it is not there."""
+    """A sentence on each row, or why it is not there."""
     return [f"{row['title']}: " + (f"not run: {row['not_run']}" if "not_run" in row else _facts(row)) for row in rows]
 
 

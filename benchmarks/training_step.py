@@ -91,7 +91,7 @@ def freia_flow(flow: UFlow) -> GraphINN:
 
 
 def plain_loop(flow: nn.Module, normalise: FeatureNormalisation) -> Step:
-    """What one writes first; the loss of the batch."""
+    """The training step as one writes it first; it returns the loss of the batch."""
     optimiser = torch.optim.Adam([p for p in flow.parameters() if p.requires_grad], lr=1e-5, weight_decay=1e-5)
 
     def step(features: Sequence[Tensor]) -> Tensor:

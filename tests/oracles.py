@@ -110,7 +110,7 @@ def merge(root: Node, log_pfa: Callable[[Node], float]) -> bool:
 
 
 def regions(values: np.ndarray, log_tail: Callable[[float], float]) -> list[Node]:
-    """What iterated prune and merge leave, of log_pfa < 0, in the order of their first cells."""
+    """The regions that iterated prune and merge leave, of log_pfa < 0, in the order of their first cells."""
 
     def log_pfa(node: Node) -> float:
         return node.area * log_tail(node.level)

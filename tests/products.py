@@ -1,4 +1,4 @@
-"""What several test files share: images and settings of a small product, an observer that remembers, a folder's files."""
+"""Helpers that several test files share: images and settings of a small product, an observer that remembers, a folder's files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def shared_cache() -> CacheFolder:
 
 
 def plain_calibration(*n_channels: int, **fields: object) -> Calibration:
-    """That of a run without held-out images, with other `fields` if wished."""
+    """The calibration of a run without held-out images, with other `fields` if wished."""
     own: dict[str, object] = {
         "background": tuple(Background(n) for n in n_channels), "mean_ratio": (1.0,) * len(n_channels),
         "n_channels": n_channels, "lowest_log_nfa": (), "shared": True, "curves": (), "n_counted": 0,
@@ -53,7 +53,7 @@ def defective_image(seed: int, side: int = 96) -> tuple[NDArray[np.uint8], NDArr
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
-    """What all files below `folder` hold, by their paths from there."""
+    """The contents of all files below `folder`, by their paths from there."""
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 

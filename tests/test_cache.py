@@ -438,7 +438,7 @@ def test_large_and_small_features_keep_their_precision(largest):
 
 
 def test_records_can_be_unpacked_exactly_once_packed():
-    """What was rounded once is not rounded again: powers of two lose nothing."""
+    """Values that were rounded once are not rounded again: powers of two lose nothing."""
     layout = RecordLayout(((3, 4, 4),))
     once = unpack(torch.from_numpy(pack([1000 * torch.randn(5, 3, 4, 4)], layout)), layout)
     assert_same(unpack(torch.from_numpy(pack(once, layout)), layout), once)

@@ -95,7 +95,7 @@ def test_every_command_is_in_the_reference():
 
 
 def section(page: str, heading: str) -> str:
-    """What stands below `heading` of `page`, up to the next heading of any level."""
+    """The text below `heading` of `page`, up to the next heading of any level."""
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     return re.split(r"^#+ ", text.split(f"# {heading}\n")[1], maxsplit=1, flags=re.MULTILINE)[0]
 

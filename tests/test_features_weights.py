@@ -28,7 +28,7 @@ OTHER = HubWeights("net_b.tag", "timm/net_b.tag")
 
 
 def point_hub_at(monkeypatch, address: str) -> None:
-    """What HF_ENDPOINT would do for a new process."""
+    """As HF_ENDPOINT would do for a new process."""
     constants = huggingface_hub.constants
     template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, address)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
@@ -74,7 +74,7 @@ def test_older_pytorch_files_and_safetensors_are_read(tmp_path):
 
 
 class Burglar:
-    """What an evil weights file would hold: a call that runs as it is read."""
+    """The contents of an evil weights file: a call that runs as it is read."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace

@@ -65,7 +65,7 @@ def numbers(bits: str, samples: int) -> NDArray[Any]:
 
 
 def seen(values: NDArray[Any], bits: str, look: str) -> NDArray[np.float64]:
-    """What a person sees, (H, W, 3) in 0..255, from the meaning of the tags."""
+    """The picture that a person sees, (H, W, 3) in 0..255, from the meaning of the tags."""
     depth = TYPES[bits][1]
     light = values.astype(np.float64) / (2**depth - 1 if depth else 1)
     photometric, samples, alpha, _ = LOOKS[look]

@@ -371,7 +371,7 @@ def sweep_of(miou: np.ndarray, flagged: np.ndarray) -> NfaSweep:
 
 
 def test_the_sweep_shows_the_plateau_and_both_ends() -> None:
-    """What other thresholds would give: nothing changes outside of what is drawn, and the best stretch is shaded."""
+    """The sweep over thresholds: nothing changes outside of what is drawn, and the best stretch is shaded."""
     thresholds = np.arange(-1000.0, 401.0)
     miou = np.select([thresholds < -12, thresholds < -7, thresholds <= 1, thresholds <= 3], [0.3, 0.4, 0.5, 0.2], 0.1)
     flagged = np.select([thresholds < 0, thresholds <= 3], [0.0, 0.1], 1.0)

@@ -32,7 +32,7 @@ CLOCK = ("seconds", "images_per_second")
 
 
 class Killed(BaseException):
-    """What a test raises where a process would be gone."""
+    """Raised by a test where a process would be gone."""
 
 
 @pytest.fixture(scope="module")

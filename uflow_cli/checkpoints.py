@@ -48,7 +48,7 @@ RESNETS = ("resnet18", "wide_resnet50_2")
 
 @dataclass(frozen=True)
 class PublishedModel:
-    """What a checkpoint holds, under our names; networks finest scale first."""
+    """The contents of a checkpoint, under our names; networks finest scale first."""
 
     extractor: str
     networks: tuple[Mapping[str, Tensor], ...]  # all weights that the file has of each, under timm's names

@@ -64,7 +64,7 @@ AUTO: JsonDict = {"none": "auto"}  # the word for None in files and options
 
 @record
 class ModelConfig(Settings):
-    """What fixes the map from an image to log-NFA values, beside the weights."""
+    """The settings that, beside the weights, fix the map from an image to log-NFA values."""
 
     extractor: str = Field(
         default="efficientnet-lite0",

@@ -29,7 +29,7 @@ EARLIER = "masks and overlays of earlier detections"
 
 @record
 class DetectedImage:
-    """What was found in one image, and where its pictures are; a hundred thousand of these are small."""
+    """The findings in one image, and where its pictures are; a hundred thousand of these are small."""
 
     path: Path
     verdict: Literal["defect", "good"]
@@ -50,7 +50,7 @@ class DetectedImage:
 
 @record
 class DetectionResult:
-    """What was found in all images, as detections.json holds it."""
+    """The findings in all images, as detections.json holds them."""
 
     model: Path  # the run folder
     nfa_threshold: float  # log10

@@ -1,4 +1,4 @@
-"""What this machine has to work with: versions, device, extension, weights, cache, data sets, runs.
+"""A look at what this machine has to work with: versions, device, extension, weights, cache, data sets, runs.
 
 What needs the native core is imported where it is looked at: a core that does not load is a finding.
 """

@@ -53,7 +53,7 @@ class Source:
 
     @property
     def proof(self) -> str:
-        """What a transfer is checked by, for people."""
+        """The check of a transfer, for people."""
         if self.sha256:
             return f"SHA-256 {self.sha256}"
         return f"MD5 {self.md5} (no SHA-256 is known)" if self.md5 else "no checksum is known"

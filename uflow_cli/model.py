@@ -89,7 +89,7 @@ class Model:
 
     @property
     def source_channels(self) -> tuple[int, ...]:
-        """What U of each source counts: the channels of the flow's embeddings, then of the Gaussians."""
+        """Channels that U of each source sums over: those of the flow's embeddings, then of the Gaussians."""
         return (*self.flow.embedding_channels, *(self.gaussians.n_channels if self.gaussians is not None else ()))
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -62,7 +62,7 @@ def overlay(image: Picture, score_map: Map, mask: Mask, *, true_mask: Mask | Non
 
 
 def overlay_in_strips(image: Picture, score_map: Map, mask: Mask) -> Iterator[Picture]:
-    """What `overlay` gives, some rows at a time: a large image needs no second of its size."""
+    """The picture of `overlay`, some rows at a time: a large image needs no second of its size."""
     size = (int(image.shape[0]), int(image.shape[1]))
     strengths = np.linspace(*SCORE_RANGE, 256, dtype=np.float32)[None]
     (colours,), (opacity,) = heat(strengths)

@@ -181,7 +181,7 @@ class Setting:
 
     @cached_property
     def adapter(self) -> TypeAdapter[Any]:
-        """What checks a value of the field."""
+        """The check of a value of the field."""
         extra = Field(json_schema_extra=self.info.json_schema_extra)
         hint: Any = Annotated[self.info.annotation, *self.info.metadata, extra]
         return TypeAdapter(hint, config=CONFIG)
@@ -198,7 +198,7 @@ class Setting:
 
     @property
     def help(self) -> str:
-        """What the setting means."""
+        """The meaning of the setting."""
         return self.info.description or ""
 
     @property
@@ -223,7 +223,7 @@ class Setting:
 
     @property
     def demand(self) -> str:
-        """What is needed, in words."""
+        """The values that are needed, in words."""
         limits = " and ".join(f"{word} {self._one[key]:.15g}" for key, word in LIMITS.items() if key in self._one)
         one = f"one of {', '.join(self.choices)}" if self.choices else f"{KINDS[self.kind]} {limits}".rstrip()
         one = self.schema.get("form", one)

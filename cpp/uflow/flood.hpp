@@ -17,7 +17,7 @@
 
 namespace uflow {
 
-// What a pixel is to the flood. A summit comes before all its neighbours (higher; ties: of lower number): it need not
+// The kind of a pixel. A summit comes before all its neighbours (higher; ties: of lower number), so it need not
 // be sorted. A dry pixel is certain under the law: it can neither lower a best nor absorb a region, so it is left out.
 constexpr std::uint8_t kDry = 0;
 constexpr std::uint8_t kSlope = 1;

@@ -12,7 +12,7 @@ from uflow_cli.cli import main
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command left in the terminal."""
+    """The output and exit code of a command."""
 
     code: int
     out: str

@@ -39,7 +39,7 @@ DIGITS = 5  # significant ones of a reference: what is stored stays small
 
 
 class EvidenceKind(TypedDict):
-    """What `calibrate` must know of the model whose U maps it gets."""
+    """The facts about a model that `calibrate` needs to read its U maps."""
 
     n_channels: tuple[int, ...]
     tests: Tests
@@ -49,7 +49,7 @@ class EvidenceKind(TypedDict):
 
 
 def kind_of_evidence(model: EvidenceModel) -> EvidenceKind:
-    """What `calibrate` must know of `model`."""
+    """The facts about `model` that `calibrate` needs."""
     config = model.config
     return {
         "n_channels": model.source_channels, "tests": config.tests, "reach": model.reach,

@@ -35,7 +35,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the held-out good images say about the embeddings.
+    """Laws and promises that follow from the evidence of held-out good images.
 
     `mean_ratio` is v = mean(U) / C per scale; 1 under the chi-square law of the paper. `curves` turn log NFA under the
     background law into what `n_counted` held-out images showed; without them log NFA is the law's own.

@@ -36,7 +36,7 @@ Floats = NDArray[np.float32]
 
 @record
 class CheckResult:
-    """What fresh good images say of a run."""
+    """The judgement of a run by fresh good images."""
 
     model: Path  # the run folder
     n_images: int

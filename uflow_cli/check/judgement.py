@@ -30,7 +30,7 @@ Norms = Sequence[NDArray[np.float32]]
 
 
 class Verdict(StrEnum):
-    """What fresh good images say of a promise."""
+    """The verdict of fresh good images on a promise."""
 
     HOLDS = "holds"
     CANNOT_TELL = "cannot tell yet"

@@ -30,7 +30,7 @@ class DeviceName(StrEnum):
 
 
 class RuntimeName(StrEnum):
-    """What computes the evidence."""
+    """The program that computes the evidence."""
 
     auto = "auto"
     torch = "torch"
@@ -198,7 +198,7 @@ def _fetched(dataset: str, category: str | None, *, reason: str) -> Path:
 
 
 def data_of(origin: Origin) -> Dataset:
-    """What is now where a training had its images from."""
+    """The images that are now where a training had its own from."""
     from uflow_cli.datasets import folder_dataset, load_dataset, without
     from uflow_cli.errors import TrainingError
 

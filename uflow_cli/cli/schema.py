@@ -9,7 +9,7 @@ import typer
 
 
 class Name(StrEnum):
-    """What has a schema."""
+    """The records that have a schema."""
 
     config = "config"
     detections = "detections"

@@ -237,7 +237,7 @@ class Detector:
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """What a detector found in a batch of images: all regions, and for an image of the batch its detections and masks.
+    """The findings of a detector in a batch of images: all regions, and of each image its detections and masks.
 
     Outlines follow the evidence as it came, with halos. `ceiling` is the log NFA of an image without any region.
     """

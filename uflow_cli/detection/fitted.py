@@ -25,15 +25,15 @@ Mask = NDArray[np.bool_]
 
 
 class EvidenceModel(Protocol):
-    """What computes evidence maps: a `Model` in PyTorch, or an `Engine` without it."""
+    """A model that computes evidence maps: a `Model` in PyTorch, or an `Engine` without it."""
 
     @property
     def config(self) -> ModelConfig:
-        """What fixes the maps, beside the weights."""
+        """The settings that fix the maps, beside the weights."""
 
     @property
     def source_channels(self) -> tuple[int, ...]:
-        """What U of each source counts."""
+        """Channels that U of each source sums over."""
 
     @property
     def reach(self) -> tuple[int, ...]:
@@ -59,7 +59,7 @@ def layout_of(size: tuple[int, int], config: ModelConfig) -> Layout:
 
 @dataclass(frozen=True, eq=False)
 class FittedEvidence:
-    """What a model sees in an image: its layout, U maps of every source, (H_s, W_s), and how much each cell counts.
+    """The evidence in an image: its layout, U maps of every source, (H_s, W_s), and how much each cell counts.
 
     `shares` are on the finest grid; None: all of every cell.
     """

@@ -28,7 +28,7 @@ def score_size(layout: Layout) -> tuple[int, int]:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a model says of one image; maps and masks are made when they are asked for."""
+    """The prediction for one image; maps and masks are made when they are asked for."""
 
     image: NDArray[np.uint8]  # (H, W, 3) RGB
     score_map: NDArray[np.float32]  # (256, 256), or see `score_size`; high is anomalous

@@ -27,7 +27,7 @@ def published_categories(dataset: str) -> tuple[str, ...]:
 
 
 def published_source() -> str:
-    """Where the numbers stand."""
+    """The publication that the numbers are from."""
     return str(_data()["source"])
 
 

@@ -62,6 +62,6 @@ class FeatureGaussians(nn.Module):
 
 
 def _cells(features: Sequence[Tensor]) -> list[Tensor]:
-    """What each Gaussian sees: (B, H, W, C)."""
+    """The channels of each Gaussian, cell by cell: (B, H, W, C)."""
     joined = [torch.cat([coarse, F.avg_pool2d(fine, 2)], dim=1) for fine, coarse in pairwise(features)]
     return [x.float().permute(0, 2, 3, 1) for x in joined or features]

@@ -36,7 +36,7 @@ def resize_map(values: NDArray[np.floating[Any]], size: tuple[int, int]) -> NDAr
 def resize_map_in_strips(
     values: NDArray[np.floating[Any]], size: tuple[int, int]
 ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-    """What `resize_map` gives, some rows at a time, each with its place: floats of a large image fill the memory."""
+    """The rows of `resize_map`, some at a time, each with its place: floats of a large image fill the memory."""
     (height, width), n_rows = size, max(1, STRIP_PIXELS // size[1])
     if n_rows >= height:
         yield slice(0, height), resize_map(values, size)

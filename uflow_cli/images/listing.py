@@ -133,7 +133,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """What two spellings of one file or folder have in common; None where there is no such file."""
+    """The identity of a file or folder, the same for all spellings of its path; None where there is no such file."""
     try:
         found = path.stat()
     except (OSError, ValueError):

@@ -91,7 +91,7 @@ def read_mask(path: Path, *, above: int | None = None) -> NDArray[np.bool_]:
 
 
 def _page_mark(page: int) -> bytes:
-    """What tells the content of a page from that of the others in the same file."""
+    """A mark that tells the content of a page from that of the others in the same file."""
     return f"\0page {page}".encode()
 
 

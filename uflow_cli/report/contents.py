@@ -83,7 +83,7 @@ class KindRow:
 
 @dataclass(frozen=True)
 class ReportSummary:
-    """What was run, and what came out for all images together.
+    """The run and its results over all images together.
 
     `threshold`: on log10 NFA, below it an image is called a defect; `promise`: what that rests on, in a sentence.
     `facts`: the run (model, training images, ...); `figures`: results over all images (AUROC, ...), shown large.
@@ -130,7 +130,7 @@ class ReportImage:
 
 @dataclass(frozen=True)
 class Card:
-    """What the page keeps of an image once its pictures are written: a thousand of these are small."""
+    """An image on the page once its pictures are written: a thousand of these are small."""
 
     number: int  # from 1
     name: str

@@ -42,7 +42,7 @@ class DetectionPage:
 
 
 def detected_image(path: Path, prediction: Prediction) -> ReportImage:
-    """What a report shows of an image of which nobody knows the truth."""
+    """The image of a report for an image of which nobody knows the truth."""
     return ReportImage(
         name=_short_name(path), is_defect=prediction.is_defect, log_nfa=prediction.log_nfa,
         anomaly_score=prediction.score, image=prediction.image, score_map=prediction.score_map, mask=prediction.mask,
@@ -52,7 +52,7 @@ def detected_image(path: Path, prediction: Prediction) -> ReportImage:
 
 
 def read_result(folder: Path) -> DetectionResult:
-    """What `detect` wrote into `folder`; UflowError where it is missing, damaged or of another version."""
+    """The result that `detect` wrote into `folder`; UflowError where it is missing, damaged or of another version."""
     path = folder / RESULT_NAME
     try:
         return from_json(DetectionResult, path.read_text(encoding="utf-8"))

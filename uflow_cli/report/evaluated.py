@@ -20,7 +20,7 @@ from uflow_cli.run.suspects import read_suspects
 
 
 def report_image(evaluated: EvaluatedImage) -> ReportImage:
-    """What a report shows of an evaluated image."""
+    """The image of a report for an evaluated image."""
     labelled, true_mask = evaluated.labelled, None if evaluated.labelled.is_good else evaluated.true_mask
     return replace(
         detected_image(labelled.path, evaluated.prediction),
@@ -32,7 +32,7 @@ def report_image(evaluated: EvaluatedImage) -> ReportImage:
 
 
 def report_summary(run: Run, evaluation: Evaluation) -> ReportSummary:
-    """What a report says of all images of an evaluation together."""
+    """The summary of a report over all images of an evaluation."""
     calibration, origin = run.calibration, run.origin
     laws = zip(calibration.background, calibration.mean_ratio, calibration.n_channels, strict=True)
     facts = (

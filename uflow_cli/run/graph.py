@@ -30,7 +30,7 @@ NVIDIA = Path("/dev/nvidiactl")  # there where a driver is; asking torch would t
 
 @record
 class Graph:
-    """What is known of a compiled graph."""
+    """A compiled graph: its file, its origin, and how near it is to PyTorch."""
 
     file: str
     sha256: str
@@ -89,7 +89,7 @@ def load_engine(run: Run) -> Engine:
 
 
 def open_model(run: Run, *, device: DeviceChoice = "auto", runtime: Runtime = "auto") -> EvidenceModel:
-    """What computes the U maps of `run`: its graph, or its model in PyTorch.
+    """The model of `run` that computes its U maps: its graph, or PyTorch.
 
     "auto" takes the graph where there is one and no GPU is used. UflowError where what was asked for is not there.
     """

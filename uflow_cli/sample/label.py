@@ -55,7 +55,7 @@ class Label:
 
 
 class _Artwork:
-    """What is printed on every label: `ink` (3, S, S), coverage by black, blue and red."""
+    """The print of every label: `ink` (3, S, S), coverage by black, blue and red."""
 
     def __init__(self, side: int) -> None:
         self.side = side

@@ -102,7 +102,7 @@ class FlowFit:
         return float(self.optimiser.param_groups[0]["lr"])
 
     def _fit_statistics(self) -> dict[str, Tensor]:
-        """What is fitted to the training images in one pass and not trained: normalisation and Gaussians."""
+        """Fit normalisation and Gaussians to the training images in one pass, and return their tensors by name."""
         model = self.model
         batches = list(batched(self.rows, self.config.batch_size))
         model.normalisation.fit(self.features.read(batch, device=model.device) for batch in batches)

@@ -174,7 +174,7 @@ class Trainer:
     def _calibration(
         self, norms: Sequence[Tensor], images: Sequence[int], *, selection: Sequence[Tensor] = (), shared: bool = False
     ) -> Calibration:
-        """What U maps of the held-out `images`, and of others that chose the epoch, say."""
+        """The calibration by U maps of the held-out `images`, and of others that chose the epoch."""
         groups = self.state.groups
         chosen = self.split.selection if len(selection) else ()
         return calibrate(

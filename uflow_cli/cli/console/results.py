@@ -36,7 +36,7 @@ def print_detections(result: DetectionResult, *, as_json: bool) -> None:
 
 
 def print_graph(graph: Graph, *, folder: Path, as_json: bool) -> None:
-    """What was exported, and how near it is to PyTorch."""
+    """Show what was exported, and how near it is to PyTorch."""
     if as_json:
         from uflow_cli.schema import to_json
 

@@ -268,7 +268,7 @@ COLOURS = {"good": "green", "slow": "yellow", "missing": "yellow", "broken": "re
 
 
 def print_diagnosis(diagnosis: Diagnosis, *, as_json: bool) -> None:
-    """What was found, a line each, and below what is not good what to do about it; or all of it as JSON."""
+    """Show each finding in a line, and advice below those that are not good; or all of it as JSON."""
     if as_json:
         from uflow_cli.schema import to_json
 

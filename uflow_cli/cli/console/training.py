@@ -218,7 +218,7 @@ def print_training_result(run: Run, data: Dataset) -> None:
 
 
 def print_import(run: Run) -> None:
-    """What was imported, its calibration if it has one, and what to do next."""
+    """Show what was imported, its calibration if it has one, and what to do next."""
     console, origin = out(), run.origin
     console.print(
         f"{plain(Path(origin.imported or '').name)}: {run.model.extractor}, {run.model.flow_steps} flow steps, of "
@@ -235,7 +235,7 @@ def print_import(run: Run) -> None:
 
 
 def next_commands(run: Run, data: Dataset) -> list[str]:
-    """What one does with a trained run, ready for the shell."""
+    """The commands for a trained run, ready for the shell."""
     model, images = shlex.quote(str(run.folder)), data.test or data.train
     folder = shlex.quote(os.path.commonpath([image.path.parent for image in images]))
     if not data.test:
