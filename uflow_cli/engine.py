@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 INPUT = "pixels"  # (B, H, W, 3) uint8 RGB
 EXTERNAL_DATA, DATA_LOCATION = 13, 14  # fields of a tensor in onnx.proto
+LOCATION = b"location"  # the key under which a tensor names its file
 # Where tensors can be in a model: kinds of messages, and what their fields hold, by number in onnx.proto.
 TENSORS_IN: dict[str, dict[int, str]] = {
     "model": {7: "graph", 20: "training", 25: "function"},
@@ -107,8 +108,10 @@ def available_cores() -> int:
 def keeps_data_outside(model: bytes) -> bool:
     """Whether the ONNX `model` names files for its tensors: ONNX Runtime would read them from anywhere it may.
 
-    CheckpointError for what is no protocol buffer.
+    CheckpointError for what is no protocol buffer, where there is anything to look into.
     """
+    if LOCATION not in model:  # no file without this key; looking at every field takes 25 ms more
+        return False
     found = False
 
     def look(message: memoryview, kind: str) -> None:

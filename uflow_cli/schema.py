@@ -16,7 +16,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Annotated, Any, TypeVar, dataclass_transform
+from types import NoneType
+from typing import Annotated, Any, TypeVar, dataclass_transform, get_args
 
 import pydantic.dataclasses
 from pydantic import (
@@ -36,7 +37,7 @@ from pydantic_core import ArgsKwargs
 from uflow_cli.errors import UflowError
 
 VERSION = 3  # of all JSON; raise it when a reader would have to change
-CONFIG = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+CONFIG = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, defer_build=True)  # until one is made: start-up
 KINDS = {"boolean": "true or false", "integer": "a whole number", "number": "a number", "string": "a text"}
 LIMITS = {
     "minimum": "of at least", "exclusiveMinimum": "above", "maximum": "of at most", "exclusiveMaximum": "below",
@@ -164,12 +165,22 @@ class Settings:
     stands for None in files and options; "form" there tells people what a pattern means.
     """
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _check(cls: Any, given: Any) -> Any:
-        if isinstance(given, ArgsKwargs):  # from the constructor
-            return ArgsKwargs(given.args, checked(given.kwargs or {}, settings_of(cls)))
-        return checked(given, settings_of(cls)) if isinstance(given, dict) else given
+    def _check(cls: Any, given: Any, make: Any) -> Any:
+        values = given.kwargs or {} if isinstance(given, ArgsKwargs) else given  # from the constructor, or from a file
+        if not isinstance(values, dict):
+            return make(values)
+        known = settings_of(cls)
+        meant = {
+            name: None if name in known and value == known[name].none else _with_tuples(value)
+            for name, value in values.items()
+        }
+        try:
+            return make(ArgsKwargs(given.args, meant) if isinstance(given, ArgsKwargs) else meant)
+        except ValidationError:
+            checked(values, known)  # says it in our words; a validator for each takes longer than all the rest
+            raise
 
 
 @dataclass(frozen=True)
@@ -204,7 +215,9 @@ class Setting:
     @property
     def none(self) -> str | None:
         """The word that stands for None; None itself where the setting cannot be that."""
-        return str(self.schema.get("none", "none")) if "anyOf" in self.schema else None
+        can_be = NoneType in get_args(self.info.annotation)
+        extra = self.info.json_schema_extra
+        return str(extra.get("none", "none") if isinstance(extra, dict) else "none") if can_be else None
 
     @property
     def is_list(self) -> bool:

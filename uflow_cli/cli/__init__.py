@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import keyword
 import os
 import sys
@@ -151,6 +153,9 @@ def main() -> None:
     # Threads spin while they wait; too long, and training takes many times as long beside another program.
     # Of 0, 3000, 30000 and the default of 300000 turns, 3000 did well both alone and beside another.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # looks through all that is installed for them
+    gc.set_threshold(50_000, 2, 2)  # at 700, what is imported is looked through a hundred times
+    atexit.register(gc.freeze)  # the memory of a process that ends goes back as a whole
     with guarded_streams():
         try:
             try:
