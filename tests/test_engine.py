@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from products import good_image
 
 from uflow_cli.config import ModelConfig
-from uflow_cli.engine import INPUT, build_engine, keeps_data_outside
+from uflow_cli.engine import INPUT, build_engine, keeps_data_outside, simplified
 from uflow_cli.errors import CheckpointError
 from uflow_cli.run.graph import load_engine
 from uflow_cli.run.record import load_run
@@ -78,6 +78,22 @@ def test_weights_in_other_files_are_found_wherever_they_hide() -> None:
         assert keeps_data_outside(model.SerializeToString())
         with pytest.raises(CheckpointError, match="never read"):
             build_engine(model.SerializeToString(), config=CONFIG, source_channels=(3,), reach=(0,))
+
+
+def test_a_simplified_graph_computes_the_same_with_fewer_operators_that_every_runtime_knows() -> None:
+    model = sum_graph()
+    model.graph.node[1].input[1] = "twice"
+    model.graph.node.insert(0, helper.make_node("Add", ["ones", "ones"], ["twice"]))
+    data = simplified(model.SerializeToString())
+    simple = onnx.load_from_string(data)
+    assert [node.op_type for node in simple.graph.node] == ["Cast", "MatMul"]
+    assert {node.domain for node in simple.graph.node} == {""}
+    image = good_image(0, size=64)
+    maps = [
+        build_engine(graph, config=CONFIG, source_channels=(3,), reach=(0,)).evidence_maps([image])[0]
+        for graph in (model.SerializeToString(), data)
+    ]
+    np.testing.assert_array_equal(maps[0], maps[1])
 
 
 @pytest.mark.parametrize("cut", [1, 10, 100])

@@ -7,9 +7,11 @@ matrix product may follow the size of the batch and the number of threads that s
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -98,6 +100,23 @@ def build_engine(graph: bytes, *, config: ModelConfig, source_channels: Sequence
     if [value.name for value in session.get_inputs()] != [INPUT] or len(names) != len(source_channels):
         raise CheckpointError(f"the graph gives {len(names)} maps for {len(source_channels)} sources; export it again")
     return Engine(config, tuple(source_channels), tuple(reach), session, available_cores())
+
+
+def simplified(graph: bytes) -> bytes:
+    """The ONNX model `graph` with its constants computed and what does nothing left out, lest every start does that.
+
+    It has the operators of ONNX alone, and computes the same bits; what suits one processor is done as it is loaded.
+    """
+    import onnxruntime  # noqa: TID251
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.log_severity_level = 4
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "graph.onnx"
+        options.optimized_model_filepath = str(path)
+        onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        return path.read_bytes()
 
 
 def available_cores() -> int:

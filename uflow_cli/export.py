@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import uflow_cli
-from uflow_cli.engine import INPUT, Engine, build_engine
+from uflow_cli.engine import INPUT, Engine, build_engine, simplified
 from uflow_cli.errors import ExportError
 from uflow_cli.images import read_image
 from uflow_cli.model import Model
@@ -98,7 +98,7 @@ def graph_of(model: Model) -> bytes:
         ) from error
     if len(files) > 1 or len(data) > LARGEST_GRAPH:
         raise ExportError(f"{model.config.extractor} is larger than the 2 GiB of one ONNX file; use the run as it is")
-    return data
+    return simplified(data)
 
 
 def relative_difference(engine: Engine, model: Model, image: NDArray[np.uint8]) -> float:

@@ -66,11 +66,11 @@ def find_graph(run: Run) -> Graph | None:
     return graph if graph and graph.weights == run.weights else None
 
 
-def load_engine(run: Run) -> Engine:
-    """The engine of `run`; CheckpointError if it has no graph, or it or the record is damaged."""
+def load_engine(run: Run, graph: Graph | None = None) -> Engine:
+    """The engine of `run`, by what `find_graph` says; CheckpointError if there is no graph, or anything is damaged."""
     from uflow_cli.engine import build_engine
 
-    graph = find_graph(run)
+    graph = graph or find_graph(run)
     if graph is None:
         raise CheckpointError(f"{run.folder} has no graph of its weights; make one with `uflow export --model RUN`")
     path = run.folder / graph.file
@@ -96,8 +96,9 @@ def open_model(run: Run, *, device: DeviceChoice = "auto", runtime: Runtime = "a
     if runtime == "onnx" and device == "cuda":
         raise UflowError("runtime onnx computes on the CPU; drop --device cuda, or take --runtime torch")
     on_gpu = device == "cuda" or (device == "auto" and NVIDIA.exists())
-    if runtime == "onnx" or (runtime == "auto" and not on_gpu and find_graph(run) is not None):
-        return load_engine(run)
+    graph = find_graph(run) if runtime == "onnx" or (runtime == "auto" and not on_gpu) else None
+    if runtime == "onnx" or graph is not None:
+        return load_engine(run, graph)
     from uflow_cli.model import choose_device
 
     return load_model(run, device=choose_device(device))
