@@ -88,7 +88,7 @@ def test_a_simplified_graph_computes_the_same_with_fewer_operators_that_every_ru
     simple = onnx.load_from_string(data)
     assert [node.op_type for node in simple.graph.node] == ["Cast", "MatMul"]
     assert {node.domain for node in simple.graph.node} == {""}
-    image = good_image(0, size=64)
+    image = good_image(0)
     maps = [
         build_engine(graph, config=CONFIG, source_channels=(3,), reach=(0,)).evidence_maps([image])[0]
         for graph in (model.SerializeToString(), data)
