@@ -179,7 +179,7 @@ def print_change(run_folder: Path, images: Path, *, device: torch.device) -> Non
     for path in paths:
         image = read_image(path)
         exact, fast = (predict(model, run.calibration.detector(model), [image])[0] for model in models)
-        scores.append(abs(exact.score - fast.score))
+        scores.append(abs(exact.anomaly_score - fast.anomaly_score))
         maps.append(float(np.abs(exact.score_map - fast.score_map).max()))
         log_nfas.append(abs(exact.log_nfa - fast.log_nfa) / max(1.0, abs(exact.log_nfa)))
         if abs(exact.log_nfa) < 10:

@@ -56,7 +56,7 @@ def measure(
         seconds += time.process_time() - start
         truth = read_label_mask(item, mask.shape, image_size=mask.shape)
         pixels.add(resize_map(prediction.score_map, mask.shape), truth)
-        scores.append(prediction.score)
+        scores.append(prediction.anomaly_score)
         log_nfas.append(prediction.log_nfa)
         defective.append(not item.is_good)
         overlaps.append(iou(mask, truth))

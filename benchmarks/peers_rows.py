@@ -153,7 +153,7 @@ def train_uflow(job: Job, selection: Selection) -> Trained:
             images = [read_image(path) for path in paths[start : start + BATCH]]
             for prediction in predict(model, detector, images):
                 maps.append(prediction.score_map)
-                scores.append(prediction.score)
+                scores.append(prediction.anomaly_score)
                 log_nfa_maps.append(prediction.log_nfa_map)
                 log_nfas.append(prediction.log_nfa)
         return Scored(tuple(maps), tuple(scores), tuple(log_nfa_maps), tuple(log_nfas))

@@ -39,7 +39,7 @@ def test_a_planted_defect_is_found_where_it_is(loaded):
     [bad, good] = predict(*loaded, [image, good_image(301)])
     assert bad.is_defect
     assert bad.log_nfa < good.log_nfa
-    assert bad.score > good.score
+    assert bad.anomaly_score > good.anomaly_score
     assert (bad.mask & mask).sum() > 0.5 * mask.sum()
     assert bad.score_map.shape == bad.log_nfa_map.shape == (256, 256)
     score = resize_map(bad.score_map, (96, 96))

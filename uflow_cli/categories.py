@@ -32,7 +32,7 @@ from uflow_cli.run.record import CONFIG_NAME, GRAPH_NAME, Origin, Run, load_run
 from uflow_cli.run.state import has_state, read_state
 from uflow_cli.schema import json_text
 from uflow_cli.text import first_of
-from uflow_cli.training import Observer, criterion_of, resume, train
+from uflow_cli.training import Observer, criterion_of, resume, train_product
 from uflow_cli.workers import Job, Outcome, Work, run_jobs
 
 DIFFERENCES_SHOWN = 3
@@ -119,21 +119,20 @@ def _train(
     cache: CacheFolder | None, compile_graph: bool,
 ) -> None:  # fmt: skip
     """Train the category of `task`, in its own process."""
-    data, paths = task.data, [image.path for image in task.data.train]
+    data = task.data
     with observe(task) as observer:
         threading.Thread(target=_tell_of_stop, args=(stop, observer), daemon=True).start()
-        criterion = criterion_of(task.model_config, data, cache=cache, on_progress=observer.on_features)
         if task.resumed:
+            criterion = criterion_of(task.model_config, data, cache=cache, on_progress=observer.on_features)
             resume(
-                task.folder, paths, device=device, observer=observer, should_stop=stop.is_set, criterion=criterion,
-                cache=cache, compile_graph=compile_graph,
+                task.folder, [image.path for image in data.train], device=device, observer=observer,
+                should_stop=stop.is_set, criterion=criterion, cache=cache, compile_graph=compile_graph,
             )  # fmt: skip
             return
-        train(
-            paths, out=task.folder, dataset=data.name, category=data.category, root=root, cache=cache,
-            groups=task.groups, excluded=task.excluded,
-            model_config=task.model_config, config=task.config, device=device, observer=observer,
-            should_stop=stop.is_set, criterion=criterion, overwrite=True, compile_graph=compile_graph,
+        train_product(
+            data, out=task.folder, root=root, cache=cache, excluded=task.excluded, model_config=task.model_config,
+            config=task.config, device=device, observer=observer, should_stop=stop.is_set, overwrite=True,
+            compile_graph=compile_graph,
         )  # fmt: skip
 
 

@@ -8,16 +8,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from uflow_cli.calibration import choose_threshold
 from uflow_cli.config import DeviceChoice, Runtime
 from uflow_cli.detection.detector import Detection
 from uflow_cli.detection.prediction import Prediction
-from uflow_cli.detection.stream import UnreadableImage, predictions
+from uflow_cli.detection.stream import UnreadableImage
 from uflow_cli.errors import ImageError, UflowError
 from uflow_cli.files import write_text
 from uflow_cli.images import LeftOut, done_ahead, list_images, pages_of, write_png, write_png_strips
 from uflow_cli.render import overlay_in_strips
-from uflow_cli.run.graph import open_model
+from uflow_cli.run.detector import open_detector
 from uflow_cli.run.record import Run
 from uflow_cli.schema import record, to_json
 
@@ -121,11 +120,9 @@ def detect_images(
     inspected, in their order.
     While a batch is computed, the next one is decoded and the pictures of the one before are written.
     """
-    threshold, promise = choose_threshold(
-        run.calibration, nfa_threshold=nfa_threshold, false_alarm_rate=false_alarm_rate
+    detector = open_detector(
+        run, device=device, runtime=runtime, nfa_threshold=nfa_threshold, false_alarm_rate=false_alarm_rate, roi=roi
     )
-    rois = run.rois(roi)
-    model = open_model(run, device=device, runtime=runtime)
     names = output_names(paths)
 
     def told() -> Iterator[tuple[Path, Prediction | ImageError]]:
@@ -143,19 +140,19 @@ def detect_images(
         except ImageError as error:
             return UnreadableImage(path, str(error))
 
-    detector = run.calibration.detector(model)
-    stream = predictions(model, detector, paths, threshold=threshold, batch_size=batch_size, rois=rois)
+    stream = detector.predictions(paths, batch_size=batch_size)
     images: list[DetectedImage] = []
     errors: list[UnreadableImage] = []
-    for found in done_ahead(written, told(), ahead=batch_size or model.batch_size):
+    for found in done_ahead(written, told(), ahead=batch_size or detector.model.batch_size):
         if isinstance(found, DetectedImage):
             images.append(found)
         else:
             errors.append(found)
         on_progress(1)
     result = DetectionResult(
-        model=run.folder, nfa_threshold=threshold, promise=promise, caveat=run.caveat, out=out, n_images=len(images),
-        n_defects=sum(image.is_defect for image in images), images=tuple(images), errors=tuple(errors), roi=roi,
+        model=run.folder, nfa_threshold=detector.threshold, promise=detector.promise, caveat=run.caveat, out=out,
+        n_images=len(images), n_defects=sum(image.is_defect for image in images), images=tuple(images),
+        errors=tuple(errors), roi=roi,
     )  # fmt: skip
     write_text(out / RESULT_NAME, to_json(result))
     return result
@@ -171,9 +168,9 @@ def _write_pictures(path: Path, prediction: Prediction, stem: Path, *, masks: bo
         strips = overlay_in_strips(prediction.image, prediction.score_map, prediction.mask)
         write_png_strips(overlay_path, prediction.size, strips)
     return DetectedImage(
-        path=path, verdict="defect" if prediction.is_defect else "good", log_nfa=prediction.log_nfa,
-        anomaly_score=prediction.score, height=height, width=width, regions=prediction.detections, mask=mask_path,
-        overlay=overlay_path, roi_share=1.0 if prediction.roi is None else float(prediction.roi.mean()),
+        path=path, verdict=prediction.verdict, log_nfa=prediction.log_nfa, anomaly_score=prediction.anomaly_score,
+        height=height, width=width, regions=prediction.detections, mask=mask_path, overlay=overlay_path,
+        roi_share=1.0 if prediction.roi is None else float(prediction.roi.mean()),
     )  # fmt: skip
 
 

@@ -124,7 +124,12 @@ class Calibration:
 def choose_threshold(
     calibration: Calibration, *, nfa_threshold: float | None, false_alarm_rate: float | None
 ) -> tuple[float, str]:
-    """The threshold on log10 NFA, and in words what it promises. Raises UflowError for one that is not finite."""
+    """The threshold on log10 NFA, and in words what it promises; 0 where neither is given.
+
+    Raises UflowError for a number that is not finite or cannot be promised, ValueError where both are given.
+    """
+    if nfa_threshold is not None and false_alarm_rate is not None:
+        raise ValueError("give nfa_threshold or false_alarm_rate, not both")
     if false_alarm_rate is None:
         threshold = 0.0 if nfa_threshold is None else nfa_threshold
         if not math.isfinite(threshold):

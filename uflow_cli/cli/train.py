@@ -157,8 +157,7 @@ def train(
 
     from uflow_cli.datasets import folder_dataset, groups_of, load_dataset, read_exclusion, without
     from uflow_cli.model import choose_device
-    from uflow_cli.training import criterion_of, is_rank_zero
-    from uflow_cli.training import train as train_run
+    from uflow_cli.training import is_rank_zero, train_product
 
     data = load_dataset(dataset, root=root, category=category) if dataset else folder_dataset(images or Path())
     if is_rank_zero() or strict:
@@ -174,12 +173,10 @@ def train(
             n_flows=training_config.n_folds(len(data.train), n_groups=len(set(groups))),
         )  # fmt: skip
     with _watched(run, tensorboard=tensorboard) as (observer, should_stop):
-        result = train_run(
-            [image.path for image in data.train], out=run, dataset=data.name, category=data.category,
-            model_config=model_config, config=training_config, device=choose_device(device.value), observer=observer,
-            should_stop=should_stop, overwrite=overwrite, root=root if dataset else None, good=images,
-            cache=cache, groups=groups, excluded=excluded, compile_graph=graph, roi=roi,
-            criterion=criterion_of(model_config, data, cache=cache, on_progress=observer.on_features),
+        result = train_product(
+            data, out=run, model_config=model_config, config=training_config, device=choose_device(device.value),
+            observer=observer, should_stop=should_stop, overwrite=overwrite, root=root if dataset else None,
+            good=images, cache=cache, excluded=excluded, compile_graph=graph, roi=roi,
         )  # fmt: skip
     if is_rank_zero():
         if result.roi is not None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,14 +49,19 @@ class Prediction:
         return float(self.findings.lowest_log_nfa[self.index])
 
     @property
-    def score(self) -> float:
-        """The highest anomaly score."""
+    def anomaly_score(self) -> float:
+        """The highest of all pixels."""
         return float(self.score_map.max())
 
     @property
     def is_defect(self) -> bool:
         """Whether any region is below the threshold."""
         return bool(self.detections)
+
+    @property
+    def verdict(self) -> Literal["defect", "good"]:
+        """`is_defect` in a word."""
+        return "defect" if self.is_defect else "good"
 
     @cached_property
     def detections(self) -> tuple[Detection, ...]:

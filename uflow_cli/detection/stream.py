@@ -1,11 +1,12 @@
-"""Many image files through a model: read ahead, taken in batches, handed over one by one in their order."""
+"""Many images through a model: read ahead, taken in batches, handed over one by one in their order."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +21,7 @@ from uflow_cli.images import EVERYWHERE, Rois, read_image
 
 Image = NDArray[np.uint8]
 Seen = tuple[Image, NDArray[np.bool_] | None]  # an image and the pixels of it that count
+Source = TypeVar("Source", bound=Path | Image)  # a file, or an image that is at hand
 Item = TypeVar("Item")
 
 
@@ -32,11 +34,12 @@ class UnreadableImage:
 
 
 def predictions(
-    model: EvidenceModel, detector: Detector, paths: Sequence[Path], *, threshold: float = 0.0,
+    model: EvidenceModel, detector: Detector, sources: Iterable[Source], *, threshold: float = 0.0,
     batch_size: int | None = None, rois: Rois = EVERYWHERE,
-) -> Iterator[tuple[Path, Prediction | ImageError]]:  # fmt: skip
-    """Each path in turn with the prediction for its image within `rois`, or the error why it cannot be read.
+) -> Iterator[tuple[Source, Prediction | ImageError]]:  # fmt: skip
+    """Each source in turn with the prediction for its image within `rois`, or the error why it cannot be read.
 
+    Up to two batches are taken from `sources` before the first prediction of them comes.
     In PyTorch the last bits of a prediction follow the size of its batch, which by default is the model's own.
     """
 
@@ -44,7 +47,7 @@ def predictions(
         images, masks = [image for image, _ in seen], [mask for _, mask in seen]
         return predict(model, detector, images, threshold=threshold, rois=masks)
 
-    return _in_batches(paths, work, batch_size or model.batch_size, rois)
+    return _in_batches(sources, work, batch_size or model.batch_size, rois)
 
 
 def squared_norm_maps(
@@ -59,28 +62,31 @@ def squared_norm_maps(
 
 
 def _in_batches(
-    paths: Sequence[Path], work: Callable[[Sequence[Seen]], Sequence[Item]], batch_size: int, rois: Rois
-) -> Iterator[tuple[Path, Item | ImageError]]:
-    """`work` on `batch_size` files at a time, while a thread decodes those of the next batch."""
+    sources: Iterable[Source], work: Callable[[Sequence[Seen]], Sequence[Item]], batch_size: int, rois: Rois
+) -> Iterator[tuple[Source, Item | ImageError]]:
+    """`work` on `batch_size` images at a time, while a thread decodes those of the next batch."""
     with ThreadPoolExecutor(1) as reader:
-        ahead: deque[tuple[Path, Future[Seen | ImageError]]] = deque()
+        coming = iter(sources)
+        ahead: deque[tuple[Source, Future[Seen | ImageError]]] = deque()
         try:
-            for start in range(0, len(paths) + batch_size, batch_size):
+            while True:
                 ready = [ahead.popleft() for _ in range(len(ahead))]
-                ahead.extend((path, reader.submit(_read, path, rois)) for path in paths[start : start + batch_size])
-                read = [(path, future.result()) for path, future in ready]
+                ahead.extend((source, reader.submit(_read, source, rois)) for source in islice(coming, batch_size))
+                if not ready and not ahead:
+                    return
+                read = [(source, future.result()) for source, future in ready]
                 seen = [one for _, one in read if not isinstance(one, ImageError)]
                 results = iter(work(seen) if seen else ())
-                for path, one in read:
-                    yield path, one if isinstance(one, ImageError) else next(results)
+                for source, one in read:
+                    yield source, one if isinstance(one, ImageError) else next(results)
         finally:
             for _, future in ahead:
                 future.cancel()
 
 
-def _read(path: Path, rois: Rois) -> Seen | ImageError:
+def _read(source: Path | Image, rois: Rois) -> Seen | ImageError:
     try:
-        image = read_image(path)
+        path, image = (source, read_image(source)) if isinstance(source, Path) else (None, source)
         return image, rois.of(path, (image.shape[0], image.shape[1]))
     except ImageError as error:
         return error

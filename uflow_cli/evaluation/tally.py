@@ -84,7 +84,7 @@ class Tally:
             _Measured(
                 kind=evaluated.labelled.defect,
                 has_mask=mask is not None and bool(mask.any()),
-                score=prediction.score,
+                score=prediction.anomaly_score,
                 log_nfa=prediction.log_nfa,
                 is_flagged=prediction.is_defect,
                 n_detections=len(prediction.detections),

@@ -43,6 +43,7 @@ from uflow_cli.images.reading import (
     read_encoded,
     read_image,
     read_mask,
+    rgb_image,
 )
 from uflow_cli.images.roi import EVERYWHERE, RoiFile, Rois, read_roi, roi_beside
 from uflow_cli.images.views import (
@@ -101,6 +102,7 @@ __all__ = [
     "resize_map",
     "resize_map_in_strips",
     "resize_mask",
+    "rgb_image",
     "roi_beside",
     "survey_images",
     "tilt_image",

@@ -66,12 +66,24 @@ def decode_image(data: bytes, *, path: Path) -> NDArray[np.uint8]:
     values = pixels.values
     if values.dtype == np.uint8 and values.shape[2] == 3 and pixels.peak == 255:
         return np.ascontiguousarray(values)
-    height, width = values.shape[:2]
-    image = np.empty((height, width, 3), dtype=np.uint8)
-    rows = max(1, STRIP_PIXELS // width)
-    for start in range(0, height, rows):
-        image[start : start + rows] = _eight_bit(values[start : start + rows], pixels.peak)
-    return image
+    return _rgb(values, pixels.peak)
+
+
+def rgb_image(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """An array as a new (H, W, 3) uint8 RGB image, by the rules of `decode_image`.
+
+    `values` are grey (H, W) or (H, W, 1), red, green, blue (H, W, 3), or these and alpha (H, W, 4), of uint8, uint16
+    (65535 -> 255) or floats in 0..1. Raises ValueError for anything else.
+    """
+    if values.ndim not in (2, 3) or not values.size or values.shape[2:] not in ((), (1,), (3,), (4,)):
+        raise ValueError(f"an image of shape {values.shape}: (H, W), (H, W, 3) or (H, W, 4) is needed, channels last")
+    peak = {"uint8": 255, "uint16": 65535}.get(values.dtype.name, 1.0 if values.dtype.kind == "f" else None)
+    if peak is None:
+        raise ValueError(f"an image of {values.dtype}: uint8, uint16, or floats in 0..1 are needed")
+    if values.dtype.kind == "f" and not (values.min() >= 0 and values.max() <= 1):  # nan is neither
+        found = f"{values.min():g} to {values.max():g}"
+        raise ValueError(f"an image of floats from {found}: floats in 0..1, uint8 or uint16 are needed")
+    return _rgb(values.reshape(*values.shape[:2], -1), peak)
 
 
 def read_mask(path: Path, *, above: int | None = None) -> NDArray[np.bool_]:
@@ -119,6 +131,16 @@ def _decode_pixels(data: bytes, path: Path) -> Pixels:
         found = f"{values.min():g} to {values.max():g}"
         raise ImageError(f"{path}: its float pixels go from {found}; expected floats in 0..1, or an 8 or 16 bit image")
     return pixels
+
+
+def _rgb(values: NDArray[Any], peak: float) -> NDArray[np.uint8]:
+    """(H, W, 1 to 4) of grey or RGB, perhaps with alpha, as a new (H, W, 3) uint8 image."""
+    height, width = values.shape[:2]
+    image = np.empty((height, width, 3), dtype=np.uint8)
+    rows = max(1, STRIP_PIXELS // width)
+    for start in range(0, height, rows):
+        image[start : start + rows] = _eight_bit(values[start : start + rows], peak)
+    return image
 
 
 def _eight_bit(values: NDArray[Any], peak: float) -> NDArray[np.uint8]:

@@ -51,12 +51,17 @@ class Rois:
     name: str = ""  # of the file of `everywhere`
     is_needed: bool = False
 
-    def of(self, path: Path, size: tuple[int, int]) -> Mask | None:
-        """The pixels that count, (H, W), of the image at `path` with this `size`; None: all. Raises ImageError."""
+    def of(self, path: Path | None, size: tuple[int, int]) -> Mask | None:
+        """The pixels that count, (H, W), of the image at `path` with this `size`; None: all. Raises ImageError.
+
+        An image without a `path` has no mask beside it.
+        """
         mask, name = self.everywhere, self.name
         if mask is None:
-            beside = roi_beside(path)
-            if beside is None and self.is_needed:
+            beside = None if path is None else roi_beside(path)
+            if beside is None and self.is_needed and path is None:
+                raise ImageError("this run needs the region of interest of each image, and an array has none beside it")
+            if beside is None and self.is_needed and path is not None:
                 raise ImageError(
                     f"{path}: has no region of interest, which the others have; expected "
                     f"{path.parent / ROI_FOLDER / path.stem}.png"
@@ -66,8 +71,8 @@ class Rois:
             mask, name = read_roi(beside), str(beside)
         if mask.shape != size:
             raise ImageError(
-                f"{path}: is {size[1]} x {size[0]} pixels, but its region of interest {name} is {mask.shape[1]} x "
-                f"{mask.shape[0]}; give a mask of the image's size"
+                f"{path or 'the image'}: is {size[1]} x {size[0]} pixels, but its region of interest {name} is "
+                f"{mask.shape[1]} x {mask.shape[0]}; give a mask of the image's size"
             )
         return mask
 

@@ -60,15 +60,15 @@ def read_config_file(path: Path) -> dict[str, Any]:
 
 def resolve(
     overrides: Mapping[str, Any], *, config_file: Path | None = None, dataset: str | None = None,
-    category: str | None = None,
+    category: str | None = None, where: str = "on the command line",
 ) -> tuple[ModelConfig, TrainingConfig]:  # fmt: skip
-    """The configuration of a run: the command line's `overrides` > `config_file` > category > preset > default.
+    """The configuration of a run: `overrides` > `config_file` > category > preset > default.
 
-    UflowError for what is unknown, does not fit, or does not go together.
+    `where` tells users where the overrides stand. UflowError for what is unknown, does not fit or go together.
     """
     given = [
         read_config_file(config_file) if config_file else {},
-        checked(overrides, all_settings(), where="on the command line"),
+        checked(overrides, all_settings(), where=where),
     ]
     preset = _merged(given).get("preset", all_settings()["preset"].default)
     layers = [preset_settings(preset, dataset=dataset, category=category), *given]

@@ -45,9 +45,9 @@ def detected_image(path: Path, prediction: Prediction) -> ReportImage:
     """The image of a report for an image of which nobody knows the truth."""
     return ReportImage(
         name=_short_name(path), is_defect=prediction.is_defect, log_nfa=prediction.log_nfa,
-        anomaly_score=prediction.score, image=prediction.image, score_map=prediction.score_map, mask=prediction.mask,
-        regions=prediction.detections, path=str(path.absolute()), log_nfa_map=prediction.log_nfa_map,
-        roi=prediction.roi,
+        anomaly_score=prediction.anomaly_score, image=prediction.image, score_map=prediction.score_map,
+        mask=prediction.mask, regions=prediction.detections, path=str(path.absolute()),
+        log_nfa_map=prediction.log_nfa_map, roi=prediction.roi,
     )  # fmt: skip
 
 

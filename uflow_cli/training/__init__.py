@@ -4,6 +4,7 @@ from uflow_cli.training.criterion import Criterion, HeldOutLoss, TestSetAuroc, c
 from uflow_cli.training.engine import resume, split_images, train
 from uflow_cli.training.observer import Observer, Silent, TensorBoardLog, Together, require_tensorboard
 from uflow_cli.training.processes import OtherRankError, is_rank_zero
+from uflow_cli.training.product import train_product
 
 __all__ = [
     "Criterion",
@@ -20,4 +21,5 @@ __all__ = [
     "resume",
     "split_images",
     "train",
+    "train_product",
 ]
