@@ -118,7 +118,7 @@ def test_a_defect_outside_changes_nothing_to_the_bit(run, tmp_path):
     for threshold in (0.0, 3.0):
         [a], [b] = (predict(model, detector, [i], threshold=threshold, rois=[rois.everywhere]) for i in (plain, spoilt))
         assert a.detections == b.detections
-        assert (a.log_nfa, a.score) == (b.log_nfa, b.score)
+        assert (a.log_nfa, a.anomaly_score) == (b.log_nfa, b.anomaly_score)
         for name in ("score_map", "mask", "log_nfa_map"):
             assert np.array_equal(getattr(a, name), getattr(b, name))
     [whole] = predict(model, detector, [spoilt])
