@@ -101,7 +101,7 @@ def section(page: str, heading: str) -> str:
 
 
 def test_the_example_of_detections_is_one():
-    from uflow_cli.detect import DetectionResult
+    from uflow_cli.results import DetectionResult
     from uflow_cli.schema import from_json
 
     [example] = re.findall(r"^```json\n(.*?)^```", section("reference.md", "detections.json"), re.MULTILINE | re.DOTALL)

@@ -5,6 +5,10 @@ class UflowError(Exception):
     """Something the user can fix; the message says what was wrong, its value, and what would be right."""
 
 
+class NoRoomError(UflowError):
+    """A disk is full or may only be read: whatever comes next cannot be written either."""
+
+
 class ImageError(UflowError):
     """An image or mask file is missing, unreadable, truncated, or of an unsupported kind."""
 

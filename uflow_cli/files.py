@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import IO, Any
 
-from uflow_cli.errors import UflowError
+from uflow_cli.errors import NoRoomError, UflowError
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def default_folder(environment: Mapping[str, str] = os.environ) -> Path:
@@ -28,7 +32,7 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place at the end, or vanishes on an error. Parents are made.
 
     A `durable` file is on the disk before it takes the place, so that a loss of power does not leave it empty.
-    Raises UflowError where the disk, a permission or the path does not allow it.
+    Raises UflowError where a permission or the path does not allow it, NoRoomError where the disk takes nothing more.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +48,8 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise UflowError(
+        kind = NoRoomError if error.errno in NO_ROOM else UflowError
+        raise kind(
             f"{path}: cannot be written ({error.strerror or error}); choose another folder or free its disk"
         ) from error
 
@@ -61,10 +66,27 @@ def write_bytes(path: Path, data: bytes, *, durable: bool = False) -> None:
         temporary.write_bytes(data)
 
 
-def remove_litter(folder: Path) -> None:
-    """Remove the temporary files that killed writers left in `folder`; for one whom nobody writes beside."""
-    for path in folder.glob(".????????.tmp"):
+def remove_litter(folder: Path, *, below: bool = False) -> None:
+    """Remove the temporary files that killed writers left in `folder`, or also `below` it; nobody may write there."""
+    for path in folder.glob("**/.????????.tmp" if below else ".????????.tmp"):
         path.unlink(missing_ok=True)
+
+
+def hold(file: IO[Any], refusal: str) -> None:
+    """Keep the open `file` from other processes that would hold it too, until it is closed or this process dies.
+
+    UflowError with the line `refusal` where one does. Windows and some network drives have no such locks.
+    """
+    if sys.platform == "win32":
+        return
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UflowError(refusal) from error
+    except OSError:
+        pass
 
 
 def swap_folder(made: Path, folder: Path, *, old: Path) -> None:

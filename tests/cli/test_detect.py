@@ -27,8 +27,8 @@ def test_table_says_verdict_and_regions(uflow, small_run, images, tmp_path):
         assert heading in outcome.out
     assert "defect" in outcome.out
     assert "1 of 2 images have a defect at log NFA < 0" in outcome.out
-    assert read_mask(tmp_path / "out" / "bad_mask.png").any()
-    assert not read_mask(tmp_path / "out" / "good é_mask.png").any()
+    assert read_mask(tmp_path / "out" / "masks" / "bad.png").any()
+    assert not read_mask(tmp_path / "out" / "masks" / "good é.png").any()
 
 
 def test_table_names_images_by_what_tells_them_apart(uflow, small_run, images, tmp_path):
@@ -70,7 +70,7 @@ def test_unreadable_image_is_named_others_go_on_exit_one(uflow, small_run, image
     assert outcome.err.count("uflow: ") == 1
     assert "cut.png" in outcome.err
     assert "of 2 images have a defect" in outcome.out
-    assert (tmp_path / "out" / "bad_mask.png").exists()
+    assert (tmp_path / "out" / "masks" / "bad.png").exists()
 
 
 def test_newest_run_is_used_and_named(uflow, small_run, images, tmp_path, monkeypatch):

@@ -101,12 +101,13 @@ def test_a_missing_permission_is_named_by_its_file(small_run, product, tmp_path,
 
 def test_one_picture_that_cannot_be_written_ends_nothing(small_run, product, tmp_path, uflow):
     out = tmp_path / "out"
-    (out / "000_mask.png").mkdir(parents=True)  # in the way
+    (out / "masks" / "000.png").mkdir(parents=True)  # in the way
+    (out / "detections.jsonl").touch()
     images = product / "stripes" / "test" / "good"
     outcome = uflow("detect", images, "--model", small_run, "--out", out)
     assert outcome.code == 1
-    assert "000_mask.png: cannot be written" in outcome.err
-    assert (out / "001_mask.png").is_file()
+    assert "000.png: cannot be written" in outcome.err
+    assert (out / "masks" / "001.png").is_file()
     assert (out / "detections.json").is_file()
 
 

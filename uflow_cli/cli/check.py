@@ -21,6 +21,7 @@ from uflow_cli.cli.options import (
     WeightsFiles,
     chosen_run,
     data_of,
+    given_images,
     heed,
     require_one_threshold,
 )
@@ -57,13 +58,11 @@ def check(
     from uflow_cli.check import check_run
     from uflow_cli.check.judgement import Verdict
     from uflow_cli.cli import console
-    from uflow_cli.detect import EARLIER, find_images
 
     run = chosen_run(model, weights=weights)
-    paths, left_out = find_images(_without_marks(images))
-    if earlier := [item for item in left_out if item.reason == EARLIER]:
-        console.note(f"{len(earlier)} {EARLIER} are left out")
-    heed([item for item in left_out if item.reason != EARLIER], _trained(run, paths), strict=strict)
+    given = given_images(_without_marks(images))
+    paths = given.images
+    heed(given.left_out, _trained(run, paths), strict=strict)
     with console.progress("checking", total=len(paths)) as advance:
         result = check_run(
             run, paths, device=device.value, runtime=runtime.value, nfa_threshold=nfa_threshold,

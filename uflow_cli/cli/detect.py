@@ -21,26 +21,35 @@ from uflow_cli.cli.options import (
     Strict,
     WeightsFiles,
     chosen_run,
+    given_images,
     heed,
     require_one_threshold,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from uflow_cli.report import DetectionPage
 
 DEFECT_EXIT_CODE = 3
+STDOUT = Path("-")
 
 
 def detect(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE... | DIR", help="Images, or folders of images.")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="IMAGE... | DIR | 'PATTERN' | -",
+            help="Images, folders with all images in them, patterns such as 'parts/**/*.png', or - for names on stdin.",
+        ),
+    ],
     model: ModelFolder = None,
     nfa_threshold: NfaThreshold = None,
     false_alarm_rate: FalseAlarmRate = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder for masks, overlays and detections.json.")] = Path(
-        "detections"
-    ),
+    out: Annotated[Path, typer.Option("--out", help="Folder for results, masks and overlays.")] = Path("detections"),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with what is in --out; what is done and unchanged is skipped.")
+    ] = False,
     masks: Annotated[bool, typer.Option("--masks/--no-masks", help="Write a mask for each image.")] = True,
     overlays: Annotated[bool, typer.Option("--overlays/--no-overlays", help="Write an overlay for each image.")] = True,
     report: Annotated[
@@ -50,6 +59,14 @@ def detect(
     roi: RegionOfInterest = None,
     strict: Strict = False,
     json: Json = False,
+    jsonl: Annotated[
+        Path | None,
+        typer.Option("--jsonl", help="Also write a JSON line per image to this file as it comes; -: stdout."),
+    ] = None,
+    rle: Annotated[
+        bool, typer.Option("--rle", help="Also put each mask into the JSON, as COCO run lengths (extra coco).")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")] = False,
     fail_on_defect: Annotated[
         bool, typer.Option("--fail-on-defect", help=f"Exit with {DEFECT_EXIT_CODE} if any image has a defect.")
     ] = False,
@@ -61,29 +78,70 @@ def detect(
     from uflow_cli.cli import console
 
     require_one_threshold(nfa_threshold, false_alarm_rate)
+    if json and jsonl == STDOUT:
+        raise typer.BadParameter("stdout takes the lines or the whole result, not both", param_hint="'--jsonl'")
 
-    from uflow_cli.detect import EARLIER, detect_images, find_images
+    from uflow_cli.detect import detect_images
+    from uflow_cli.results import broken_off
 
-    run = chosen_run(model, weights=weights)
-    paths, left_out = find_images(images, out=out)
-    if earlier := [item for item in left_out if item.reason == EARLIER]:
-        console.note(f"{len(earlier)} {EARLIER} are left out")
-    heed([item for item in left_out if item.reason != EARLIER], strict=strict)
+    run = chosen_run(model, weights=weights, quiet=quiet)
+    given = given_images(images, quiet=quiet)
+    heed(given.left_out, strict=strict)
+    if not (quiet or resume) and (n_lost := broken_off(out)):
+        console.note(
+            f"beginning anew; {out} held {n_lost} results of a detection broken off, which --resume goes on with"
+        )
     with contextlib.ExitStack() as stack:
-        page = stack.enter_context(_page(report))
-        advance = stack.enter_context(console.progress("detecting", total=len(paths)))
-        result = detect_images(
-            run, paths, out=out, device=device.value, runtime=runtime.value, nfa_threshold=nfa_threshold,
-            false_alarm_rate=false_alarm_rate, masks=masks, overlays=overlays, roi=roi, on_progress=advance,
-            on_prediction=page.add if page else lambda _path, _prediction: None,
-        )  # fmt: skip
-        if page:
-            console.note(f"report to look at: {page.finish(run, result)}")
-    console.print_detections(result, as_json=json)
+        page = stack.enter_context(_page(None if resume else report))
+        tell = stack.enter_context(_lines_to(jsonl))
+        bar = stack.enter_context(console.progress("detecting", total=len(given.images), quiet=quiet))
+
+        def done_before(n: int, n_outdated: int) -> None:
+            bar.skip(n)
+            if resume and not quiet:
+                outdated = f", {n_outdated} are done again, for something has changed" if n_outdated else ""
+                console.note(f"{n} of {len(given.images)} images are done{outdated}")
+
+        try:
+            result = detect_images(
+                run, given.images, out=out, base=given.base, resume=resume, device=device.value, runtime=runtime.value,
+                nfa_threshold=nfa_threshold, false_alarm_rate=false_alarm_rate, masks=masks, overlays=overlays, rle=rle,
+                roi=roi, on_done_before=done_before, on_progress=bar, on_line=tell,
+                on_prediction=page.add if page else lambda _path, _prediction: None,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            console.note(f"broken off; results so far are in {out}, and --resume goes on")
+            raise
+        shown = page.finish(run, result) if page else None
+    if report and resume:
+        from uflow_cli.report import report_stored, report_writer
+
+        with report_writer(report) as writer:
+            shown = report_stored(result, writer)
+    if shown and not quiet:
+        console.note(f"report to look at: {shown}")
+    console.print_detections(result, as_json=json, table=not quiet and jsonl != STDOUT)
     if result.errors:
         raise typer.Exit(1)
     if fail_on_defect and result.n_defects:
         raise typer.Exit(DEFECT_EXIT_CODE)
+
+
+@contextlib.contextmanager
+def _lines_to(place: Path | None) -> Iterator[Callable[[str], object]]:
+    """What takes the lines as they come: stdout, a file or pipe, or nothing."""
+    if place is None:
+        yield lambda _line: None
+    elif place == STDOUT:
+        yield lambda line: print(line, end="", flush=True)
+    else:
+        from uflow_cli.errors import UflowError
+
+        try:
+            with place.open("w", encoding="utf-8", buffering=1) as file:
+                yield file.write
+        except OSError as error:
+            raise UflowError(f"{place}: cannot be written ({error.strerror}); choose another file") from error
 
 
 @contextlib.contextmanager

@@ -38,11 +38,12 @@ def import_(
     """
     from uflow_cli.checkpoints import guess_category, import_published
     from uflow_cli.cli import console
-    from uflow_cli.detect import find_images
+    from uflow_cli.inputs import find_images
     from uflow_cli.model import choose_device
 
-    images, left_out = find_images([calibrate]) if calibrate else ([], [])
-    heed(left_out, strict=strict)
+    given = find_images([calibrate]) if calibrate else None
+    images = given.images if given else []
+    heed(given.left_out if given else [], strict=strict)
     product = category or guess_category(checkpoint)
     with console.progress("calibrating", total=len(images)) as advance:
         run = import_published(

@@ -7,6 +7,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from uflow_cli.cache import CacheFolder
     from uflow_cli.datasets import Dataset
     from uflow_cli.images import LeftOut
+    from uflow_cli.inputs import Inputs
     from uflow_cli.run.record import Origin, Run
     from uflow_cli.schema import Setting
 
@@ -122,6 +124,32 @@ def heed(left_out: Sequence[LeftOut], doubts: Sequence[str] = (), *, strict: boo
         console.warn(sentence)
 
 
+def given_images(paths: Sequence[Path], *, quiet: bool = False) -> Inputs:
+    """The images that arguments name, `-` those whose names come on stdin; says how many earlier results lay there."""
+    from uflow_cli.cli import console
+    from uflow_cli.inputs import EARLIER, find_images
+
+    named = [path for path in paths if str(path) != "-"]
+    found = find_images(named, listed=_listed() if len(named) < len(paths) else ())
+    earlier = [item for item in found.left_out if item.reason == EARLIER]
+    if earlier and not quiet:
+        console.note(f"{len(earlier)} {EARLIER} are left out")
+    return replace(found, left_out=[item for item in found.left_out if item.reason != EARLIER])
+
+
+def _listed() -> list[Path]:
+    """The paths that stdin names, one a line or with a zero byte after each; UflowError where there is none."""
+    from uflow_cli.errors import UflowError
+
+    data = sys.stdin.buffer.read()
+    end = b"\0" if b"\0" in data else b"\n"
+    names = [os.fsdecode(name.removesuffix(b"\r")) for name in data.split(end)]
+    paths = [Path(name) for name in names if name]
+    if not paths:
+        raise UflowError("-: stdin names no image; give it a path a line, as `find` does")
+    return paths
+
+
 def _weights_files(text: str) -> tuple[str, ...]:
     from uflow_cli.config import ModelConfig
     from uflow_cli.schema import settings_of
@@ -139,14 +167,14 @@ WeightsFiles = Annotated[
 ]  # fmt: skip
 
 
-def chosen_run(model: Path | None, *, weights: Sequence[str] | None = None) -> Run:
+def chosen_run(model: Path | None, *, weights: Sequence[str] | None = None, quiet: bool = False) -> Run:
     """The run that --model names, or the newest below ./runs, and then says which; with other `weights` files."""
     from uflow_cli.cli import console
     from uflow_cli.run.record import find_newest_run, load_run
 
     folder = model or find_newest_run(Path("runs"))
     run = load_run(folder, weights=weights)
-    if model is None:
+    if model is None and not quiet:
         console.note(f"using the newest run, {folder}")
     if run.caveat:
         console.warn(run.caveat)

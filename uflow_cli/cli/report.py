@@ -20,7 +20,8 @@ def report(
 ) -> None:
     """Write an HTML page of a detection's results: every image, its regions, and a threshold to move."""
     from uflow_cli.cli import console
-    from uflow_cli.report import read_result, report_stored, report_writer
+    from uflow_cli.report import report_stored, report_writer
+    from uflow_cli.results import read_result
 
     found = read_result(results)
     place = to or results / PAGE_FOLDER

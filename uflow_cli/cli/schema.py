@@ -34,8 +34,8 @@ def schema(
 def _result(name: Name) -> dict[str, Any]:
     """The schema of what a command gives with --json and writes into its folder."""
     from uflow_cli.check import CheckResult
-    from uflow_cli.detect import DetectionResult
     from uflow_cli.evaluation import Evaluation
+    from uflow_cli.results import DetectionResult
     from uflow_cli.schema import json_schema
 
     kinds: dict[Name, type] = {Name.detections: DetectionResult, Name.check: CheckResult, Name.evaluation: Evaluation}

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uflow_cli.detection.nfa import AContrario, Regions
+from uflow_cli.errors import UflowError
 from uflow_cli.images import connected_parts, resize_map, resize_map_in_strips
 
 OUTLINE_LEVEL = 0.9  # of m(R); mIoU over seeds of two products is highest about here (benchmarks/results)
@@ -164,3 +165,13 @@ def _neighbours(n_cells: int, n_pixels: int) -> tuple[NDArray[np.intp], NDArray[
     position = np.clip((np.arange(n_pixels) + 0.5) * n_cells / n_pixels - 0.5, 0, n_cells - 1)
     before = np.floor(position).astype(np.intp)
     return before, np.minimum(before + 1, n_cells - 1)
+
+
+def coco_counts(mask: NDArray[np.bool_]) -> str:
+    """The compressed run lengths that COCO has for a mask (H, W); UflowError where pycocotools is not installed."""
+    try:
+        from pycocotools.mask import encode  # noqa: TID251
+    except ModuleNotFoundError as error:
+        raise UflowError("run lengths need pycocotools; install it: pip install uflow-cli[coco]") from error
+    counts: bytes = encode(np.asfortranarray(mask, dtype=np.uint8))["counts"]
+    return counts.decode("ascii")

@@ -28,11 +28,13 @@ from uflow_cli.images.layout import (
 )
 from uflow_cli.images.listing import (
     IMAGE_SUFFIXES,
+    NO_IMAGE,
     ROI_FOLDER,
     LeftOut,
     describe_left_out,
     is_of_the_system,
     list_images,
+    masks_among,
     natural_order,
 )
 from uflow_cli.images.pages import page_of, pages_of
@@ -61,6 +63,7 @@ from uflow_cli.images.views import (
 __all__ = [
     "EVERYWHERE",
     "IMAGE_SUFFIXES",
+    "NO_IMAGE",
     "OPENCV_VERSION",
     "ORIGINAL",
     "ROI_FOLDER",
@@ -88,6 +91,7 @@ __all__ = [
     "lay_out",
     "lay_over",
     "list_images",
+    "masks_among",
     "natural_order",
     "on_content",
     "outline",

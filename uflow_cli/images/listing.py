@@ -57,10 +57,10 @@ def list_images(folder: Path, *, recursive: bool = False, left_out: list[LeftOut
         found = f" (left out: {_counts(left_out[n_before:])})" if left_out[n_before:] else ""
         raise DatasetError(f"{folder}: holds no images; expected files ending in {', '.join(IMAGE_SUFFIXES)}{found}")
     images = [page for path in images for page in pages_of(path)]
-    return sorted(set(images) - _masks_among(images), key=lambda path: natural_order(path.relative_to(folder)))
+    return sorted(set(images) - masks_among(images), key=lambda path: natural_order(path.relative_to(folder)))
 
 
-def _masks_among(images: Sequence[Path]) -> set[Path]:
+def masks_among(images: Sequence[Path]) -> set[Path]:
     """Those of `images` that lie in a folder `roi` and are called as another one in the same place beside it."""
     inside = [path for path in images if ROI_FOLDER in path.parts[:-1]]
     names = {path.with_suffix("") for path in images} if inside else set()

@@ -14,7 +14,7 @@ import numpy as np
 from isal import isal_zlib  # noqa: TID251
 from numpy.typing import NDArray
 
-from uflow_cli.errors import ImageError, UflowError
+from uflow_cli.errors import ImageError, NoRoomError, UflowError
 from uflow_cli.files import replacing
 from uflow_cli.images.drawing import STRIP_PIXELS
 from uflow_cli.images.views import done_ahead
@@ -34,7 +34,8 @@ def encode_png(array: NDArray[Any]) -> bytes:
 def write_png(path: Path, array: NDArray[Any]) -> None:
     """Write an array (see `encode_png`): `path` is the whole new picture or what it was before. Parents are made.
 
-    Raises ImageError where the disk, a permission or the path does not allow it, and then leaves nothing behind.
+    Raises ImageError where a permission or the path does not allow it, NoRoomError where the disk is full, and then
+    leaves nothing behind.
     """
     strips = _strips(array)
     write_png_strips(path, (array.shape[0], array.shape[1]), strips)
@@ -45,6 +46,8 @@ def write_png_strips(path: Path, size: tuple[int, int], strips: Iterable[NDArray
     try:
         with replacing(Path(path)) as temporary, temporary.open("wb") as file:
             file.writelines(_pieces(size, strips))
+    except NoRoomError:
+        raise
     except UflowError as error:
         raise ImageError(str(error)) from error
 

@@ -1,7 +1,7 @@
 """A report that a person opens: a folder with an HTML page and its pictures, without any need of a network."""
 
 from uflow_cli.report.contents import Drawing, Fact, Region, ReportImage, ReportSummary
-from uflow_cli.report.detected import DetectionPage, read_result, report_stored
+from uflow_cli.report.detected import DetectionPage, report_stored
 from uflow_cli.report.evaluated import report_image, report_summary
 from uflow_cli.report.page import PAGE_NAME, ReportWriter, report_writer, write_report
 from uflow_cli.report.tables import (
@@ -28,7 +28,6 @@ __all__ = [
     "ReportSummary",
     "ReportWriter",
     "TableRow",
-    "read_result",
     "report_image",
     "report_stored",
     "report_summary",

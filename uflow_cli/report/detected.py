@@ -9,15 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uflow_cli.calibration import Calibration
-from uflow_cli.detect import RESULT_NAME, DetectedImage, DetectionResult
 from uflow_cli.detection.prediction import Prediction
 from uflow_cli.errors import ImageError, UflowError
 from uflow_cli.images import EVERYWHERE, Rois, read_image, read_mask
 from uflow_cli.render import fit_mask
 from uflow_cli.report.contents import Fact, ReportImage, ReportSummary
 from uflow_cli.report.page import ReportWriter
+from uflow_cli.results import Detected, DetectedImage
 from uflow_cli.run.record import Run, load_run
-from uflow_cli.schema import from_json
 
 _MAP_SIDE = 256  # pixels of the longer side of a map of regions
 
@@ -32,7 +31,7 @@ class DetectionPage:
         """Show an image."""
         self._writer.add(detected_image(path, prediction))
 
-    def finish(self, run: Run, result: DetectionResult) -> Path:
+    def finish(self, run: Run, result: Detected) -> Path:
         """Write the page and return its path."""
         calibration = run.calibration
         return _finish(
@@ -51,19 +50,8 @@ def detected_image(path: Path, prediction: Prediction) -> ReportImage:
     )  # fmt: skip
 
 
-def read_result(folder: Path) -> DetectionResult:
-    """The result that `detect` wrote into `folder`; UflowError where it is missing, damaged or of another version."""
-    path = folder / RESULT_NAME
-    try:
-        return from_json(DetectionResult, path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UflowError(f"{path}: no such file; name a folder that `uflow detect` wrote") from error
-    except ValueError as error:
-        raise UflowError(f"{path} cannot be read ({error}); detect again") from error
-
-
 def report_stored(
-    result: DetectionResult, writer: ReportWriter, *, on_progress: Callable[[int], None] = lambda _n: None
+    result: Detected, writer: ReportWriter, *, on_progress: Callable[[int], None] = lambda _n: None
 ) -> Path:
     """Show the images of `result`, whose files are still where they were, and return the page's path.
 
@@ -85,7 +73,7 @@ def report_stored(
 
 
 def _finish(
-    writer: ReportWriter, result: DetectionResult, *, fact: Fact, warnings: Sequence[str],
+    writer: ReportWriter, result: Detected, *, fact: Fact, warnings: Sequence[str],
     calibration: Calibration | None,
 ) -> Path:  # fmt: skip
     """Write the page, which says what model found `result` and one `fact` more."""
@@ -99,7 +87,7 @@ def _finish(
     return writer.finish(title=f"{len(result.images)} images by {result.model.name}", summary=summary)
 
 
-def _run_and_rois(result: DetectionResult) -> tuple[Run | None, Rois]:
+def _run_and_rois(result: Detected) -> tuple[Run | None, Rois]:
     """The run that found `result` and its regions of interest, as far as they are still there."""
     try:
         run = load_run(result.model)

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uflow_cli.charts import WIDTH, loss_chart
-from uflow_cli.detect import REPORT_MARK
 from uflow_cli.errors import UflowError
 from uflow_cli.files import swap_folder, write_text
 from uflow_cli.images import encode_jpeg, encode_png
+from uflow_cli.inputs import REPORT_MARK
 from uflow_cli.render import SCORE_RANGE, fit_mask, heat, heat_png, outline_path, shrunk
 from uflow_cli.report.contents import Card, Fact, KindRow, Outcome, ReportImage, ReportSummary, outcome_of
 from uflow_cli.report.drawings import lowest_histogram, separation_axes, separation_chart

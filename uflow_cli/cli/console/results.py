@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,22 +15,25 @@ from uflow_cli.text import first_of
 
 if TYPE_CHECKING:
     from uflow_cli.check import CheckResult
-    from uflow_cli.detect import DetectionResult
     from uflow_cli.evaluation import Evaluation
     from uflow_cli.report import TableRow
+    from uflow_cli.results import Detected, DetectedImage
     from uflow_cli.run.graph import Graph
     from uflow_cli.workers import Outcome
 
 REGIONS_SHOWN = 5
+IMAGES_SHOWN = 1000  # beyond, the first of those with a defect
 
 
-def print_detections(result: DetectionResult, *, as_json: bool) -> None:
-    """Verdict and regions of every image as a table, or all of it as JSON; unreadable images on stderr."""
+def print_detections(result: Detected, *, as_json: bool, table: bool) -> None:
+    """Verdict and regions of every image as a `table`, or all of it as JSON; unreadable images on stderr."""
     if as_json:
-        from uflow_cli.schema import to_json
+        from uflow_cli.results import RESULT_NAME
 
-        print_text(to_json(result))
-    elif result.images:
+        with (result.out / RESULT_NAME).open(encoding="utf-8") as file:
+            for line in file:
+                print_text(line)
+    elif table and result.images:
         _print_detections_table(result)
     for error in result.errors:
         err().print(f"uflow: {plain(error.message)}")
@@ -48,7 +52,7 @@ def print_graph(graph: Graph, *, folder: Path, as_json: bool) -> None:
     )
 
 
-def _print_detections_table(result: DetectionResult) -> None:
+def _print_detections_table(result: Detected) -> None:
     console = out()
     table = Table(box=None, pad_edge=False)
     table.add_column("image", overflow="ellipsis", no_wrap=True)
@@ -56,8 +60,9 @@ def _print_detections_table(result: DetectionResult) -> None:
     widths = {"log NFA": 8, "area px": 7, "bounding box": 15, "centroid": 9, "scale": 5}
     for name, width in widths.items():
         table.add_column(name, justify="right", no_wrap=True, min_width=width)
-    names = _short_names([image.path for image in result.images])
-    for name, image in zip(names, result.images, strict=True):
+    shown = result.images if len(result.images) <= IMAGES_SHOWN else _first_defects(result)
+    names = _short_names([image.path for image in shown])
+    for name, image in zip(names, shown, strict=True):
         if not image.is_defect:
             table.add_row(plain(name), "[green]good[/]", _log_nfa(image.log_nfa), "", "", "", "")
         for i, region in enumerate(image.regions[:REGIONS_SHOWN]):
@@ -71,11 +76,18 @@ def _print_detections_table(result: DetectionResult) -> None:
         if len(image.regions) > REGIONS_SHOWN:
             table.add_row(f"  and {len(image.regions) - REGIONS_SHOWN} more", "", "", "", "", "", "")
     console.print(table)
+    if len(shown) < len(result.images):
+        console.print(f"and {len(result.images) - len(shown)} more images, all of which are in the files")
     console.print(
         f"{result.n_defects} of {len(result.images)} images have a defect at log NFA < {result.nfa_threshold:g}"
     )
     console.print(f"the threshold allows {result.promise}", soft_wrap=True)
-    console.print(f"masks, overlays and detections.json in {plain(str(result.out))}", soft_wrap=True)
+    console.print(f"results, masks and overlays in {plain(str(result.out))}", soft_wrap=True)
+
+
+def _first_defects(result: Detected) -> list[DetectedImage]:
+    """The first of many images that have a defect, as many as are shown."""
+    return list(itertools.islice((image for image in result.images if image.is_defect), IMAGES_SHOWN))
 
 
 def _short_names(paths: list[Path]) -> list[str]:

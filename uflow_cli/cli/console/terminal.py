@@ -21,6 +21,7 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
     TaskID,
     TextColumn,
@@ -109,24 +110,41 @@ ROOM = 4  # columns
 PLAIN_INTERVAL = 10.0  # seconds between progress lines where stderr is no terminal
 
 
+class Advance:
+    """Counts what is done of `total` and has it shown, with its pace."""
+
+    def __init__(self, total: int, show: Callable[[int, str], None]) -> None:
+        self._total, self._show, self._done, self._rate = total, show, 0, Rate()
+        self._rate.update(0)
+
+    def __call__(self, n: int) -> None:
+        """`n` more are done."""
+        self._done += n
+        self._rate.update(self._done)
+        speed = self._rate.per_second
+        pace = f"{speed:.3g}/s, {duration((self._total - self._done) / speed)} left" if speed else ""
+        self._show(self._done, pace)
+
+    def skip(self, n: int) -> None:
+        """`n` more were done before, which took no time."""
+        self._done, self._rate = self._done + n, Rate()
+        self._rate.update(self._done)
+        self._show(self._done, "")
+
+
 @contextlib.contextmanager
-def progress(title: str, *, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr, or a line now and then where stderr is no terminal; yields advance(n)."""
+def progress(title: str, *, total: int, quiet: bool = False) -> Iterator[Advance]:
+    """A progress bar on stderr, or a line now and then where stderr is no terminal, or nothing; yields advance(n)."""
     console = err()
-    if console.is_terminal:
-        with progress_bars(console) as shown:
-            task = shown.add_task(title, total=total)
-            yield lambda n: shown.advance(task, n)
+    if quiet:
+        yield Advance(total, lambda _done, _pace: None)
+    elif console.is_terminal:
+        with progress_bars(console, TextColumn("{task.fields[pace]}")) as shown:
+            task = shown.add_task(title, total=total, pace="")
+            yield Advance(total, lambda done, pace: shown.update(task, completed=done, pace=pace))
     else:
         lines = PlainLines(console, title)
-        done = 0
-
-        def advance(n: int) -> None:
-            nonlocal done
-            done += n
-            lines.show(done, total)
-
-        yield advance
+        yield Advance(total, lambda done, pace: lines.show(done, total, f", {pace}" if pace else ""))
 
 
 @contextlib.contextmanager
@@ -153,13 +171,13 @@ def byte_progress() -> Iterator[Callable[[str, int, int], None]]:
         yield show
 
 
-def progress_bars(console: Console) -> Progress:
-    """Columns that all progress bars share."""
+def progress_bars(console: Console, *pace: ProgressColumn) -> Progress:
+    """Columns that all progress bars share, the last ones being `pace` or the time left."""
     bar = BarColumn(bar_width=None, table_column=Column(ratio=1))  # narrowness shortens the bar first
     elapsed = [TimeElapsedColumn()] if console.width >= NARROW else []
     return _Bars(
         SpinnerColumn(), TextColumn("{task.description}"), bar, MofNCompleteColumn(), *elapsed,
-        TextColumn("left"), TimeRemainingColumn(), console=console, transient=True, expand=True,
+        *(pace or (TextColumn("left"), TimeRemainingColumn())), console=console, transient=True, expand=True,
     )  # fmt: skip
 
 
