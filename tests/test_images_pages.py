@@ -12,9 +12,10 @@ from test_any_image import trained
 
 from uflow_cli.check import check_run
 from uflow_cli.datasets import folder_dataset
-from uflow_cli.detect import detect_images, find_images
+from uflow_cli.detect import detect_images
 from uflow_cli.errors import ImageError
 from uflow_cli.images import list_images, page_of, pages_of, read_encoded, read_image, read_mask
+from uflow_cli.inputs import find_images
 
 
 def write_pages(path, images, **options):
@@ -70,7 +71,7 @@ def test_pages_train_detect_and_check_each_for_itself(tmp_path):
     bad, mask = defective_image(99)
     path = write_pages(tmp_path / "new" / "scan.tif", [good_image(50), bad, good_image(51)])
     for named in ([tmp_path / "new"], [path]):
-        paths, _ = find_images(named)
+        paths = find_images(named).images
         result = detect_images(run, paths, out=tmp_path / "out", device="cpu")
         assert [image.path.name for image in result.images] == [f"scan_page{n}.tif" for n in (1, 2, 3)]
     assert result.images[1].verdict == "defect"

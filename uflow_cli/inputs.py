@@ -41,7 +41,7 @@ def find_images(paths: Iterable[Path], *, listed: Sequence[Path] = ()) -> Inputs
     """
     found: dict[str, Path] = {}
     left_out: list[LeftOut] = []
-    earlier = _Earlier({})
+    earlier = EarlierPictures({})
     tops: list[Path] = []
     for path in paths:
         if not os.path.lexists(path) and not _MAGIC.isdisjoint(str(path)):
@@ -66,7 +66,7 @@ def find_images(paths: Iterable[Path], *, listed: Sequence[Path] = ()) -> Inputs
     return Inputs(list(found.values()), common_folder(tops), left_out)
 
 
-class _Earlier:
+class EarlierPictures:
     """Tells the pictures that `detect` and `report` wrote, by the files beside them; looks at each folder once."""
 
     def __init__(self, known: dict[Path, frozenset[str] | None]) -> None:
@@ -79,7 +79,7 @@ class _Earlier:
         return names is None or image.name in names
 
 
-def _inside(folder: Path, earlier: _Earlier, left_out: list[LeftOut]) -> list[Path]:
+def _inside(folder: Path, earlier: EarlierPictures, left_out: list[LeftOut]) -> list[Path]:
     """The images below `folder` that are not `earlier` ones; UflowError for a folder without."""
     inside = list_images(folder, recursive=True, left_out=left_out)
     chosen = [image for image in inside if image not in earlier]
@@ -89,7 +89,7 @@ def _inside(folder: Path, earlier: _Earlier, left_out: list[LeftOut]) -> list[Pa
     return chosen
 
 
-def _matching(pattern: Path, earlier: _Earlier, left_out: list[LeftOut]) -> list[Path]:
+def _matching(pattern: Path, earlier: EarlierPictures, left_out: list[LeftOut]) -> list[Path]:
     """The images that fit `pattern`, and those in the folders that do; UflowError for none."""
     images: list[Path] = []
     for path in sorted(map(Path, glob.glob(str(pattern), recursive=True)), key=natural_order):  # noqa: PTH207 - of shells

@@ -162,8 +162,8 @@ class ResultLines:
         self._file = file
         if not resume:
             self._file.truncate(0)
-        for place, line in _whole_lines(self.path):
-            values = _values(line)
+        for place, line in whole_lines(self.path):
+            values = values_of(line)
             name = str(values.get("path"))
             is_result = "verdict" in values
             if is_result and values.get("settings") == terms.digest and _stamp_in(values) == stamp_of(Path(name)):
@@ -192,8 +192,8 @@ class ResultLines:
         places = array("q", (self._places[str(path)] for path in paths))
         self._put_in_order(places)
         good, errors, n_defects = array("q"), list[UnreadableImage](), 0
-        for place, line in _whole_lines(self.path):
-            values = _values(line)
+        for place, line in whole_lines(self.path):
+            values = values_of(line)
             if "message" in values:
                 errors.append(UnreadableImage(Path(values["path"]), values["message"]))
             else:
@@ -224,8 +224,8 @@ class ResultLines:
 
 
 @contextlib.contextmanager
-def result_lines(out: Path, terms: Terms, *, resume: bool) -> Iterator[ResultLines]:
-    """Open the lines in the folder `out`, which is made; those of before are gone unless `resume`.
+def lines_file(out: Path) -> Iterator[FileIO]:
+    """Open the lines in the folder `out`, which is made, to append to them.
 
     UflowError where it cannot be written, holds `masks` or `overlays` that are no results, or another process writes.
     """
@@ -237,11 +237,18 @@ def result_lines(out: Path, terms: Terms, *, resume: bool) -> Iterator[ResultLin
                     raise UflowError(f"{out / folder} is there and no result of uflow detect; choose another folder")
         with (out / LINES_NAME).open("ab", buffering=0) as file:
             hold(file, f"another process writes results to {out}; wait for it, or choose another folder")
-            yield ResultLines(file, out / LINES_NAME, terms, resume=resume)
+            yield file
     except OSError as error:
         raise UflowError(
             f"{out}: cannot be written ({error.strerror or error}); choose another folder or free its disk"
         ) from error
+
+
+@contextlib.contextmanager
+def result_lines(out: Path, terms: Terms, *, resume: bool) -> Iterator[ResultLines]:
+    """The lines in the folder `out`, of which those of before are gone unless `resume`; UflowError as `lines_file`."""
+    with lines_file(out) as file:
+        yield ResultLines(file, out / LINES_NAME, terms, resume=resume)
 
 
 def stamp_of(path: Path) -> Stamp:
@@ -253,11 +260,11 @@ def stamp_of(path: Path) -> Stamp:
         return -1, 0
 
 
-def line_of(found: DetectedImage | UnreadableImage, stamp: Stamp, terms: Terms) -> str:
-    """The line of `detections.jsonl` for what was found in an image whose file had `stamp`."""
+def line_of(found: DetectedImage | UnreadableImage, stamp: Stamp, terms: Terms, **more: str) -> str:
+    """The line of `detections.jsonl` for what was found in an image whose file had `stamp`; with `more` fields."""
     roi = None if terms.roi is None else str(terms.roi)
     head = {"version": VERSION, "model": str(terms.model), "nfa_threshold": terms.nfa_threshold, "roi": roi}
-    tail = {"bytes": stamp[0], "modified_ns": stamp[1], "settings": terms.digest}
+    tail = {"bytes": stamp[0], "modified_ns": stamp[1], "settings": terms.digest, **more}
     return json.dumps({**head, **to_dict(found), **tail}, allow_nan=False) + "\n"
 
 
@@ -315,7 +322,7 @@ def broken_off(folder: Path) -> int:
     path, lines = folder / RESULT_NAME, folder / LINES_NAME
     if not lines.is_file() or (path.is_file() and path.stat().st_mtime_ns >= lines.stat().st_mtime_ns):
         return 0
-    return sum(1 for _ in _whole_lines(lines))
+    return sum(1 for _ in whole_lines(lines))
 
 
 def _result_of_lines(folder: Path) -> Detected:
@@ -324,8 +331,8 @@ def _result_of_lines(folder: Path) -> Detected:
     places: dict[str, int] = {}
     errors: dict[str, str] = {}
     head: dict[str, Any] = {}
-    for place, line in _whole_lines(path):
-        values = _values(line)
+    for place, line in whole_lines(path):
+        values = values_of(line)
         if "path" not in values:
             continue
         head = values
@@ -400,7 +407,7 @@ def _cell(text: str) -> str:
     return f"'{shown}" if shown.startswith(FORMULA) else shown
 
 
-def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """The lines of a file that have an end, with the place of each."""
     place = 0
     with path.open("rb") as file:
@@ -410,7 +417,7 @@ def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             place += len(line)
 
 
-def _values(line: bytes) -> dict[str, Any]:
+def values_of(line: bytes) -> dict[str, Any]:
     """What a line says; nothing where it is damaged."""
     try:
         values = json.loads(line)

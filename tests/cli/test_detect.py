@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 from products import defective_image, good_image
 
@@ -156,3 +159,64 @@ def test_a_report_shows_every_image_with_its_regions(uflow, small_run, product, 
     result = json.loads((tmp_path / "out" / "detections.json").read_text())
     for image in result["images"]:
         assert f'data-nfa="{image["log_nfa"]!r}" data-path="{image["path"]}"' in page
+
+
+def test_names_come_from_stdin_in_lines_or_with_zero_bytes(uflow, small_run, images, tmp_path, monkeypatch):
+    monkeypatch.chdir(images.parent)
+    for end in (b"\n", b"\r\n", b"\0"):
+        names = b"".join(f"{images.name}/{name}".encode() + end for name in ("good é.png", "bad.png"))
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(names)))
+        outcome = uflow("detect", "-", "--model", small_run, "--out", tmp_path / "out", "--json")
+        assert outcome.code == 0, outcome.err
+        assert [Path(image["path"]).name for image in json.loads(outcome.out)["images"]] == ["good é.png", "bad.png"]
+        assert (tmp_path / "out" / "masks" / images.name / "bad.png").is_file()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\n")))
+    outcome = uflow("detect", "-", "--model", small_run)
+    assert (outcome.code, outcome.err) == (1, "uflow: -: stdin names no image; give it a path a line, as `find` does\n")
+
+
+def test_lines_are_streamed_and_nothing_else_is_said(uflow, small_run, images, tmp_path):
+    common = ["--model", small_run, "--out", tmp_path / "out", "--quiet"]
+    outcome = uflow("detect", images / "*.png", "--jsonl", "-", *common)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out == (tmp_path / "out" / "detections.jsonl").read_text()
+    assert [json.loads(line)["verdict"] for line in outcome.out.splitlines()] == ["defect", "good"]
+    (images / "cut.png").write_bytes(b"cut")
+    outcome = uflow("detect", images, "--resume", "--jsonl", tmp_path / "lines", *common)
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err.startswith("uflow: ")
+    assert len(outcome.err.splitlines()) == 1
+    assert json.loads((tmp_path / "lines").read_text())["path"].endswith("cut.png")  # of what was not done
+    assert "cannot be written" in uflow("detect", images, "--jsonl", tmp_path / "no" / "lines", *common).err
+    assert uflow("detect", images, "--jsonl", "-", "--json", *common).code == 2
+
+
+def test_a_detection_says_what_was_broken_off_and_what_is_done(uflow, small_run, images, tmp_path):
+    common = ["detect", images, "--model", small_run, "--out", tmp_path / "out"]
+    assert "broken off" not in uflow(*common).err
+    (tmp_path / "out" / "detections.json").unlink()
+    assert "held 2 results of a detection broken off, which --resume goes on with" in uflow(*common).err
+    assert "2 of 2 images are done\n" in uflow(*common, "--resume").err
+    again = uflow(*common, "--resume", "--nfa-threshold", 0.1)
+    assert "0 of 2 images are done, 2 are done again, for something has changed" in again.err
+    outcome = uflow(*common, "--resume", "--nfa-threshold", 0.1, "--report", tmp_path / "report")
+    assert (tmp_path / "report" / "index.html").read_text(encoding="utf-8").count('class="card"') == 2
+    assert "1 of 2 images have a defect" in outcome.out
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools as it decodes
+def test_masks_as_run_lengths_are_those_of_the_mask(uflow, small_run, images, tmp_path):
+    from pycocotools.mask import decode  # noqa: TID251
+
+    outcome = uflow("detect", images, "--model", small_run, "--out", tmp_path / "out", "--rle", "--json")
+    for image in json.loads(outcome.out)["images"]:
+        assert image["rle"]["size"] == [image["height"], image["width"]]
+        assert np.array_equal(decode(image["rle"]), read_mask(Path(image["mask"])))
+
+
+def test_a_table_of_many_images_shows_the_first_defects(uflow, small_run, images, tmp_path, monkeypatch):
+    monkeypatch.setattr("uflow_cli.cli.console.results.IMAGES_SHOWN", 1)
+    outcome = uflow("detect", images, "--model", small_run, "--out", tmp_path / "out")
+    assert "good é.png" not in outcome.out
+    assert "bad.png" in outcome.out
+    assert "and 1 more images, all of which are in the files\n1 of 2 images have a defect" in outcome.out

@@ -11,11 +11,14 @@ import typer
 from uflow_cli.cli.options import (
     DEVICE,
     RUNTIME,
+    STDOUT,
     Device,
     FalseAlarmRate,
     Json,
+    JsonLines,
     ModelFolder,
     NfaThreshold,
+    Quiet,
     RegionOfInterest,
     Runtime,
     Strict,
@@ -23,16 +26,16 @@ from uflow_cli.cli.options import (
     chosen_run,
     given_images,
     heed,
+    lines_to,
     require_one_threshold,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from uflow_cli.report import DetectionPage
 
 DEFECT_EXIT_CODE = 3
-STDOUT = Path("-")
 
 
 def detect(
@@ -59,14 +62,11 @@ def detect(
     roi: RegionOfInterest = None,
     strict: Strict = False,
     json: Json = False,
-    jsonl: Annotated[
-        Path | None,
-        typer.Option("--jsonl", help="Also write a JSON line per image to this file as it comes; -: stdout."),
-    ] = None,
+    jsonl: JsonLines = None,
     rle: Annotated[
         bool, typer.Option("--rle", help="Also put each mask into the JSON, as COCO run lengths (extra coco).")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")] = False,
+    quiet: Quiet = False,
     fail_on_defect: Annotated[
         bool, typer.Option("--fail-on-defect", help=f"Exit with {DEFECT_EXIT_CODE} if any image has a defect.")
     ] = False,
@@ -93,7 +93,7 @@ def detect(
         )
     with contextlib.ExitStack() as stack:
         page = stack.enter_context(_page(None if resume else report))
-        tell = stack.enter_context(_lines_to(jsonl))
+        tell = stack.enter_context(lines_to(jsonl))
         bar = stack.enter_context(console.progress("detecting", total=len(given.images), quiet=quiet))
 
         def done_before(n: int, n_outdated: int) -> None:
@@ -125,23 +125,6 @@ def detect(
         raise typer.Exit(1)
     if fail_on_defect and result.n_defects:
         raise typer.Exit(DEFECT_EXIT_CODE)
-
-
-@contextlib.contextmanager
-def _lines_to(place: Path | None) -> Iterator[Callable[[str], object]]:
-    """What takes the lines as they come: stdout, a file or pipe, or nothing."""
-    if place is None:
-        yield lambda _line: None
-    elif place == STDOUT:
-        yield lambda line: print(line, end="", flush=True)
-    else:
-        from uflow_cli.errors import UflowError
-
-        try:
-            with place.open("w", encoding="utf-8", buffering=1) as file:
-                yield file.write
-        except OSError as error:
-            raise UflowError(f"{place}: cannot be written ({error.strerror}); choose another file") from error
 
 
 @contextlib.contextmanager

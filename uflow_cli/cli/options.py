@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -148,6 +149,32 @@ def _listed() -> list[Path]:
     if not paths:
         raise UflowError("-: stdin names no image; give it a path a line, as `find` does")
     return paths
+
+
+STDOUT = Path("-")
+JsonLines = Annotated[
+    Path | None,
+    typer.Option("--jsonl", help="Also write a JSON line per image to this file as it comes; - is stdout."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")]
+
+
+@contextlib.contextmanager
+def lines_to(place: Path | None, *, go_on: bool = False) -> Iterator[Callable[[str], object]]:
+    """What takes lines as they come: stdout, a file or pipe (to `go_on` with or begin anew), or nothing at all."""
+    from uflow_cli.errors import UflowError
+
+    if place is None:
+        yield lambda _line: None
+    elif place == STDOUT:
+        yield lambda line: print(line, end="", flush=True)
+    else:
+        try:
+            file = place.open("a" if go_on else "w", encoding="utf-8", buffering=1)
+        except OSError as error:
+            raise UflowError(f"{place}: cannot be written ({error.strerror}); choose another file") from error
+        with file:
+            yield file.write
 
 
 def _weights_files(text: str) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from uflow_cli.cli.console.results import (
     print_evaluation,
     print_evaluations,
     print_graph,
+    print_watched,
 )
 from uflow_cli.cli.console.tables import (
     print_backbones,
@@ -58,6 +59,7 @@ __all__ = [
     "print_training_result",
     "print_training_start",
     "print_trainings",
+    "print_watched",
     "progress",
     "training_display",
     "warn",

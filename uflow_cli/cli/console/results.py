@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,6 +38,18 @@ def print_detections(result: Detected, *, as_json: bool, table: bool) -> None:
         _print_detections_table(result)
     for error in result.errors:
         err().print(f"uflow: {plain(error.message)}")
+
+
+def print_watched(line: str) -> None:
+    """What a line of detections.jsonl says, for people; at once."""
+    values = json.loads(line)
+    if "message" in values:
+        err().print(f"uflow: {plain(values['message'])}")
+        return
+    verdict = "[green]good[/]  " if values["verdict"] == "good" else "[bold red]defect[/]"
+    console = out()
+    console.print(f"{verdict} {_log_nfa(values['log_nfa']):>8}  {plain(values['path'])}", soft_wrap=True)
+    console.file.flush()
 
 
 def print_graph(graph: Graph, *, folder: Path, as_json: bool) -> None:
