@@ -5,10 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from uflow_cli.calibration import calibrate
+from uflow_cli.calibration import Calibration, calibrate
 from uflow_cli.calibration.fitting import FLOW_SHARE, fit_fusion
-from uflow_cli.detection.detector import AREA_EXPONENT, WHOLE_SHARE, Detector
+from uflow_cli.calibration.record import calibration_from_dict, calibration_to_dict
+from uflow_cli.detection.detector import AREA_EXPONENT, WHOLE_SHARE, Detector, image_levels
+from uflow_cli.detection.masks import CONTRAST
 from uflow_cli.detection.nfa import Background, chi2_log_tail, fuse_evidence
+from uflow_cli.images import resize_map
 
 CHANNELS = (20, 30, 25)  # two scales of a flow, one Gaussian
 SIZE = (120, 120)
@@ -20,10 +23,14 @@ def norms(n: int, *, seed: int) -> list[np.ndarray]:
     return [rng.chisquare(c, (n, s, s)).astype(np.float32) for c, s in zip(CHANNELS, sides, strict=True)]
 
 
-def detector(*, log_lot: float = 0.0, n: int = 60) -> Detector:
-    calibration = calibrate(
+def calibrate_noise(*, log_lot: float = 0.0, n: int = 60) -> Calibration:
+    return calibrate(
         norms(n, seed=1), n_channels=CHANNELS, tests="by-size", reach=(2, 2), is_fused=True, log_lot=log_lot
     )
+
+
+def detector(*, log_lot: float = 0.0, n: int = 60) -> Detector:
+    calibration = calibrate_noise(log_lot=log_lot, n=n)
     return Detector(
         calibration.background, "by-size", (2, 2), calibration.curves, fusion=calibration.fusion,
         log_lot=calibration.log_lot,
@@ -97,6 +104,22 @@ def test_an_image_strange_everywhere_is_detected_as_a_whole():
     assert whole[0].bounding_box == (0, 0, 120, 120)
 
 
+def test_what_a_whole_image_says_leaves_out_what_does_not_count():
+    maps = norms(3, seed=9)[0]
+    shares = np.ones_like(maps)
+    shares[:, :, 8:] = 0.0
+    for power in (1.0, 2.0):
+        inside = np.mean(maps[:, :, :8].astype(np.float64) ** power, axis=(1, 2)) ** (1 / power)
+        np.testing.assert_allclose(image_levels(maps * shares, shares, power=power), inside)
+        np.testing.assert_allclose(image_levels(maps[:, :, :8], power=power), inside)
+
+
+def test_the_score_of_an_image_is_that_of_the_evidence_of_its_verdict():
+    findings = detector().find([np.concatenate(pair) for pair in zip(norms(1, seed=9), with_bump((4, 6)), strict=True)])
+    np.testing.assert_allclose(findings.scores, 1.0 - np.exp(-0.5 * findings.evidence[0].max(axis=(1, 2))), rtol=1e-5)
+    assert findings.scores[0] < findings.scores[1] < 1.0
+
+
 def test_a_lot_adds_its_logarithm():
     maps, one, hundred = with_bump((4, 6)), detector(), detector(log_lot=2.0)
     np.testing.assert_allclose(hundred.find(maps).regions.log_nfa, one.find(maps).regions.log_nfa + 2.0)
@@ -162,11 +185,65 @@ def test_weights_share_between_flow_and_gaussians():
     assert fit_fusion(maps[:2], laws[:2], n_flow=2).weights == (0.5, 0.5)
 
 
-def test_halved_halos_lie_between_all_and_none():
+@pytest.mark.parametrize(
+    ("n_flow", "n_gaussians", "expected"),
+    [
+        (4, 2, (0.15, 0.15, 0.05, 0.05, 0.36, 0.24)),
+        (3, 2, (0.15, 0.15, 0.1, 0.36, 0.24)),
+        (1, 1, (1 / 3, 2 / 3)),
+        (3, 0, (0.375, 0.375, 0.25)),
+    ],
+)
+def test_the_map_rests_on_the_fine_scales(n_flow, n_gaussians, expected):
+    maps = [np.random.default_rng(s).chisquare(8, (5, 4, 4)).astype(np.float32) for s in range(n_flow + n_gaussians)]
+    laws = [Background(8.0)] * len(maps)
+    assert fit_fusion(maps, laws, n_flow=n_flow).map_weights == pytest.approx(expected)
+
+
+def test_what_a_source_without_weight_in_the_map_says_moves_no_outline():
+    used = detector()
+    assert used.fusion is not None
+    fine_alone = replace(used, fusion=replace(used.fusion, map_weights=(1.0, 0.0, 0.0)))
+    plain, spread = with_bump((4, 6)), with_bump((4, 6))
+    spread[1][0, 2:4, 3:5] += 400.0  # stranger still, in a coarse source alone
+    masks = [fine_alone.find(maps).mask(0, threshold=-1.0, size=SIZE) for maps in (plain, spread)]
+    np.testing.assert_array_equal(*masks)
+    assert masks[0].any()
+    assert (used.find(plain).mask(0, threshold=-1.0, size=SIZE) != masks[0]).any()
+
+
+def test_a_run_without_weights_of_the_map_outlines_the_evidence_as_before():
+    used = detector()
+    assert used.fusion is not None
+    law = used.fusion.law
+    before = replace(used, fusion=replace(used.fusion, map_weights=(), map_mean=0.0))
+    findings = before.find(with_bump((4, 6)))
+    evidence = findings.evidence[0][0]
+    mean = law.degrees_of_freedom * law.scale
+    inside = resize_map(evidence, SIZE) >= mean + CONTRAST * (evidence.max() - mean)
+    np.testing.assert_array_equal(findings.mask(0, threshold=-1.0, size=SIZE), inside)
+    record = calibration_to_dict(calibrate_noise())
+    for name in ("map_weights", "map_mean", "image_power"):
+        del record["fusion"][name]
+    old = calibration_from_dict(record).fusion
+    assert old is not None
+    assert (old.map_weights, old.image_power) == ((), 1.0)
+
+
+def test_the_mean_of_the_map_is_that_of_good_images():
+    calibration = calibrate_noise()
+    assert calibration.fusion is not None
+    shown = detector().localised(norms(60, seed=1))
+    assert calibration.fusion.map_mean == pytest.approx(float(shown.mean()))
+
+
+@pytest.mark.parametrize("map_weights", [(), (0.5, 0.2, 0.3)])
+def test_halved_halos_lie_between_all_and_none(map_weights):
     maps, fused = with_bump((4, 6)), detector()
     assert fused.fusion is not None
-    whole = fuse_evidence(maps, background=fused.background, weights=fused.fusion.weights)
-    shown = fused.localised(maps, whole)
+    fused = replace(fused, fusion=replace(fused.fusion, map_weights=map_weights))
+    whole = fuse_evidence(maps, background=fused.background, weights=map_weights or fused.fusion.weights)
+    shown = fused.localised(maps)
     assert np.all(shown <= whole + 1e-6)
     assert np.all(shown >= 0.5 * whole - 1e-6)
     assert (shown < whole - 1e-3).any()

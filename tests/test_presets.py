@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import resources
 
 import pytest
@@ -34,8 +34,8 @@ def config_file(tmp_path):
 
 def test_data_files_come_with_the_package():
     files = {file.name for file in resources.files("uflow_cli.presets").iterdir()}
-    assert {"dino.toml", "lite.toml", "paper.toml", "resnet.toml"} <= files
-    assert preset_names() == ["dino", "lite", "paper", "resnet"]
+    assert {"dino.toml", "lite.toml", "lite-fast.toml", "paper.toml", "resnet.toml"} <= files
+    assert preset_names() == ["dino", "lite", "lite-fast", "paper", "resnet"]
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -50,13 +50,40 @@ def test_every_preset_names_an_extractor_whose_input_size_fits(name):
 
 
 def test_lite_is_the_default_and_equals_the_defaults_of_the_fields():
-    assert resolve({}) == (ModelConfig(), TrainingConfig())
-    assert TrainingConfig().preset == "lite"
+    model, training = resolve({})
+    assert (replace(model, scales=None), training) == (ModelConfig(), TrainingConfig())
+    assert training.preset == "lite"
+    fast, training = resolve({"preset": "lite-fast"})
+    assert (fast, replace(training, preset="lite")) == (ModelConfig(), TrainingConfig())
+
+
+TWO_SIZES = "448:8 | 448:16 | 448:32+224:16 | 224:32"
+
+
+@pytest.mark.parametrize(
+    ("given", "scales"),
+    [
+        ({}, TWO_SIZES),
+        ({"input_size": (128, 320)}, "128:8 | 128:16 | 128:32+64:16 | 64:32"),
+        ({"input_size": (224, 224)}, None),  # half of it is no multiple of 32
+        ({"input_size": (64, 64)}, None),  # a single cell
+        ({"extractor": "resnet18"}, None),
+        ({"strides": (8, 16)}, None),
+        ({"scales": None}, None),
+        ({"scales": "full:16 | half:16"}, "448:16 | 224:16"),
+        ({"preset": "dino"}, "448:14 | 224:14"),
+        ({"paper_exact": True}, None),
+    ],
+)
+def test_scales_of_the_default_follow_the_input_and_give_way_to_what_leaves_no_room(given, scales):
+    model, _ = resolve(given)
+    assert model.scales == scales
+    check_model_config(model)
 
 
 def test_paper_preset_tests_by_eq_9_and_the_others_by_size():
     assert {name: resolve({"preset": name})[0].tests for name in preset_names()} == {
-        "dino": "by-size", "lite": "by-size", "paper": "paper", "resnet": "by-size",
+        "dino": "by-size", "lite": "by-size", "lite-fast": "by-size", "paper": "paper", "resnet": "by-size",
     }  # fmt: skip
 
 
@@ -116,7 +143,9 @@ def test_unset_values_read_back_over_a_preset_that_sets_them(config_file):
 
 @pytest.mark.parametrize("name", ["papper", "../paper", "", "PAPER", "__init__"])
 def test_unknown_preset_lists_the_known_ones(name):
-    with pytest.raises(UflowError, match=rf"^unknown preset '{re.escape(name)}'; known: dino, lite, paper, resnet$"):
+    with pytest.raises(
+        UflowError, match=rf"^unknown preset '{re.escape(name)}'; known: dino, lite, lite-fast, paper, resnet$"
+    ):
         resolve({"preset": name})
 
 

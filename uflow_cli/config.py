@@ -6,6 +6,7 @@ The defaults are those of the lite preset.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -44,6 +45,18 @@ def plain_size(size: Size) -> int | list[int]:
     return size[0] if size[0] == size[1] else list(size)
 
 
+def sized_scales(scales: str, height: int) -> str:
+    """`scales` with sizes in pixels: in the place of `full` the input's `height`, of `half` half of it."""
+    return re.sub(r"\bfull\b", str(height), re.sub(r"\bhalf\b", str(height // 2), scales))
+
+
+def scales_fit(scales: str | None, input_size: Size) -> bool:
+    """Whether an input can be seen at the sizes, full and half, of `scales`: two cells or more, and whole ones."""
+    maps = re.findall(r"\b(full|half):(\d+)", scales or "")
+    coarsest = max((int(stride) * (2 if size == "half" else 1) for size, stride in maps), default=1)
+    return all(side % coarsest == 0 and side >= 2 * coarsest for side in input_size)
+
+
 def _both_sides(value: Any) -> Any:
     """One side stands for both."""
     if isinstance(value, int):
@@ -78,7 +91,8 @@ class ModelConfig(Settings):
     )
     scales: str | None = Field(
         default=None,  # one size, all strides
-        description="Maps of several input sizes, as 448:16 | 448:32+224:16 | 224:32: SIZE:STRIDE, + joins, | parts.",
+        description="Maps of several input sizes, as full:16 | full:32+half:16 | half:32: SIZE:STRIDE, SIZE in pixels, "
+        "full (the input's height) or half, + joins, | parts.",
         json_schema_extra=AUTO,
     )
     blocks: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(

@@ -23,6 +23,7 @@ from uflow_cli.detection.detector import (
     Fusion,
     counted_log_nfa,
     counting_grids,
+    image_levels,
     lowest_log_nfa,
 )
 from uflow_cli.detection.fitted import EvidenceModel
@@ -33,6 +34,8 @@ MEAN_EXCESS = 1 / math.log(10)  # of log NFA below any level, under the backgrou
 KNOT_RATIO = 1.25  # between the ranks of two knots: 40 of them span 5 to 10,000 regions
 FOLDS = 10
 FLOW_SHARE = 0.75  # of fused evidence; see benchmarks/results/fused.md
+IMAGE_POWER = 2.0  # of what an image as a whole says; see benchmarks/results/fused.md
+FINE_SHARE, COARSE_SHARE = 0.3, 0.1  # of the map, for the flow's two finest scales and for all others
 STEEPEST = 1e4  # degrees of freedom of a fitted law, at most
 POSITIONS = 14  # cells along the longer side of a position map, at most
 DIGITS = 5  # significant ones of a reference: what is stored stays small
@@ -85,6 +88,9 @@ def calibrate(
     laws = tuple(law for law, _ in fits)
     fusion = fit_fusion(maps, laws, n_flow=len(reach), shares=shares) if is_fused else None
     detector = Detector(laws, tests, tuple(reach), fusion=fusion)
+    if fusion is not None:
+        fusion = replace(fusion, map_mean=_mean_of(detector.localised(maps, shares), shares))
+        detector = replace(detector, fusion=fusion)
     regions = detector.find(maps, shares=shares).regions
     n_counted, n_scales = len(maps[0]), 2 if is_fused else len(maps)
     judged = regions
@@ -119,16 +125,35 @@ def fit_fusion(
     """How evidence of sources with these `laws` is fused, and its own laws, from U maps (N, H_s, W_s) of good images.
 
     The first `n_flow` sources are the flow's scales. All of them together, and each as much as the others, count for
-    `FLOW_SHARE`; the rest goes to the Gaussians, where there are any.
+    `FLOW_SHARE`; the rest goes to the Gaussians, where there are any. The map has weights of its own, see
+    `_map_weights`; its mean on good images is not fitted here.
     """
     others = len(maps) - n_flow
     share = FLOW_SHARE if others else 1.0
     weights = (share / n_flow,) * n_flow + tuple((1.0 - share) / others for _ in range(others))
-    fused = fuse_evidence(maps, background=laws, weights=weights).astype(np.float64)
-    if shares is None:
-        return Fusion(weights, _law_of(fused), _law_of(fused.mean(axis=(1, 2))))
-    means = (fused * shares).sum(axis=(1, 2)) / shares.sum(axis=(1, 2), dtype=np.float64)
-    return Fusion(weights, _law_of(fused[shares > 0]), _law_of(means))
+    map_weights = _map_weights(n_flow, others)
+    fused = fuse_evidence(maps, background=laws, weights=weights)
+    cells, counted = (fused, fused) if shares is None else (fused[shares > 0], fused * shares)
+    images = image_levels(counted, shares, power=IMAGE_POWER)
+    return Fusion(
+        weights, _law_of(cells.astype(np.float64)), _law_of(images), map_weights=map_weights, image_power=IMAGE_POWER
+    )
+
+
+def _map_weights(n_flow: int, n_gaussians: int) -> tuple[float, ...]:
+    """Weights of the map: most for what tells where an image is strange, Gaussians and the flow's two finest scales."""
+    fine, coarse = min(2, n_flow), max(0, n_flow - 2)
+    ranks = np.arange(n_gaussians, 0, -1) + 1.0  # the finer the more, 3 : 2 for two
+    weights = np.array([
+        *[FINE_SHARE / fine] * fine, *[COARSE_SHARE / max(1, coarse)] * coarse,
+        *(1.0 - FINE_SHARE - COARSE_SHARE) * ranks / ranks.sum(),
+    ])  # fmt: skip
+    return tuple(float(weight) for weight in weights / weights.sum())
+
+
+def _mean_of(values: NDArray[np.float32], shares: NDArray[np.float32] | None) -> float:
+    """The mean of `values`, in which `shares` are contained, over all that counts."""
+    return float(values.sum(dtype=np.float64) / (values.size if shares is None else shares.sum(dtype=np.float64)))
 
 
 def _law_of(values: NDArray[np.float64]) -> Background:

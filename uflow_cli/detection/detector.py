@@ -105,10 +105,17 @@ class Detection:
 class Fusion:
     """How the evidence of several sources becomes one map, and the laws of that map on good images.
 
-    `law` is that of a cell, `image_law` that of the mean over an image; both only rank. A region ranks by how unlikely
+    `law` is that of a cell, `image_law` that of an image as a whole; both only rank. A region ranks by how unlikely
     its highest cell is, times its area to the power `area_exponent`. Neighbouring cells are no independent witnesses:
     counted as such (an exponent of 1) wide and faint regions, as good images have them, outrank small defects. Whole
     images may have `whole_share` of the false alarms, regions the rest.
+
+    Where an image is strange is shown, and regions are outlined, on a map of its own: by `map_weights`, with half of
+    the halos that the flow spreads; its mean on good images is `map_mean`. What tells best that there is a defect,
+    coarse scales of the flow, is not what tells best where. Runs of before have no such weights: there the map has
+    those of the verdict, and outlines follow the evidence as it is.
+
+    What an image as a whole says is the mean of the evidence to the power `image_power`, its root taken.
     """
 
     weights: tuple[float, ...]
@@ -116,6 +123,9 @@ class Fusion:
     image_law: Background
     area_exponent: float = AREA_EXPONENT
     whole_share: float = WHOLE_SHARE
+    map_weights: tuple[float, ...] = ()
+    map_mean: float = 0.0
+    image_power: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -154,13 +164,14 @@ class Detector:
             result = a_contrario(evidence, background=self.background, tests=self.tests, tail="published")
             return Findings(result, tuple(evidence), ceiling, paper_exact=True)
         by_scale = _at_scales(shares, evidence)
+        sources = tuple(evidence)
         if self.fusion is not None:
             fused = fuse_evidence(evidence, background=self.background, weights=self.fusion.weights)
             fused = fused if shares is None else fused * shares
             result = a_contrario([fused], background=[self.fusion.law], tests=self.tests)
             result = self._tested(result, [[cells[0]] for cells in n_cells], shares)
             result = replace(
-                result, regions=with_whole_images(result.regions, fused, law=self.fusion.image_law, shares=shares)
+                result, regions=with_whole_images(result.regions, fused, fusion=self.fusion, shares=shares)
             )
             evidence = [fused]
         else:
@@ -174,7 +185,7 @@ class Detector:
         if self.curves:
             log_nfa = counted_log_nfa(self.ranked(result.regions), self.curves, allowances=self.allowances)
         result = replace(result, regions=replace(result.regions, log_nfa=log_nfa + self.log_lot))
-        return Findings(result, tuple(evidence), ceiling, fusion=self.fusion, shares=shares, extent=extent)
+        return Findings(result, tuple(evidence), ceiling, detector=self, sources=sources, shares=shares, extent=extent)
 
     @property
     def allowances(self) -> tuple[float, ...]:
@@ -208,22 +219,23 @@ class Detector:
         return replace(result, regions=replace(regions, log_nfa=log_nfa))
 
     def localised(
-        self, evidence: Sequence[NDArray[np.float32]], fused: NDArray[np.float32],
-        shares: NDArray[np.float32] | None = None,
-    ) -> NDArray[np.float32]:  # fmt: skip
-        """Fused evidence (B, H, W) with half of the halos that the flow spreads, to show where an image is strange.
+        self, evidence: Sequence[NDArray[np.float32]], shares: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Where images are strange, (B, H, W): the evidence of all sources fused by the weights of the map.
 
-        It is the mean of `fused`, which has them whole, and of the evidence without. Verdicts rest on all of it: how
-        far a defect spreads also tells that it is one.
+        It is the mean of that evidence as it is and without the halos that the flow spreads.
         """
         assert self.fusion is not None
-        n_flow = len(self.reach)
-        cleared = clear_halos(evidence[:n_flow], background=self.background[:n_flow], reach=self.reach)
-        laws, weights = self.background, self.fusion.weights
-        without = fuse_evidence([*cleared, *evidence[n_flow:]], background=laws, weights=weights)
-        without = without if shares is None else without * shares
-        halved: NDArray[np.float32] = 0.5 * (fused + without)
-        return halved
+        weights = self.fusion.map_weights or self.fusion.weights
+        used = [source for source, weight in enumerate(weights) if weight]
+        maps, laws = [evidence[source] for source in used], [self.background[source] for source in used]
+        weights = tuple(weights[source] for source in used)
+        reach = [cells for source, cells in enumerate(self.reach) if source in used]
+        cleared = clear_halos(maps[: len(reach)], background=laws[: len(reach)], reach=reach)
+        whole = fuse_evidence(maps, background=laws, weights=weights)
+        without = fuse_evidence([*cleared, *maps[len(reach) :]], background=laws, weights=weights)
+        halved: NDArray[np.float32] = 0.5 * (whole + without)
+        return halved if shares is None else halved * shares
 
     def ceiling(self, grids: Sequence[tuple[int, int]]) -> float:
         """The log NFA of a cell that is no evidence at all, for `grids` of (height, width) cells.
@@ -239,14 +251,16 @@ class Detector:
 class Findings:
     """The findings of a detector in a batch of images: all regions, and of each image its detections and masks.
 
-    Outlines follow the evidence as it came, with halos. `ceiling` is the log NFA of an image without any region.
+    `ceiling` is the log NFA of an image without any region; `sources` is the evidence of each source, which `evidence`
+    fuses where there is a `detector` that does.
     """
 
     result: AContrario
     evidence: tuple[NDArray[np.float32], ...]
     ceiling: float
     paper_exact: bool = False  # how maps are up-sampled
-    fusion: Fusion | None = None
+    detector: Detector | None = None
+    sources: tuple[NDArray[np.float32], ...] = ()
     shares: NDArray[np.float32] | None = None  # how much each cell counts, (B, H, W)
     extent: tuple[float, float] = (1.0, 1.0)  # of the maps over the images
 
@@ -259,6 +273,27 @@ class Findings:
     def lowest_log_nfa(self) -> NDArray[np.float64]:
         """The lowest log NFA of each image, (B,)."""
         return lowest_log_nfa(self.regions, n_images=len(self.evidence[0]), ceiling=self.ceiling)
+
+    @property
+    def fusion(self) -> Fusion | None:
+        """How the evidence of all sources was fused, if it was."""
+        return self.detector.fusion if self.detector is not None else None
+
+    @cached_property
+    def localised(self) -> NDArray[np.float32]:
+        """Where the images are strange, on the grid of the fused evidence; see `Detector.localised`."""
+        assert self.detector is not None
+        return self.detector.localised(self.sources, self.shares)
+
+    @cached_property
+    def scores(self) -> NDArray[np.float64]:
+        """How strange each image is, (B,) in [0, 1): 1 - exp(-E / 2) of the highest evidence that its verdict rests on.
+
+        It is not the highest value of the map: what tells best that there is a defect is not what tells best where.
+        """
+        assert self.fusion is not None
+        scores: NDArray[np.float64] = 1.0 - np.exp(-0.5 * self.evidence[0].max(axis=(1, 2)).astype(np.float64))
+        return scores
 
     def detections(self, image: int, *, threshold: float, size: tuple[int, int]) -> tuple[Detection, ...]:
         """The regions of `image` with log NFA < `threshold` in an original of `size` (H, W), most significant first."""
@@ -304,12 +339,14 @@ class Findings:
     ) -> tuple[NDArray[np.int32], NDArray[np.int32], list[int]]:
         """See `contours`; the image as a whole is a group of its own and has no contour."""
         assert self.fusion is not None
-        mean = self.fusion.law.degrees_of_freedom * self.fusion.law.scale
+        has_map = bool(self.fusion.map_weights)
+        evidence = self.localised if has_map else self.evidence[0]
+        mean = self.fusion.map_mean if has_map else self.fusion.law.degrees_of_freedom * self.fusion.law.scale
         longest = max(LONGEST_SIDE, PIXELS_PER_CELL * max(self.evidence[0].shape[1:]))
         shrink = min(1.0, longest / max(size))
         drawn = (max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink)))
         first, group, groups = contours(
-            self.evidence[0][image], self.result.labels[0][image], ranked, mean=mean, size=self._whole(drawn)
+            evidence[image], self.result.labels[0][image], ranked, mean=mean, size=self._whole(drawn)
         )
         return first[: drawn[0], : drawn[1]], group[: drawn[0], : drawn[1]], groups
 
@@ -367,10 +404,17 @@ def _outlined(singles: Sequence[Detection], inside: NDArray[np.bool_], *, size: 
     )  # fmt: skip
 
 
-def image_means(evidence: NDArray[np.float32], shares: NDArray[np.float32] | None) -> NDArray[np.float64]:
-    """The mean of each image's evidence (B, H, W), in which `shares` are contained already, over all that counts."""
-    sums: NDArray[np.float64] = evidence.mean(axis=(1, 2), dtype=np.float64)
-    return sums if shares is None else sums / np.maximum(shares.mean(axis=(1, 2), dtype=np.float64), 1e-12)
+def image_levels(
+    evidence: NDArray[np.float32], shares: NDArray[np.float32] | None = None, *, power: float
+) -> NDArray[np.float64]:
+    """What each image as a whole says, (B,): the `power` mean of its evidence (B, H, W) over all that counts.
+
+    `shares` are contained in the evidence already.
+    """
+    values = evidence.astype(np.float64) ** power
+    counted = values[0].size if shares is None else np.maximum(shares.sum(axis=(1, 2), dtype=np.float64), 1e-12)
+    levels: NDArray[np.float64] = (values.sum(axis=(1, 2)) / counted) ** (1.0 / power)
+    return levels
 
 
 def counting_grids(
@@ -403,18 +447,18 @@ def _at_scales(
 
 
 def with_whole_images(
-    regions: Regions, evidence: NDArray[np.float32], *, law: Background, shares: NDArray[np.float32] | None = None
+    regions: Regions, evidence: NDArray[np.float32], *, fusion: Fusion, shares: NDArray[np.float32] | None = None
 ) -> Regions:
-    """`regions` and a row for each image as a whole, of scale 1, where the mean of its evidence is above the law's."""
-    means = image_means(evidence, shares)
-    log_pfa = chi2_log_tail(means, degrees_of_freedom=law.degrees_of_freedom, scale=law.scale)
+    """`regions` and a row for each image as a whole, of scale 1, where what it says is above the law's mean."""
+    law, levels = fusion.image_law, image_levels(evidence, shares, power=fusion.image_power)
+    log_pfa = chi2_log_tail(levels, degrees_of_freedom=law.degrees_of_freedom, scale=law.scale)
     images = np.flatnonzero(log_pfa < 0)
     height, width = evidence.shape[1:]
     columns: dict[str, object] = {
-        "image": images, "scale": 1, "label": 0, "level": means[images], "log_pfa": log_pfa[images],
+        "image": images, "scale": 1, "label": 0, "level": levels[images], "log_pfa": log_pfa[images],
         "log_nfa": log_pfa[images], "area": height * width, "top": 0, "left": 0, "bottom": height, "right": width,
-        "row": (height - 1) / 2, "column": (width - 1) / 2, "peak": means[images],
-        "total": means[images] * height * width,
+        "row": (height - 1) / 2, "column": (width - 1) / 2, "peak": levels[images],
+        "total": levels[images] * height * width,
     }  # fmt: skip
     joined = {}
     for name, more in columns.items():

@@ -50,8 +50,10 @@ class Prediction:
 
     @property
     def anomaly_score(self) -> float:
-        """The highest of all pixels."""
-        return float(self.score_map.max())
+        """See `Findings.scores`; the highest of the map where that rests on the same evidence."""
+        fusion = self.findings.fusion
+        has_own_map = fusion is not None and fusion.map_weights
+        return float(self.findings.scores[self.index] if has_own_map else self.score_map.max())
 
     @property
     def is_defect(self) -> bool:
@@ -108,7 +110,7 @@ def predict(
     if model.config.is_squashed and all(roi is None for roi in rois):
         sources = model.evidence_maps(images)
         findings = detector.find(sources)
-        scores = _score_maps(model, detector, sources, findings, size=SCORE_SIZE)
+        scores = _score_maps(model, sources, findings, size=SCORE_SIZE)
         return [Prediction(image, scores[index], threshold, findings, index) for index, image in enumerate(images)]
     found = list(fitted_evidence(model, images, rois))
     alike: dict[Layout, list[int]] = {}
@@ -119,20 +121,19 @@ def predict(
         sources, shares = stack_evidence([found[index] for index in indices])
         findings = detector.find(sources, shares=shares, extent=layout.extent)
         size = SCORE_SIZE if model.config.is_squashed else score_size(layout)
-        scores = _score_maps(model, detector, sources, findings, size=size)
+        scores = _score_maps(model, sources, findings, size=size)
         for row, index in enumerate(indices):
             predictions[index] = Prediction(images[index], scores[row], threshold, findings, row, rois[index])
     return [predictions[index] for index in range(len(images))]
 
 
 def _score_maps(
-    model: EvidenceModel, detector: Detector, sources: Sequence[NDArray[np.float32]], findings: Findings, *,
+    model: EvidenceModel, sources: Sequence[NDArray[np.float32]], findings: Findings, *,
     size: tuple[int, int],
 ) -> list[NDArray[np.float32]]:  # fmt: skip
     """Anomaly scores of each image, (H, W): 1 - mean likelihood (paper eq. 2), or from fused evidence."""
-    if detector.fusion is not None:  # 1 - the geometric mean over sources of 1 / sqrt(1 + c)
-        shown = detector.localised(sources, findings.evidence[0], findings.shares)
-        return [_shown(1.0 - np.exp(-0.5 * e), size, findings.extent) for e in shown]
+    if findings.fusion is not None:  # 1 - the geometric mean over sources of 1 / sqrt(1 + c)
+        return [_shown(1.0 - np.exp(-0.5 * e), size, findings.extent) for e in findings.localised]
     channels = model.source_channels[: len(model.reach)]
     sources = sources if findings.shares is None else findings.evidence  # what does not count is no evidence
     likelihoods = [

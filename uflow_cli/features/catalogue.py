@@ -10,7 +10,7 @@ from pathlib import Path
 import timm  # noqa: TID251
 import torch
 
-from uflow_cli.config import ModelConfig, Size, shown_size
+from uflow_cli.config import ModelConfig, Size, shown_size, sized_scales
 from uflow_cli.errors import UflowError
 from uflow_cli.features.cait import CAIT_M48, CAIT_S24, CaitBackbone
 from uflow_cli.features.extractor import Backbone, ExtractorSpec, FeatureExtractor, choose_precision
@@ -146,6 +146,8 @@ class ExtractorFacts:
 
 def describe_extractor(name: str, *, scales: str | None = None) -> ExtractorFacts:
     """Facts of extractor `name` with its own strides, or `scales`; nothing is asked of the network."""
+    if scales is not None:
+        scales = sized_scales(scales, find_backbone(name).spec(None).input_size)
     backbone = chosen_backbone(name, scales=scales)
     spec = backbone.spec(None)
     with blank():

@@ -9,15 +9,17 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from uflow_cli.config import ModelConfig, TrainingConfig, all_settings
+from uflow_cli.config import ModelConfig, TrainingConfig, all_settings, scales_fit, sized_scales
 from uflow_cli.errors import UflowError
 from uflow_cli.schema import Setting, checked, settings_of, to_dict
 
 CATEGORIES = "category"  # [category.<dataset>.<category>]: a preset's settings for one category
+EXTRACTORS = "extractor_settings"  # [extractor_settings.<extractor>]: for one extractor
 PAPER_EXACT = {  # what paper_exact means for other settings (docs/method.md, section 8)
     "precision": "fp32",
     "flow_precision": "fp32",
     "fit": "squash",
+    "scales": None,
     "tests": "paper",
     "merge": "min",
     "gaussian": False,
@@ -37,14 +39,26 @@ def preset_names() -> list[str]:
     return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
 
 
-def preset_settings(name: str, *, dataset: str | None, category: str | None) -> dict[str, Any]:
-    """The settings of preset `name`, those for the category included; UflowError for an unknown name."""
+def preset_settings(
+    name: str, *, dataset: str | None, category: str | None, given: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The settings of preset `name`, those for the category and the extractor included; UflowError for an unknown name.
+
+    What the user has `given` may leave no room for scales of several sizes: strides, or an input whose sides they do
+    not divide. Then the preset has none.
+    """
+    given = given or {}
     if name not in preset_names():
         raise UflowError(f"unknown preset {name!r}; known: {', '.join(preset_names())}")
     values = tomllib.loads((resources.files(__name__) / f"{name}.toml").read_text(encoding="utf-8"))
-    categories = values.pop(CATEGORIES, {})
+    categories, extractors = values.pop(CATEGORIES, {}), values.pop(EXTRACTORS, {})
     values |= categories.get(dataset, {}).get(category, {})
-    return checked(values, all_settings(), where=f"in preset {name}")
+    values |= extractors.get(given.get("extractor", values.get("extractor")), {})
+    values = checked(values, all_settings(), where=f"in preset {name}")
+    size = given.get("input_size", values.get("input_size", all_settings()["input_size"].default))
+    if given.get("strides") is not None or not scales_fit(values.get("scales"), size):
+        values.pop("scales", None)
+    return values
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
@@ -71,10 +85,12 @@ def resolve(
         checked(overrides, all_settings(), where=where),
     ]
     preset = _merged(given).get("preset", all_settings()["preset"].default)
-    layers = [preset_settings(preset, dataset=dataset, category=category), *given]
+    layers = [preset_settings(preset, dataset=dataset, category=category, given=_merged(given)), *given]
     if _merged(layers).get("paper_exact"):
         layers = [{**PAPER_EXACT, **layer} if layer.get("paper_exact") else layer for layer in layers]
     values = _merged(layers)
+    if values.get("scales") is not None:
+        values["scales"] = sized_scales(values["scales"], values.get("input_size", ModelConfig().input_size)[0])
     of_model = settings_of(ModelConfig)
     model = ModelConfig(**{key: value for key, value in values.items() if key in of_model})
     training = TrainingConfig(**{key: value for key, value in values.items() if key not in of_model})
