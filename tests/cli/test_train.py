@@ -297,7 +297,7 @@ def test_shown_configuration_needs_no_data_and_knows_the_category(uflow):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--preset", "papper"], "unknown preset 'papper'; known: dino, lite, paper, resnet"),
+        (["--preset", "papper"], "unknown preset 'papper'; known: dino, lite, lite-fast, paper, resnet"),
         (["--config", "nowhere.toml"], "cannot read --config nowhere.toml: No such file"),
     ],
 )

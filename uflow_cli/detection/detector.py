@@ -115,7 +115,8 @@ class Fusion:
     coarse scales of the flow, is not what tells best where. Runs of before have no such weights: there the map has
     those of the verdict, and outlines follow the evidence as it is.
 
-    What an image as a whole says is the mean of the evidence to the power `image_power`, its root taken.
+    What an image as a whole says is the mean of its evidence to the power `image_power`, its root taken: between the
+    mean, which a small defect does not move, and the maximum, which a change of all the texture hardly does.
     """
 
     weights: tuple[float, ...]
@@ -287,12 +288,10 @@ class Findings:
 
     @cached_property
     def scores(self) -> NDArray[np.float64]:
-        """How strange each image is, (B,) in [0, 1): 1 - exp(-E / 2) of the highest evidence that its verdict rests on.
-
-        It is not the highest value of the map: what tells best that there is a defect is not what tells best where.
-        """
+        """How strange each image is as a whole, (B,) in [0, 1): 1 - exp(-E / 2) of its `image_levels`."""
         assert self.fusion is not None
-        scores: NDArray[np.float64] = 1.0 - np.exp(-0.5 * self.evidence[0].max(axis=(1, 2)).astype(np.float64))
+        levels = image_levels(self.evidence[0], self.shares, power=self.fusion.image_power)
+        scores: NDArray[np.float64] = 1.0 - np.exp(-0.5 * levels)
         return scores
 
     def detections(self, image: int, *, threshold: float, size: tuple[int, int]) -> tuple[Detection, ...]:

@@ -13,11 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+SCALES = 3  # the finest ones: what coarse ones have to say, the flow says better
 SHRINKAGE = 1e-3  # of the mean variance, added to every variance: what hardly varies must not decide everything
 
 
 class FeatureGaussians(nn.Module):
-    """A Gaussian for each two neighbouring scales, or for the one scale there is.
+    """A Gaussian for each two neighbours among the three finest scales, or for the one scale there is.
 
     The finer one of two scales is averaged over 2 x 2 cells, and its channels stand behind those of the coarser one.
     `channels` are those of the features, finest first.
@@ -25,7 +26,7 @@ class FeatureGaussians(nn.Module):
 
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
-        pairs = [fine + coarse for fine, coarse in pairwise(channels)]
+        pairs = [fine + coarse for fine, coarse in pairwise(channels[:SCALES])]
         self.n_channels = tuple(pairs or channels)
         for number, n in enumerate(self.n_channels):
             self.register_buffer(f"mean_{number}", torch.zeros(n))
@@ -63,5 +64,5 @@ class FeatureGaussians(nn.Module):
 
 def _cells(features: Sequence[Tensor]) -> list[Tensor]:
     """The channels of each Gaussian, cell by cell: (B, H, W, C)."""
-    joined = [torch.cat([coarse, F.avg_pool2d(fine, 2)], dim=1) for fine, coarse in pairwise(features)]
+    joined = [torch.cat([coarse, F.avg_pool2d(fine, 2)], dim=1) for fine, coarse in pairwise(features[:SCALES])]
     return [x.float().permute(0, 2, 3, 1) for x in joined or features]
