@@ -7,7 +7,8 @@ import json
 import pytest
 import torch
 
-from uflow_cli.bench import Comparison, bench_to_dict, n_comparisons, run_bench, time_comparison
+from uflow_cli.bench import Comparison, n_comparisons, run_bench, time_comparison
+from uflow_cli.schema import to_json
 
 
 def test_contenders_take_turns_and_the_first_round_is_not_counted():
@@ -41,6 +42,6 @@ def test_every_part_is_timed_without_data():
     assert len({t.comparison for t in bench.timings}) == sum(advanced)
     assert all(t.milliseconds > 0 for t in bench.timings)
     assert bench.peak_memory_mib > 100
-    values = json.loads(json.dumps(bench_to_dict(bench)))
+    values = json.loads(to_json(bench))
     assert values["machine"]["torch"] == torch.__version__.split("+")[0]
     assert values["seed"] == 0

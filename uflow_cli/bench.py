@@ -16,10 +16,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -40,7 +40,6 @@ from uflow_cli.images import write_png
 from uflow_cli.model import Model, build_model
 from uflow_cli.run.graph import load_engine
 from uflow_cli.run.record import Origin, Progress, Run, save_weights, write_run
-from uflow_cli.schema import VERSION
 
 Part = Literal["nfa", "pipeline"]
 
@@ -330,8 +329,3 @@ def machine_facts(device: torch.device) -> dict[str, str]:
         "python": platform.python_version(),
         **versions,
     }
-
-
-def bench_to_dict(bench: Bench) -> dict[str, Any]:
-    """JSON-ready mapping of `bench`."""
-    return {"version": VERSION, **asdict(bench)}

@@ -29,16 +29,15 @@ def bench(
     device: Device = DEVICE,
 ) -> None:
     """Time every part of the work on this machine; no data is needed."""
-    import json as json_module
-
-    from uflow_cli.bench import Part, bench_to_dict, n_comparisons, run_bench
+    from uflow_cli.bench import Part, n_comparisons, run_bench
     from uflow_cli.cli import console
     from uflow_cli.files import write_text
     from uflow_cli.model import choose_device
+    from uflow_cli.schema import to_json
 
     parts: list[Part] = ["nfa", "pipeline"] if part is PartName.all else ["nfa" if part is PartName.nfa else "pipeline"]
     with console.progress("timing", total=n_comparisons(parts, quick=quick)) as advance:
         result = run_bench(parts, quick=quick, seed=seed, device=choose_device(device.value), on_progress=advance)
     console.print_bench(result)
     if json is not None:
-        write_text(json, json_module.dumps(bench_to_dict(result), indent=1) + "\n")
+        write_text(json, to_json(result))

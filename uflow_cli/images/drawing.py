@@ -96,17 +96,6 @@ def outline(mask: NDArray[np.bool_], *, tolerance: float = 0.0) -> list[NDArray[
     return [np.asarray(contour, dtype=np.int32).reshape(-1, 2) for contour in contours]
 
 
-def draw_outlines(
-    image: NDArray[np.uint8], mask: NDArray[np.bool_], *, colour: Colour = (255, 0, 0), thickness: int = 1
-) -> NDArray[np.uint8]:
-    """Return a copy of the (H, W, 3) image with the outline of an (H, W) mask; ValueError where their sizes differ."""
-    if image.shape[:2] != mask.shape:
-        raise ValueError(f"image is {image.shape[:2]} and mask {mask.shape}; resize the mask first")
-    drawn = np.ascontiguousarray(image).copy()
-    cv2.polylines(drawn, outline(mask), True, colour, thickness)
-    return drawn
-
-
 def draw_polygons(
     image: NDArray[np.uint8], polygons: Sequence[NDArray[np.int32]], *, colour: Colour, thickness: int
 ) -> None:

@@ -15,7 +15,6 @@ from uflow_cli.errors import CheckpointError, UflowError
 from uflow_cli.run.lock import is_training
 from uflow_cli.run.log import LOG_NAME
 from uflow_cli.run.record import CONFIG_NAME, STATE_NAME, WEIGHTS_PATTERN, Run, is_run, load_run
-from uflow_cli.schema import VERSION
 
 TRACES = (CONFIG_NAME, LOG_NAME, STATE_NAME, WEIGHTS_PATTERN)  # files that training writes
 UNFINISHED = ("training", "stopped", "failed")
@@ -49,8 +48,8 @@ def list_runs(roots: Sequence[Path]) -> list[ListedRun]:
 
 
 def runs_to_dict(runs: Sequence[ListedRun]) -> dict[str, Any]:
-    """JSON-ready mapping of a list of runs."""
-    return {"version": VERSION, "runs": [_to_dict(listed) for listed in runs]}
+    """JSON-ready mapping without version of a list of runs."""
+    return {"runs": [_to_dict(listed) for listed in runs]}
 
 
 def _run_folders(root: Path) -> Iterator[Path]:

@@ -236,7 +236,7 @@ class Trainer:
                 if not loss < EXPLODED:
                     self.observer.on_warning("a flow of the cross-fitting diverged; the first fold alone calibrates")
                     return []
-            norms.append(self.group.on_rank_zero(partial(_maps, fit, fold)))
+            norms.append(self.group.on_rank_zero(partial(fit.loss_and_maps, fold))[1])
         return norms
 
     def _best_maps(self, images: Sequence[int]) -> list[Tensor]:
@@ -248,10 +248,6 @@ class Trainer:
         """Those of `images`, with these U maps, that look defective."""
         found = suspicious_images(norms, shares=self._shares(images), **kind_of_evidence(self.model))
         return [Suspect(Path(self.state.images[images[row]][0]), log_nfa) for row, log_nfa in found.items()]
-
-
-def _maps(fit: FlowFit, images: Sequence[int]) -> list[Tensor]:
-    return fit.loss_and_maps(images)[1]
 
 
 def _joined(norms: Sequence[Sequence[Tensor]]) -> list[Tensor]:
