@@ -161,10 +161,12 @@ def test_the_graph_runs_on_no_gpu(graph_run: Path) -> None:
         open_model(load_run(graph_run), device="cuda", runtime="onnx")
 
 
-def test_detection_with_a_graph_needs_no_pytorch(graph_run: Path, photographs: list[Path], tmp_path: Path) -> None:
+def test_detection_with_a_graph_loads_no_pytorch_and_nothing_for_terminals_or_pages(
+    graph_run: Path, photographs: list[Path], tmp_path: Path
+) -> None:
     program = """
 import sys
-for name in ("torch", "torchvision", "timm", "FrEIA", "onnx", "scipy"):
+for name in ("torch", "torchvision", "timm", "FrEIA", "onnx", "scipy", "rich", "jinja2"):
     sys.modules[name] = None  # importing it is an error
 sys.argv = ["uflow", "detect", *sys.argv[1:]]
 from uflow_cli.cli import main

@@ -12,8 +12,8 @@ from products import plain_calibration
 from rich.console import Console  # noqa: TID251
 
 from uflow_cli.cli.console import note, print_runs, print_trainings, warn
+from uflow_cli.cli.console.bars import progress_bars
 from uflow_cli.cli.console.tables import Column, columns_that_fit, runs_columns, table_of
-from uflow_cli.cli.console.terminal import progress_bars
 from uflow_cli.cli.console.training import epoch_table
 from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.run.listing import ListedRun

@@ -5,14 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from rich.table import Table
-
-from uflow_cli.cli.console.terminal import err, out, plain, print_json, print_text
-from uflow_cli.text import first_of
+from uflow_cli.cli.console.terminal import PLAIN_WIDTH, err, is_live, out, plain, print_json, print_text
+from uflow_cli.text import first_of, printable
 
 if TYPE_CHECKING:
     from uflow_cli.check import CheckResult
@@ -66,36 +65,64 @@ def print_graph(graph: Graph, *, folder: Path, as_json: bool) -> None:
 
 
 def _print_detections_table(result: Detected) -> None:
-    console = out()
-    table = Table(box=None, pad_edge=False)
-    table.add_column("image", overflow="ellipsis", no_wrap=True)
-    table.add_column("verdict", no_wrap=True, min_width=7)
-    widths = {"log NFA": 8, "area px": 7, "bounding box": 15, "centroid": 9, "scale": 5}
-    for name, width in widths.items():
-        table.add_column(name, justify="right", no_wrap=True, min_width=width)
     shown = result.images if len(result.images) <= IMAGES_SHOWN else _first_defects(result)
-    names = _short_names([image.path for image in shown])
-    for name, image in zip(names, shown, strict=True):
+    rows: list[tuple[str, ...]] = []
+    for name, image in zip(_short_names([image.path for image in shown]), shown, strict=True):
         if not image.is_defect:
-            table.add_row(plain(name), "[green]good[/]", _log_nfa(image.log_nfa), "", "", "", "")
+            rows.append((printable(name), "good", _log_nfa(image.log_nfa), "", "", "", ""))
         for i, region in enumerate(image.regions[:REGIONS_SHOWN]):
             left, top, right, bottom = region.bounding_box
-            table.add_row(
-                "" if i else plain(name), "" if i else "[bold red]defect[/]", _log_nfa(region.log_nfa),
-                f"{region.area:z.0f}", f"{left},{top}-{right},{bottom}",
-                f"{region.centroid[0]:z.0f},{region.centroid[1]:z.0f}",
+            rows.append((
+                "" if i else printable(name), "" if i else "defect", _log_nfa(region.log_nfa), f"{region.area:z.0f}",
+                f"{left},{top}-{right},{bottom}", f"{region.centroid[0]:z.0f},{region.centroid[1]:z.0f}",
                 "image" if region.is_whole_image else str(region.scale),
-            )  # fmt: skip
+            ))  # fmt: skip
         if len(image.regions) > REGIONS_SHOWN:
-            table.add_row(f"  and {len(image.regions) - REGIONS_SHOWN} more", "", "", "", "", "", "")
-    console.print(table)
+            rows.append((f"  and {len(image.regions) - REGIONS_SHOWN} more", "", "", "", "", "", ""))
+    _print_rows(rows)
     if len(shown) < len(result.images):
-        console.print(f"and {len(result.images) - len(shown)} more images, all of which are in the files")
-    console.print(
-        f"{result.n_defects} of {len(result.images)} images have a defect at log NFA < {result.nfa_threshold:g}"
-    )
-    console.print(f"the threshold allows {result.promise}", soft_wrap=True)
-    console.print(f"results, masks and overlays in {plain(str(result.out))}", soft_wrap=True)
+        print(f"and {len(result.images) - len(shown)} more images, all of which are in the files")
+    print(f"{result.n_defects} of {len(result.images)} images have a defect at log NFA < {result.nfa_threshold:g}")
+    print(f"the threshold allows {result.promise}")
+    print(f"results, masks and overlays in {printable(str(result.out))}")
+
+
+DETECTION_COLUMNS = {
+    "image": 0,
+    "verdict": 7,
+    "log NFA": 8,
+    "area px": 7,
+    "bounding box": 15,
+    "centroid": 9,
+    "scale": 5,
+}  # and their widths, at least; numbers stand to the right
+VERDICT_STYLES = {"good": "green", "defect": "bold red"}
+
+
+def _print_rows(rows: Sequence[tuple[str, ...]]) -> None:
+    """A table of `DETECTION_COLUMNS`: for a terminal as wide as it is, for all else of one width and without rich."""
+    if not is_live(sys.stdout):
+        all_rows = [tuple(DETECTION_COLUMNS), *rows]
+        needed = [
+            max(least, *map(len, cells))
+            for least, cells in zip(DETECTION_COLUMNS.values(), zip(*all_rows, strict=True), strict=True)
+        ]
+        first = min(needed[0], PLAIN_WIDTH - sum(2 + width for width in needed[1:]))
+        for name, verdict, *numbers in all_rows:
+            short = name if len(name) <= first else f"{name[: first - 1]}…"
+            right = "  ".join(f"{cell:>{width}}" for cell, width in zip(numbers, needed[2:], strict=True))
+            print(f"{short:{first}}  {verdict:{needed[1]}}  {right}".rstrip())
+        return
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for name, least in DETECTION_COLUMNS.items():
+        justify: Literal["left", "right"] = "left" if name in ("image", "verdict") else "right"
+        table.add_column(name, justify=justify, overflow="ellipsis", no_wrap=True, min_width=least or None)
+    for name, verdict, *numbers in rows:
+        style = VERDICT_STYLES.get(verdict)
+        table.add_row(plain(name), f"[{style}]{verdict}[/]" if style else verdict, *numbers)
+    out().print(table)
 
 
 def _first_defects(result: Detected) -> list[DetectedImage]:
@@ -122,6 +149,8 @@ def print_evaluation(evaluation: Evaluation, *, out_folder: Path, report: Path |
         places = {"out": str(out_folder), "report": None if report is None else str(report)}
         print_json({**evaluation_to_dict(evaluation), **places})
         return
+    from rich.table import Table
+
     console = out()
     rows = evaluation.rows()
     has_published = any(published for _, _, published, _ in rows)
@@ -151,6 +180,8 @@ def print_evaluations(
     if as_json:
         print_json({**table_to_dict(rows, outcomes, dataset=dataset), "out": str(out_folder)})
     elif rows:
+        from rich.table import Table
+
         table = Table(title=f"{dataset}, {sum(row.n_categories == 1 for row in rows)} categories", title_justify="left",
                       box=None, pad_edge=False)  # fmt: skip
         table.add_column("category")
@@ -194,6 +225,8 @@ def print_check(result: CheckResult, *, as_json: bool) -> None:
 
 
 def _print_tables(result: CheckResult) -> None:
+    from rich.table import Table
+
     console = out()
     promises = Table(box=None, pad_edge=False)
     promises.add_column("promise", no_wrap=True)

@@ -3,41 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
-
-from rich.console import (
-    Console,
-    ConsoleOptions,
-    RenderableType,
-    RenderResult,
-)
-from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
-from rich.table import Column
+from typing import TYPE_CHECKING, Any, TextIO
 
 from uflow_cli.text import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 PLAIN_WIDTH = 120  # columns of tables where stdout is no terminal
 
 
 def out(*, at_least: int = 0) -> Console:
     """Stdout; where it is no terminal, tables keep one width, or `at_least` that."""
+    from rich.console import Console
+
     console = Console(highlight=False, soft_wrap=False)
     if console.is_terminal:
         return console
@@ -46,34 +29,47 @@ def out(*, at_least: int = 0) -> Console:
 
 def err() -> Console:
     """Stderr; long lines are left to the terminal to break."""
+    from rich.console import Console
+
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def plain(text: str) -> str:
     """Any text, such as a file name with control characters, as rich markup that shows it on one line."""
+    from rich.markup import escape
+
     return escape(printable(text))
 
 
 def warn(message: str) -> None:
     """One warning line on stderr."""
-    tell(f"[yellow]warning:[/] {plain(message)}")
+    _tell(message, head="warning: ", style="yellow")
 
 
 def note(message: str) -> None:
     """One line on stderr that a user may want to know."""
-    tell(plain(message))
+    _tell(message)
 
 
-def tell(markup: str) -> None:
-    """A line of rich markup on stderr, above what is live there.
+def _tell(message: str, *, head: str = "", style: str = "") -> None:
+    """A line on stderr, above what is live there.
 
     A live display puts its own `sys.stderr` in place, which a console would go round, to print into the picture.
     """
-    console = err()
-    with console.capture() as capture:
-        console.print(markup)
-    sys.stderr.write(capture.get())
+    line = f"{head}{printable(message)}\n"
+    if is_live(sys.stderr):
+        console = err()
+        with console.capture() as capture:
+            console.print(head, style=style, end="")
+            console.print(plain(message))
+        line = capture.get()
+    sys.stderr.write(line)
     sys.stderr.flush()
+
+
+def is_live(stream: TextIO) -> bool:
+    """Whether somebody looks at `stream`, who gets colours and bars; for all others rich need not be loaded."""
+    return stream.isatty() or any(os.environ.get(name) for name in ("FORCE_COLOR", "TTY_COMPATIBLE"))
 
 
 def print_json(values: dict[str, Any]) -> None:
@@ -105,8 +101,6 @@ def amount(n_bytes: int) -> str:
     return f"{value:.1f} {units[0]}"
 
 
-NARROW = 60  # columns, below which the time elapsed is left out
-ROOM = 4  # columns
 PLAIN_INTERVAL = 10.0  # seconds between progress lines where stderr is no terminal
 
 
@@ -135,83 +129,47 @@ class Advance:
 @contextlib.contextmanager
 def progress(title: str, *, total: int, quiet: bool = False) -> Iterator[Advance]:
     """A progress bar on stderr, or a line now and then where stderr is no terminal, or nothing; yields advance(n)."""
-    console = err()
     if quiet:
         yield Advance(total, lambda _done, _pace: None)
-    elif console.is_terminal:
-        with progress_bars(console, TextColumn("{task.fields[pace]}")) as shown:
-            task = shown.add_task(title, total=total, pace="")
-            yield Advance(total, lambda done, pace: shown.update(task, completed=done, pace=pace))
+    elif is_live(sys.stderr):
+        from uflow_cli.cli.console.bars import bar_with_pace
+
+        with bar_with_pace(title, total=total) as show:
+            yield Advance(total, show)
     else:
-        lines = PlainLines(console, title)
+        lines = PlainLines(title)
         yield Advance(total, lambda done, pace: lines.show(done, total, f", {pace}" if pace else ""))
 
 
 @contextlib.contextmanager
 def byte_progress() -> Iterator[Callable[[str, int, int], None]]:
     """A bar of bytes on stderr, or a line now and then; yields show(what is done, bytes done, bytes in all or 0)."""
-    console = err()
-    if not console.is_terminal:
-        lines: dict[str, PlainLines] = {}
+    if is_live(sys.stderr):
+        from uflow_cli.cli.console.bars import bars_of_bytes
 
-        def say(what: str, done: int, total: int) -> None:
-            lines.setdefault(what, PlainLines(console, what)).show(done, total or done + 1, " bytes")
-
-        yield say
+        with bars_of_bytes() as show:
+            yield show
         return
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, expand=True) as bars:
-        tasks: dict[str, TaskID] = {}
+    lines: dict[str, PlainLines] = {}
 
-        def show(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total or None)
-            bars.update(tasks[what], completed=done, total=total or None)
+    def say(what: str, done: int, total: int) -> None:
+        lines.setdefault(what, PlainLines(what)).show(done, total or done + 1, " bytes")
 
-        yield show
-
-
-def progress_bars(console: Console, *pace: ProgressColumn) -> Progress:
-    """Columns that all progress bars share, the last ones being `pace` or the time left."""
-    bar = BarColumn(bar_width=None, table_column=Column(ratio=1))  # narrowness shortens the bar first
-    elapsed = [TimeElapsedColumn()] if console.width >= NARROW else []
-    return _Bars(
-        SpinnerColumn(), TextColumn("{task.description}"), bar, MofNCompleteColumn(), *elapsed,
-        *(pace or (TextColumn("left"), TimeRemainingColumn())), console=console, transient=True, expand=True,
-    )  # fmt: skip
-
-
-class _Bars(Progress):
-    """Progress bars that leave room at the right, where a terminal writes ^C: by a line more, all would slip."""
-
-    def get_renderables(self) -> Iterator[RenderableType]:
-        """The bars."""
-        for shown in super().get_renderables():
-            yield _Narrower(shown)
-
-
-@dataclass(frozen=True)
-class _Narrower:
-    """A renderable with some columns less, which stay unwritten."""
-
-    shown: RenderableType
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield from console.render(self.shown, options.update_width(max(1, options.max_width - ROOM)))
+    yield say
 
 
 class PlainLines:
     """`title done/total` lines, at most one every few seconds, and one at the end."""
 
-    def __init__(self, console: Console, title: str) -> None:
-        self.console, self.title, self.last = console, title, time.monotonic()
+    def __init__(self, title: str) -> None:
+        self.title, self.last = title, time.monotonic()
 
     def show(self, done: int, total: int, note: str = "") -> None:
         """Say that `done` of `total` are done, and `note` after it."""
         now = time.monotonic()
         if done >= total or now - self.last >= PLAIN_INTERVAL:
             self.last = now
-            self.console.print(f"{self.title} {done}/{total}{note}")
+            print(f"{self.title} {done}/{total}{note}", file=sys.stderr, flush=True)
 
 
 class Rate:

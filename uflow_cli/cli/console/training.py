@@ -17,8 +17,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from uflow_cli.cli.console.bars import progress_bars
 from uflow_cli.cli.console.tables import Column, held_out_loss, table_of
-from uflow_cli.cli.console.terminal import PlainLines, Rate, duration, err, note, out, plain, progress_bars, warn
+from uflow_cli.cli.console.terminal import PlainLines, Rate, duration, err, note, out, plain, warn
 from uflow_cli.text import first_of
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ class PlainTrainingDisplay:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.images = PlainLines(console, "checking images")
-        self.features, self.rate = PlainLines(console, "computing features"), Rate()
+        self.images = PlainLines("checking images")
+        self.features, self.rate = PlainLines("computing features"), Rate()
 
     def on_images(self, done: int, total: int) -> None:
         self.images.show(done, total)
