@@ -63,7 +63,7 @@ def picture_pages(path: Path) -> list[int]:
 def decode_tiff(data: bytes, *, page_number: int = 1) -> Pixels:
     """Decode a page. Raises DamagedError, UnsupportedError, and what the decoders raise."""
     with _tifffile().TiffFile(io.BytesIO(data)) as file:
-        if page_number > len(file.pages):
+        if page_number > max(1, len(file.pages)):  # without any page the decoder says what is wrong
             raise DamagedError(f"it has no page {page_number}, only {len(file.pages)}")
         page = file.pages[page_number - 1]
         check_size(page.imagewidth, page.imagelength)
