@@ -186,6 +186,7 @@ class EvaluationSettings:
     false_alarm_rate: float | None = None
     fair: bool = False
     n_resamples: int = 0
+    sources: bool = False
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,33 @@ def test_files_are_written_beside_the_run_or_where_told(uflow, small_run, produc
     assert sweep[0].startswith("log_nfa_threshold,")
 
 
+def test_each_source_can_be_measured_alone(uflow, small_run, product, tmp_path):
+    outcome = uflow("evaluate", "--model", small_run, "--data-root", product, "--out", tmp_path / "e", "--sources")
+    assert outcome.code == 0, outcome.err
+    assert "Gaussian 1, alone" in outcome.out
+    values = json.loads((tmp_path / "e" / "evaluation.json").read_text())
+    weights = json.loads((small_run / "config.json").read_text())["calibration"]["fusion"]["weights"]
+    n_gaussians = sum(of["source"].startswith("Gaussian") for of in values["sources"])
+    assert [of["source"] for of in values["sources"]] == [
+        *(f"flow, scale {n + 1}" for n in range(len(weights) - n_gaussians)),
+        *(f"Gaussian {n + 1}" for n in range(n_gaussians)),
+    ]
+    assert max(of["image_auroc"] for of in values["sources"]) == 1.0
+    assert all(of["pixel_auroc"] > 0.5 and 0 < of["aupro"] <= 1 for of in values["sources"])
+
+
+def test_sources_that_are_not_fused_cannot_be_measured_alone(uflow, product, tmp_path):
+    trained = uflow(
+        "train", "--images", product / "stripes" / "train" / "good", "--out", tmp_path / "run", "--merge", "min",
+        "--input-size", 64, "--epochs", 1,
+    )  # fmt: skip
+    assert trained.code == 0, trained.err
+    folder = product / "stripes" / "test"
+    outcome = uflow("evaluate", "--model", tmp_path / "run", "--test", folder, "--sources")
+    assert outcome.code == 1
+    assert "measured alone where their evidence is fused" in outcome.err
+
+
 def test_own_folders_need_no_layout_name(uflow, small_run, product, tmp_path):
     folder = product / "stripes"
     outcome = uflow(

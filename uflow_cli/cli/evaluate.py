@@ -57,6 +57,9 @@ def evaluate(
         bool,
         typer.Option("--fair", help="Also the fair threshold of the anomaly score, by a pass over training images."),
     ] = False,
+    sources: Annotated[
+        bool, typer.Option("--sources", help="Also measure each source of the evidence alone: scales, Gaussians.")
+    ] = False,
     bootstrap: Annotated[
         int, typer.Option(min=0, max=MAX_RESAMPLES, help="Resamples for 95 % intervals; 0 gives none.")
     ] = 0,
@@ -88,7 +91,7 @@ def evaluate(
     from uflow_cli.categories import EvaluationSettings
     from uflow_cli.datasets import folder_dataset
 
-    settings = EvaluationSettings(nfa_threshold, false_alarm_rate, fair, bootstrap)
+    settings = EvaluationSettings(nfa_threshold, false_alarm_rate, fair, bootstrap, sources)
     if category is not None and are_many(category):
         if report is not None:
             raise typer.BadParameter("an HTML report is of one category", param_hint="'--report'")

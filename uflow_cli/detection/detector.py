@@ -286,6 +286,14 @@ class Findings:
         assert self.detector is not None
         return self.detector.localised(self.sources, self.shares)
 
+    def of_source(self, source: int) -> NDArray[np.float32]:
+        """The evidence ln(1 + c) of one source alone, (B, H_s, W_s); of what counts, on its own grid."""
+        assert self.detector is not None
+        u = self.sources[source]
+        alone = fuse_evidence([u], background=[self.detector.background[source]])
+        shares = _at_scales(self.shares, [u])
+        return alone if shares is None else alone * shares[0]
+
     @cached_property
     def scores(self) -> NDArray[np.float64]:
         """How strange each image is as a whole, (B,) in [0, 1): 1 - exp(-E / 2) of its `image_levels`."""

@@ -55,6 +55,12 @@ class Prediction:
         has_own_map = fusion is not None and fusion.map_weights
         return float(self.findings.scores[self.index] if has_own_map else self.score_map.max())
 
+    def maps_of_sources(self) -> list[NDArray[np.float32]]:
+        """The score map that each source of fused evidence would give alone, of the size of the score map."""
+        size, extent = (self.score_map.shape[0], self.score_map.shape[1]), self.findings.extent
+        alone = [self.findings.of_source(source)[self.index] for source in range(len(self.findings.sources))]
+        return [_shown(1.0 - np.exp(-0.5 * evidence), size, extent) for evidence in alone]
+
     @property
     def is_defect(self) -> bool:
         """Whether any region is below the threshold."""

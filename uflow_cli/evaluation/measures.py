@@ -32,6 +32,16 @@ class NfaSweep:
 
 
 @record
+class SourceMeasures:
+    """The measures of one source of fused evidence alone; nan where the data cannot tell."""
+
+    source: str  # "flow, scale 1" is the finest
+    image_auroc: NumberOrNan  # by the highest of its map
+    pixel_auroc: NumberOrNan
+    aupro: NumberOrNan
+
+
+@record
 class Evaluation:
     """The measures of one model on one category; nan where the data cannot tell."""
 
@@ -41,7 +51,7 @@ class Evaluation:
     selection: str  # how the epoch and the threshold were chosen, for people
     threshold: float  # log10 NFA below which a region is detected
     promise: str  # the meaning of the threshold, for people
-    image_auroc: NumberOrNan  # by the highest anomaly score
+    image_auroc: NumberOrNan  # by the anomaly score
     image_auroc_nfa: NumberOrNan  # by the lowest log NFA
     pixel_auroc: NumberOrNan
     pixel_ap: NumberOrNan  # average precision
@@ -56,6 +66,7 @@ class Evaluation:
     false_regions: NumberOrNan  # detections per good image
     detected: dict[str, Rate]  # per kind of defect
     seconds_per_image: float  # reading, prediction, mask and measures
+    sources: tuple[SourceMeasures, ...] = ()  # if they were asked for
     # 95 % bootstrap, by measure
     intervals: dict[str, tuple[NumberOrNan, NumberOrNan]] = dataclasses.field(default_factory=dict)
     sweep: Annotated[InstanceOf[NfaSweep] | None, Field(exclude=True)] = dataclasses.field(
@@ -107,6 +118,13 @@ class Evaluation:
             ),
             *(_plain(f"  {kind}", _rate(detected)) for kind, detected in self.detected.items()),
             _plain("seconds per image", f"{self.seconds_per_image:.3f}"),
+            *(
+                _plain(
+                    f"{of.source}, alone: image AUROC / pixel AUROC / AUPRO",
+                    f"{share(of.image_auroc)} / {share(of.pixel_auroc)} / {share(of.aupro)}",
+                )
+                for of in self.sources
+            ),
         ]
         return [row for row in rows if row[1] != ABSENT]
 

@@ -14,7 +14,7 @@ from uflow_cli.datasets import GOOD, Dataset, LabelledImage, has_masks, read_lab
 from uflow_cli.detection.fitted import EvidenceModel
 from uflow_cli.detection.prediction import Prediction
 from uflow_cli.detection.stream import predictions
-from uflow_cli.errors import DatasetError, ImageError
+from uflow_cli.errors import DatasetError, ImageError, UflowError
 from uflow_cli.evaluation.measures import Evaluation
 from uflow_cli.evaluation.tally import EvaluatedImage, Tally
 from uflow_cli.metrics import PixelScores
@@ -48,12 +48,13 @@ def _within(item: LabelledImage, truth: NDArray[np.bool_] | None, prediction: Pr
 def evaluate_run(
     run: Run, data: Dataset, *, device: DeviceChoice = "auto", runtime: Runtime = "auto",
     nfa_threshold: float | None = None, false_alarm_rate: float | None = None, fair: bool = False, n_resamples: int = 0,
-    on_image: Callable[[EvaluatedImage | None], None] = lambda _image: None,
+    sources: bool = False, on_image: Callable[[EvaluatedImage | None], None] = lambda _image: None,
 ) -> Evaluation:  # fmt: skip
     """Measure `run` on the test images of `data`.
 
     The threshold is chosen as `choose_threshold` does. `fair` also finds the fair threshold of the anomaly score, which
-    takes a pass over the training images; `n_resamples` > 0 gives bootstrap intervals. `on_image` hears of each test
+    takes a pass over the training images; `n_resamples` > 0 gives bootstrap intervals; `sources` also measures each
+    source of fused evidence alone, UflowError where there is none. `on_image` hears of each test
     image as soon as it is done, and gets None for a training image. Where no defective image has a mask, what needs one
     is nan. DatasetError if there are no test images, or some defective ones lack the mask that others have, before
     anything is computed.
@@ -67,8 +68,10 @@ def evaluate_run(
         run.calibration, nfa_threshold=nfa_threshold, false_alarm_rate=false_alarm_rate
     )
     model = open_model(run, device=device, runtime=runtime)
+    names = source_names(model) if sources else []
     at_fair = fair_threshold(model, run, data.train, on_image=lambda: on_image(None)) if fair else None
-    tally, start = Tally(fair_threshold=at_fair, for_bootstrap=n_resamples > 0), time.monotonic()
+    tally = Tally(fair_threshold=at_fair, for_bootstrap=n_resamples > 0, sources=names)
+    start = time.monotonic()
     for evaluated in evaluate_images(model, run, data.test, threshold=threshold):
         tally.add(evaluated)
         on_image(evaluated)
@@ -79,6 +82,17 @@ def evaluate_run(
         intervals=tally.intervals(n_resamples=n_resamples, seed=0) if n_resamples else {},
         sweep=tally.nfa_sweep(), **tally.measures(),
     )  # fmt: skip
+
+
+def source_names(model: EvidenceModel) -> list[str]:
+    """What the sources of `model`'s fused evidence are called; UflowError where evidence is not fused."""
+    if not model.config.is_fused:
+        raise UflowError("sources are measured alone where their evidence is fused; this run was trained otherwise")
+    n_flow = len(model.reach)
+    return [
+        f"flow, scale {source + 1}" if source < n_flow else f"Gaussian {source - n_flow + 1}"
+        for source in range(len(model.source_channels))
+    ]
 
 
 def fair_threshold(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from uflow_cli.datasets import GOOD, LabelledImage
 from uflow_cli.detection.prediction import Prediction
-from uflow_cli.evaluation.measures import NfaSweep
+from uflow_cli.evaluation.measures import NfaSweep, SourceMeasures
 from uflow_cli.images import resize_mask
 from uflow_cli.metrics import (
     IouSweep,
@@ -55,9 +56,15 @@ class _Measured:
 
 
 class Tally:
-    """Takes evaluated images one by one; `fair_threshold` is one of the anomaly score."""
+    """Takes evaluated images one by one; `fair_threshold` is one of the anomaly score.
 
-    def __init__(self, *, fair_threshold: float | None = None, for_bootstrap: bool = False) -> None:
+    `sources` names the sources of fused evidence, to measure each of them alone.
+    """
+
+    def __init__(
+        self, *, fair_threshold: float | None = None, for_bootstrap: bool = False, sources: Sequence[str] = ()
+    ) -> None:
+        self._sources = [(name, PixelScores(), list[float]()) for name in sources]
         self._pixels = PixelScores(resampling=for_bootstrap)
         self._sweep = IouSweep(oracle_thresholds())
         self._score_sweep = IouSweep(np.linspace(-1.0, 0.0, SCORE_STEPS + 1))
@@ -80,6 +87,12 @@ class Tally:
             self._lacks_mask = True
         else:
             overlaps = self._add_pixels(prediction, mask)
+        for (_, pixels, highest), alone in zip(
+            self._sources, prediction.maps_of_sources() if self._sources else (), strict=True
+        ):
+            highest.append(float(alone.max()))
+            if mask is not None:
+                pixels.add(alone, mask)
         self._images.append(
             _Measured(
                 kind=evaluated.labelled.defect,
@@ -123,8 +136,17 @@ class Tally:
             "false_alarms": false_alarms,
             "false_regions": n_false / false_alarms.total if false_alarms.total else math.nan,
             "detected": rates,
+            "sources": tuple(self._measures_of_sources()),
         }
         return {**measures, **self._outline_measures()} if self.knows_outlines else measures
+
+    def _measures_of_sources(self) -> Iterator[SourceMeasures]:
+        for name, pixels, highest in self._sources:
+            curve = pixels.curve() if self.knows_outlines else None
+            yield SourceMeasures(
+                name, auroc(np.array(highest), self._column("kind") != GOOD),
+                curve.auroc if curve else math.nan, curve.aupro() if curve else math.nan,
+            )  # fmt: skip
 
     def _outline_measures(self) -> dict[str, Any]:
         curve, at_score = self._pixels.curve(), self._score_sweep.oracle()
