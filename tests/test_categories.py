@@ -329,6 +329,11 @@ def test_means_are_over_the_papers_groups_and_over_all(small_run, product):
     assert len(lines) == 7
     assert lines[1].startswith("carpet,1,")
     assert "**textures, mean of 2**" in table_markdown(rows, title="t")
+    nasty = [
+        dataclasses.replace(row, name=name) for row, name in zip(rows, ("=1+2", "@x", "a|<b>", "-0.5"), strict=False)
+    ]
+    assert [line.partition(",")[0] for line in table_csv(nasty).splitlines()[1:]] == ["'=1+2", "'@x", "a|<b>", "-0.5"]
+    assert r"| a\|&lt;b&gt; |" in table_markdown(nasty, title="t")
     unknown = table_rows([dataclasses.replace(one, category=n) for n in ("carpet", "stripes")])
     assert unknown[-1].cell("pixel_auroc")[1] == ""  # a published mean over other categories would mislead
 

@@ -1,6 +1,7 @@
 """Good images that are not to be trained on, as files name them."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,36 @@ def test_what_training_names_can_be_excluded(tmp_path: Path) -> None:
     write_suspects(tmp_path, [])
     assert not (tmp_path / SUSPECTS_NAME).exists()
     assert read_suspects(tmp_path) == []
+
+
+NAMES = [
+    "line\nbreak.png",
+    "return\r.png",
+    "next\x85line.png",
+    "separator\u2028.png",
+    "no unicode\udcff.png",
+    '"=1+2".png',
+]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="file names of bytes")
+def test_any_name_that_training_writes_down_can_be_excluded(tmp_path: Path) -> None:
+    images = tuple(LabelledImage(tmp_path / name, GOOD) for name in [*NAMES, "other.png"])
+    write_suspects(tmp_path, [Suspect(image.path, -1.0) for image in images[:-1]])
+    assert [suspect.path for suspect in read_suspects(tmp_path)] == [image.path for image in images[:-1]]
+    named = read_exclusion(tmp_path / SUSPECTS_NAME)
+    assert without(Dataset("d", "c", images), named)[0].train == images[-1:]
+    (tmp_path / "list.txt").write_bytes(os.fsencode("\n".join(NAMES[2:])))  # one a line, so no name with a line end
+    assert read_exclusion(tmp_path / "list.txt") == tuple(NAMES[2:])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("suffix", [".csv", ".txt", ".json"])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, suffix: str) -> None:
+    os.mkfifo(tmp_path / f"pipe{suffix}")
+    with pytest.raises(DatasetError, match="is a device, pipe or socket"):
+        read_exclusion(tmp_path / f"pipe{suffix}")
 
 
 @pytest.mark.parametrize("text", ["b, c.png\n\n", "./b, c.png", "{folder}/b, c.png"])

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from products import good_image
 
 from uflow_cli.config import ModelConfig
-from uflow_cli.engine import INPUT, build_engine, keeps_data_outside, simplified
+from uflow_cli.engine import INPUT, build_engine, simplified, why_refused
 from uflow_cli.errors import CheckpointError
 from uflow_cli.run.graph import load_engine
 from uflow_cli.run.record import load_run
@@ -72,10 +72,10 @@ def in_a_branch(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def test_weights_in_other_files_are_found_wherever_they_hide() -> None:
-    assert not keeps_data_outside(sum_graph().SerializeToString())
-    assert not keeps_data_outside(in_a_branch(sum_graph()).SerializeToString())
+    assert not why_refused(sum_graph().SerializeToString())
+    assert not why_refused(in_a_branch(sum_graph()).SerializeToString())
     for model in (external(sum_graph()), in_a_branch(external(sum_graph()))):
-        assert keeps_data_outside(model.SerializeToString())
+        assert why_refused(model.SerializeToString())
         with pytest.raises(CheckpointError, match="never read"):
             build_engine(model.SerializeToString(), config=CONFIG, source_channels=(3,), reach=(0,))
 
@@ -94,6 +94,24 @@ def test_a_simplified_graph_computes_the_same_with_fewer_operators_that_every_ru
         for graph in (model.SerializeToString(), data)
     ]
     np.testing.assert_array_equal(maps[0], maps[1])
+
+
+def test_a_graph_with_a_loop_is_refused() -> None:
+    model = sum_graph()
+    body = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "body", [], [])
+    model.graph.node.append(helper.make_node("Loop", ["x", "x"], ["y"], body=body))
+    with pytest.raises(CheckpointError, match="has loops"):
+        build_engine(model.SerializeToString(), config=CONFIG, source_channels=(3,), reach=(0,))
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
+def test_a_graph_that_gives_no_evidence_is_one_line(value: float) -> None:
+    model = sum_graph()
+    tensor = model.graph.initializer[0]
+    tensor.CopyFrom(numpy_helper.from_array(np.full_like(numpy_helper.to_array(tensor), value), tensor.name))
+    engine = build_engine(model.SerializeToString(), config=CONFIG, source_channels=(3,), reach=(0,))
+    with pytest.raises(CheckpointError, match="gives no map of finite evidence"):
+        engine.evidence_maps([good_image(0)])
 
 
 @pytest.mark.parametrize("cut", [1, 10, 100])

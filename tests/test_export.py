@@ -24,7 +24,7 @@ from uflow_cli.features.catalogue import EXTRACTORS
 from uflow_cli.images import write_png
 from uflow_cli.model import Model, build_model
 from uflow_cli.run.graph import find_graph, load_engine, open_model
-from uflow_cli.run.record import CONFIG_NAME, GRAPH_NAME, load_run
+from uflow_cli.run.record import BEFORE_RECALIBRATION_NAME, CONFIG_NAME, GRAPH_NAME, load_run
 
 CPU = torch.device("cpu")
 CAIT = "cait_xxs24_224.fb_dist_in1k"
@@ -149,6 +149,30 @@ def test_a_recalibration_says_in_one_line_that_the_record_of_the_graph_is_damage
     (run.folder / GRAPH_NAME).write_text("{}", encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"graph\.json is damaged"):
         run.recalibrate(run.calibration)
+    assert not (run.folder / BEFORE_RECALIBRATION_NAME).exists()
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+def test_a_recalibration_that_is_killed_at_any_write_leaves_a_folder_that_detects(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    run, writes, put = load_run(copy_of(exported, tmp_path)), iter(range(1, 10)), Path.replace
+    other = replace(run.calibration, lowest_log_nfa=run.calibration.lowest_log_nfa[1:])
+
+    def put_or_die(path: Path, target: Path) -> Path:
+        if next(writes) >= number:
+            raise KeyboardInterrupt
+        return put(path, target)
+
+    monkeypatch.setattr(Path, "replace", put_or_die)
+    with pytest.raises(KeyboardInterrupt):
+        run.recalibrate(other)
+    monkeypatch.undo()
+    after = load_run(run.folder)
+    load_engine(after)
+    assert after.calibration in (run.calibration, other)
+    after.recalibrate(other)
+    load_engine(load_run(run.folder))
 
 
 def test_no_graph_is_made_without_images_to_compare_it_on(graph_run: Path) -> None:

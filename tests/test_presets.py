@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from dataclasses import asdict, replace
@@ -201,6 +202,14 @@ def test_paper_exact_leaves_the_rest_to_preset_and_user():
 def test_settings_that_do_not_go_together_are_refused(settings, message):
     with pytest.raises(UflowError, match=f"^{message}"):
         resolve(settings)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+@pytest.mark.timeout(20)
+def test_a_pipe_of_settings_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "my.toml")
+    with pytest.raises(UflowError, match=r"cannot read --config .*my\.toml: it is a device, pipe or socket"):
+        read_config_file(tmp_path / "my.toml")
 
 
 @pytest.mark.parametrize(

@@ -96,8 +96,9 @@ def test_truncated_weights_say_so(copied_run, keep):
 def test_weights_of_another_model_do_not_fit(copied_run):
     from safetensors.torch import save_file
 
+    save_file({"flow.something": torch.zeros(1)}, copied_run / "flow-0001.safetensors")
+    edit_config(copied_run, weights="flow-0001.safetensors")  # whose name tells no checksum
     run = load_run(copied_run)
-    save_file({"flow.something": torch.zeros(1)}, copied_run / run.weights)
     with pytest.raises(CheckpointError, match="does not fit"):
         load_model(run, device=CPU)
 

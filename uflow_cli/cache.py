@@ -173,7 +173,7 @@ class CacheFolder:
             try:
                 lock.acquire(timeout=0)
             except Timeout:  # its process lives
-                with contextlib.suppress(OSError, ValueError):
+                with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                     lease = json.loads(path.read_text(encoding="utf-8"))
                     names = set(lease["names"])
                     used |= names

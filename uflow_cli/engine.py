@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 INPUT = "pixels"  # (B, H, W, 3) uint8 RGB
 EXTERNAL_DATA, DATA_LOCATION = 13, 14  # fields of a tensor in onnx.proto
 LOCATION = b"location"  # the key under which a tensor names its file
+KIND_OF_NODE, LOOPS = 4, (b"Loop", b"Scan")
 # Where tensors can be in a model: kinds of messages, and what their fields hold, by number in onnx.proto.
 TENSORS_IN: dict[str, dict[int, str]] = {
     "model": {7: "graph", 20: "training", 25: "function"},
@@ -77,23 +78,32 @@ class Engine:
             raise CheckpointError(
                 f"the graph of this model does not run ({in_one_line(error)}); export it again"
             ) from error
-        return [np.concatenate(source) for source in zip(*each, strict=True)]
+        return [np.concatenate(source) for source in zip(*map(_checked, each), strict=True)]
+
+
+def _checked(maps: list[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+    """`maps` of one image; CheckpointError where they are no U maps: a graph may compute anything."""
+    for u in maps:
+        is_map = isinstance(u, np.ndarray) and u.dtype == np.float32 and u.ndim == 3 and len(u) == 1 and u.size
+        if not is_map or not (u.min() >= 0 and np.isfinite(u.max())):
+            raise CheckpointError("the graph of this model gives no map of finite evidence; export it again")
+    return maps
 
 
 def build_engine(graph: bytes, *, config: ModelConfig, source_channels: Sequence[int], reach: Sequence[int]) -> Engine:
-    """An engine for the ONNX model `graph`; CheckpointError if it is none, or keeps weights outside of itself.
+    """An engine for the ONNX model `graph`; CheckpointError if it is none, keeps weights outside, or has loops.
 
     It computes as many images beside each other as there are cores.
     """
     import onnxruntime  # noqa: TID251
 
-    if keeps_data_outside(graph):
-        raise CheckpointError("this graph keeps its weights in other files, which are never read; export it again")
+    if refusal := why_refused(graph):
+        raise CheckpointError(f"{refusal}; export it again")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    options.log_severity_level = 4  # what it has to say comes as an exception
+    options.log_severity_level = 4  # what it has to say comes as an exception, and nothing is to be printed
     try:
-        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(graph, options, ["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:
         raise CheckpointError(f"the graph cannot be loaded ({in_one_line(error)}); export it again") from error
     names = [value.name for value in session.get_outputs()]
@@ -124,20 +134,24 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def keeps_data_outside(model: bytes) -> bool:
-    """Whether the ONNX `model` names files for its tensors: ONNX Runtime would read them from anywhere it may.
+def why_refused(model: bytes) -> str:
+    """Why the ONNX `model` is not to be run, "" where nothing is against it.
 
+    ONNX Runtime would read the files that it names for its tensors from anywhere it may, and a loop may never end.
     CheckpointError for what is no protocol buffer, where there is anything to look into.
     """
-    if LOCATION not in model:  # no file without this key; looking at every field takes 25 ms more
-        return False
-    found = False
+    if not any(word in model for word in (LOCATION, *LOOPS)):  # looking at every field takes 25 ms more
+        return ""
+    found = ""
 
     def look(message: memoryview, kind: str) -> None:
         nonlocal found
         for number, value in _fields(message):
             if kind == "tensor":
-                found = found or number == EXTERNAL_DATA or (number == DATA_LOCATION and value == 1)
+                if number == EXTERNAL_DATA or (number == DATA_LOCATION and value == 1):
+                    found = "this graph keeps its weights in other files, which are never read"
+            elif (kind, number) == ("node", KIND_OF_NODE) and not isinstance(value, int) and bytes(value) in LOOPS:
+                found = "this graph has loops, which no model of ours has and which might never end"
             elif number in TENSORS_IN[kind] and isinstance(value, memoryview):
                 look(value, TENSORS_IN[kind][number])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -64,6 +65,14 @@ def write_bytes(path: Path, data: bytes, *, durable: bool = False) -> None:
     """Write `data`: `path` is the whole new file or what it was before; UflowError if that fails."""
     with replacing(path, durable=durable) as temporary:
         temporary.write_bytes(data)
+
+
+def read_plain(path: Path) -> bytes:
+    """The content of the file `path`; OSError, for devices and pipes too, which might never end."""
+    kind = path.stat().st_mode
+    if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
+        raise OSError(errno.EINVAL, "it is a device, pipe or socket, and a file is needed")
+    return path.read_bytes()
 
 
 def remove_litter(folder: Path, *, below: bool = False) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import glob
 import itertools
-import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from uflow_cli.errors import UflowError
 from uflow_cli.images import IMAGE_SUFFIXES, NO_IMAGE, LeftOut, list_images, masks_among, natural_order, pages_of
 from uflow_cli.results import LINES_NAME, MASKS, OVERLAYS, RESULT_NAME, TABLE_NAME, common_folder
+from uflow_cli.schema import parse_json
 
 REPORT_MARK = 'content="uflow report"'  # in the page of a report of ours
 EARLIER = "masks and overlays of earlier detections"
@@ -133,7 +133,7 @@ def _written(folder: Path) -> frozenset[str] | None:
         pairs = [(f"{stem}_mask.png", f"{stem}_overlay.png") for stem in stems]
         return frozenset(name for pair in pairs if (folder / pair[1]).is_file() for name in pair)
     try:
-        images = json.loads((folder / RESULT_NAME).read_text(encoding="utf-8"))["images"]
+        images = parse_json((folder / RESULT_NAME).read_bytes())["images"]
         return frozenset(Path(image[kind]).name for image in images for kind in ("mask", "overlay") if image[kind])
     except (OSError, ValueError, KeyError, TypeError):  # no such file, or one of somebody else
         return frozenset()

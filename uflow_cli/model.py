@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from uflow_cli.config import DeviceChoice, ModelConfig
-from uflow_cli.errors import UflowError
+from uflow_cli.errors import CheckpointError, UflowError
 from uflow_cli.features import (
     FeatureExtractor,
     FeatureNormalisation,
@@ -75,7 +75,10 @@ class Model:
     def evidence_maps(self, images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
         """U maps (B, H_s, W_s) of RGB `images`, each (H, W, 3) of any size, of every source, as `evidence` has them."""
         features = self.features(images)
-        return [u.cpu().numpy() for u in self.evidence(features, self.embed(features)[0])]
+        maps = [u.cpu().numpy() for u in self.evidence(features, self.embed(features)[0])]
+        if not all(np.isfinite(u).all() for u in maps):
+            raise CheckpointError("the weights of this model give no finite evidence: they are damaged; train it again")
+        return maps
 
     @property
     def reach(self) -> tuple[int, ...]:

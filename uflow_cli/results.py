@@ -28,8 +28,8 @@ from uflow_cli.errors import UflowError
 from uflow_cli.files import hold, replacing
 from uflow_cli.images import IMAGE_SUFFIXES, page_of, roi_beside
 from uflow_cli.run.record import load_run
-from uflow_cli.schema import VERSION, from_dict, from_json, record, to_dict, to_json
-from uflow_cli.text import printable
+from uflow_cli.schema import VERSION, from_dict, from_json, parse_json, record, to_dict, to_json
+from uflow_cli.text import in_one_line, printable
 
 LINES_NAME = "detections.jsonl"
 RESULT_NAME = "detections.json"
@@ -304,7 +304,10 @@ def read_result(folder: Path) -> Detected:
     """What a detection left in `folder`, also where it was broken off; UflowError where that is missing or damaged."""
     path = folder / RESULT_NAME
     if broken_off(folder):
-        return _result_of_lines(folder)
+        try:
+            return _result_of_lines(folder)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UflowError(f"{folder / LINES_NAME} is damaged ({in_one_line(error)}); detect again") from error
     try:
         stored = from_json(DetectionResult, path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -420,7 +423,7 @@ def whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 def values_of(line: bytes) -> dict[str, Any]:
     """What a line says; nothing where it is damaged."""
     try:
-        values = json.loads(line)
+        values = parse_json(line)
     except ValueError:
         return {}
     return values if isinstance(values, dict) else {}

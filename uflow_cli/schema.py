@@ -35,6 +35,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ArgsKwargs
 
 from uflow_cli.errors import UflowError
+from uflow_cli.text import shortened
 
 VERSION = 3  # of all JSON; raise it when a reader would have to change
 CONFIG = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, defer_build=True)  # until one is made: start-up
@@ -92,16 +93,26 @@ def to_dict(value: Any) -> dict[str, Any]:
     return dict(TypeAdapter(type(value)).dump_python(value, mode="json"))
 
 
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text; ValueError for what is none, or is nested too deeply to be of ours."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def from_dict(kind: type[T], values: object) -> T:
     """The record of type `kind` whose fields are `values`, as JSON and TOML have them.
 
     ValueError with one line for what is missing, unknown or wrong; UflowError for such a setting.
     """
-    text = LONE_SURROGATE.sub(r"\\ufffd", json.dumps(values))
     try:
+        text = LONE_SURROGATE.sub(r"\\ufffd", json.dumps(values))
         result: T = TypeAdapter(kind).validate_json(text)
     except ValidationError as error:
         raise ValueError(_in_one_line(error)) from None
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
     return result
 
 
@@ -125,7 +136,7 @@ def _without_minus_zero(value: Any) -> Any:
 
 def from_json(kind: type[T], text: str | bytes) -> T:
     """The record of type `kind` that `to_json` wrote; ValueError with one line for another version or damage."""
-    values = json.loads(text)
+    values = parse_json(text)
     if not isinstance(values, dict) or not isinstance(version := values.pop("version", None), int):
         raise ValueError("it has no version")
     if version != VERSION:
@@ -152,7 +163,7 @@ def _with_tuples(value: object) -> Any:
 
 def _in_one_line(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
+    place = shortened(".".join(str(part) for part in first["loc"]))
     more = f", and {error.error_count() - 1} more" if error.error_count() > 1 else ""
     return f"{place}: {first['msg']}{more}" if place else f"{first['msg']}{more}"
 
@@ -296,7 +307,7 @@ def checked(values: Mapping[str, Any], settings: Mapping[str, Setting], *, where
         try:
             result[name] = settings[name].convert(value)
         except ValueError as error:
-            shown = f"{value:g}" if isinstance(value, float) else repr(value)
+            shown = f"{value:g}" if isinstance(value, float) else shortened(repr(value))
             raise UflowError(f"{name} = {shown}{place}: {error}") from None
     return result
 

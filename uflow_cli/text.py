@@ -6,7 +6,7 @@ from html import escape
 from typing import Final
 
 _LARGE: Final = 1e6
-_REASON: Final = 200  # characters of an error that others raised
+_REASON: Final = 200  # characters of what others wrote
 _SUPERSCRIPTS: Final = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -23,7 +23,12 @@ def printable(text: str) -> str:
 
 def in_one_line(error: object) -> str:
     """The beginning of what `error` says, for a message of ours."""
-    return " ".join(str(error).split())[:_REASON]
+    return shortened(" ".join(str(error).split()))
+
+
+def shortened(text: str) -> str:
+    """The beginning of `text` where it is too long to be read in a message."""
+    return text if len(text) <= _REASON else f"{text[:_REASON]}..."
 
 
 def first_of(names: Sequence[str], n: int) -> str:

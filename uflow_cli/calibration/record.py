@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,6 +33,15 @@ class Reference:
     position_levels: tuple[tuple[float, ...], ...]  # mean level over images at each position, rows of a coarse grid
     quantiles: tuple[float, ...]  # of the level of a cell, at `PROBABILITIES`
 
+    def __post_init__(self) -> None:
+        levels = [*self.image_levels, *self.quantiles, *chain.from_iterable(self.position_levels)]
+        if not all(math.isfinite(level) and level >= 0 for level in levels):
+            raise ValueError("levels of a reference must be finite and not negative")
+        if len(self.quantiles) != len(PROBABILITIES):
+            raise ValueError(f"{len(PROBABILITIES)} quantiles are needed, not {len(self.quantiles)}")
+        if len({len(row) for row in self.position_levels}) != 1 or not any(map(any, self.position_levels)):
+            raise ValueError("levels of positions must be rows of one length, and not all 0")
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -58,13 +68,33 @@ class Calibration:
     n_groups: int = 0  # held out as a whole; 0: siblings of the images trained on may be among those that calibrate
 
     def __post_init__(self) -> None:
-        needed = 2 if self.fusion else len(self.background)  # fused: one of regions, one of whole images
+        n = len(self.background)
+        needed = 2 if self.fusion else n  # fused: one of regions, one of whole images
         if self.curves and len(self.curves) != needed:
             raise ValueError(f"{needed} curves are needed, not {len(self.curves)}")
+        if self.curves and self.n_counted < 1:
+            raise ValueError(f"curves need images that they were counted on, not {self.n_counted}")
+        if not n or {len(self.mean_ratio), len(self.n_channels)} != {n} or min(self.n_channels) < 1:
+            raise ValueError(f"{n} laws do not go with {len(self.mean_ratio)} ratios and channels {self.n_channels}")
+        if self.fusion and len(self.fusion.weights) != n:
+            raise ValueError(f"{n} laws do not go with {len(self.fusion.weights)} weights")
+        if len(self.references) > n:
+            raise ValueError(f"{n} laws do not go with {len(self.references)} references")
+        if not all(map(math.isfinite, (*self.mean_ratio, *self.lowest_log_nfa, *self.false_log_nfas, self.log_lot))):
+            raise ValueError("its numbers must be finite")
+        for name in ("lowest_log_nfa", "false_log_nfas"):
+            if any(a > b for a, b in pairwise(getattr(self, name))):
+                raise ValueError(f"{name} must be sorted")
 
     def detector(self, model: EvidenceModel) -> Detector:
-        """The detector for the U maps of `model`."""
+        """The detector for the U maps of `model`; UflowError where it has others than those that calibrated."""
         config = model.config
+        of_model, own = len(model.source_channels), len(self.background)
+        if of_model != own or not 0 < len(model.reach) <= own or len(self.references) not in (0, len(model.reach)):
+            raise UflowError(
+                f"this model has {of_model} maps of evidence, {len(model.reach)} of its flow, and its calibration "
+                f"{own} and {self.n_scales}; train it again"
+            )
         return Detector(
             self.background, config.tests, model.reach, self.curves, config.paper_exact, self.fusion,
             self.log_lot,

@@ -1,6 +1,5 @@
 """Good images not to be trained on, named in a file: what training found suspicious, or a list of one's own."""
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,6 +8,8 @@ from pathlib import Path
 from uflow_cli.datasets.groups import CSV_SUFFIX, read_rows
 from uflow_cli.datasets.labelled_image import Dataset
 from uflow_cli.errors import DatasetError
+from uflow_cli.files import read_plain
+from uflow_cli.schema import parse_json
 
 MISSED, GOOD_AFTER_ALL = "missed", "good after all"  # as the page of a report marks an image
 HEAD = "image"  # of the column of images, in the first line of a CSV file
@@ -27,7 +28,7 @@ def read_exclusion(file: Path) -> tuple[str, ...]:
         names = _marked(file, MISSED, option="--exclude")
     else:
         try:
-            names = [line.strip() for line in os.fsdecode(file.read_bytes()).splitlines()]
+            names = [line.strip() for line in os.fsdecode(read_plain(file)).split("\n")]
         except OSError as error:
             raise DatasetError(f"--exclude {file}: cannot be read ({error.strerror or error})") from error
     named = tuple(name if os.sep not in name else str(file.parent / name) for name in names if name)
@@ -50,7 +51,7 @@ def good_after_all(file: Path) -> list[Path]:
 def _marked(file: Path, mark: str, *, option: str) -> list[str]:
     """The paths of the images with this `mark` in a JSON file that a report's page saved."""
     try:
-        images = json.loads(file.read_bytes())["images"]
+        images = parse_json(read_plain(file))["images"]
         return [str(image["path"]) for image in images if image["mark"] == mark]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"{option} {file}: not a list that a report's page saved ({error})") from error

@@ -3,7 +3,9 @@
 Images of one group look alike, those of a new one may not. So held-out images are to be of groups that trained nothing.
 """
 
+import codecs
 import csv
+import io
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -14,6 +16,7 @@ import numpy as np
 
 from uflow_cli.datasets.labelled_image import LabelledImage
 from uflow_cli.errors import DatasetError
+from uflow_cli.files import read_plain
 
 FOLDERS = "folders"
 NO_GROUPS = "none"
@@ -108,11 +111,15 @@ def _of_table(file: Path, paths: Sequence[Path]) -> list[str]:
 
 
 def read_rows(file: Path, *, option: str) -> list[list[str]]:
-    """The lines of a CSV file that say something, cell by cell; DatasetError where it cannot be read."""
+    """The lines of a CSV file that say something, cell by cell; DatasetError where it cannot be read.
+
+    Bytes that are no UTF-8 stand for themselves, as in the names of files.
+    """
     try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            return [row for row in csv.reader(lines) if any(cell.strip() for cell in row)]
+        text = read_plain(file).removeprefix(codecs.BOM_UTF8).decode(errors="surrogateescape")
+        lines = csv.reader(io.StringIO(text, newline=""))  # names may have line ends, as Python knows many, in them
+        return [row for row in lines if any(cell.strip() for cell in row)]
     except OSError as error:
         raise DatasetError(f"{option} {file}: cannot be read ({error.strerror or error})") from error
     except (csv.Error, ValueError) as error:
-        raise DatasetError(f"{option} {file}: is no CSV file in UTF-8 ({error})") from error
+        raise DatasetError(f"{option} {file}: is no CSV file ({error})") from error

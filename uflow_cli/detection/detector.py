@@ -61,6 +61,8 @@ class FalseAlarmCurve:
     def __post_init__(self) -> None:
         if not 0 < len(self.log_nfa) == len(self.log_count):
             raise ValueError(f"a curve needs knots, not {len(self.log_nfa)} and {len(self.log_count)}")
+        if not all(map(math.isfinite, (*self.log_nfa, *self.log_count))):
+            raise ValueError("the knots of a curve must be finite")
         if not (math.isfinite(self.spread) and self.spread > 0 and self.exponent >= 1):
             raise ValueError(f"a curve needs a positive tail, not spread {self.spread}, exponent {self.exponent}")
 
@@ -127,6 +129,12 @@ class Fusion:
     map_weights: tuple[float, ...] = ()
     map_mean: float = 0.0
     image_power: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(weight) and weight >= 0 for weight in self.weights):
+            raise ValueError(f"weights of evidence must be finite and not negative, not {self.weights}")
+        if not (0 <= self.area_exponent <= 1 and 0 < self.whole_share < 1):
+            raise ValueError(f"area exponent {self.area_exponent} or share {self.whole_share} is not in 0..1")
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,9 @@ class Background:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} of a background must be positive and finite, not {value}")
+        mean = self.degrees_of_freedom * self.scale
+        if not all(0 < x < math.inf and math.isfinite(1 / x) for x in (mean, self.scale)):
+            raise ValueError(f"a background of {self.degrees_of_freedom} and {self.scale} is too extreme")
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ from typing import Any
 
 from uflow_cli.config import ModelConfig, TrainingConfig, all_settings, scales_fit, sized_scales
 from uflow_cli.errors import UflowError
+from uflow_cli.files import read_plain
 from uflow_cli.schema import Setting, checked, settings_of, to_dict
 
 CATEGORIES = "category"  # [category.<dataset>.<category>]: a preset's settings for one category
@@ -64,7 +65,7 @@ def preset_settings(
 def read_config_file(path: Path) -> dict[str, Any]:
     """The settings in the TOML file `path`; UflowError for an unreadable file, an unknown key or a wrong value."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(read_plain(path).decode())
     except OSError as error:
         raise UflowError(f"cannot read --config {path}: {error.strerror}") from error
     except ValueError as error:  # neither TOML nor UTF-8

@@ -89,12 +89,15 @@ def _drawings(run: Run, evaluation: Evaluation) -> tuple[Drawing, ...]:
 
 
 def read_losses(path: Path) -> tuple[LossPoint, ...]:
-    """The losses of a training log; none where there is no log."""
+    """The losses of a training log; none where there is no log or it is damaged."""
     if not path.is_file():
         return ()
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return tuple(LossPoint(int(row["epoch"]), float(row["loss"]), float(row["held_out_loss"])) for row in rows)
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        return tuple(LossPoint(int(row["epoch"]), float(row["loss"]), float(row["held_out_loss"])) for row in rows)
+    except (OSError, KeyError, TypeError, ValueError, csv.Error):
+        return ()
 
 
 def _held_out(run: Run) -> str:

@@ -25,6 +25,7 @@ from uflow_cli.evaluation import (
 from uflow_cli.files import write_text
 from uflow_cli.report.drawings import sweep_chart
 from uflow_cli.schema import json_text
+from uflow_cli.text import clean
 
 EVALUATION_NAME = "evaluation.json"
 FIGURES = {
@@ -82,11 +83,18 @@ def table_csv(rows: Iterable[TableRow]) -> str:
 def table_markdown(rows: Iterable[TableRow], *, title: str) -> str:
     """A table with "ours (published, difference)" per measure."""
     names = {**FIGURES, **OWN_FIGURES}
-    lines = [f"# {title}", "", f"Published: U-Flow, {published_source()}; in brackets, with our difference to it.", ""]
+    lines = [
+        f"# {_in_markdown(title)}",
+        "",
+        f"Published: U-Flow, {published_source()}; in brackets, with our difference to it.",
+        "",
+    ]
     lines += [f"| category | {' | '.join(names.values())} |", "|---" * (len(names) + 1) + "|"]
     for row in rows:
         name = row.name if row.n_categories == 1 else f"**{row.name}, mean of {row.n_categories}**"
-        lines.append(f"| {name} | " + " | ".join(_markdown_cell(row, measure) for measure in names) + " |")
+        lines.append(
+            f"| {_in_markdown(name)} | " + " | ".join(_markdown_cell(row, measure) for measure in names) + " |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -97,7 +105,7 @@ def write_evaluation(folder: Path, evaluation: Evaluation, *, key: str = "") -> 
     """
     rows = evaluation.rows()
     write_text(folder / "evaluation.csv", csv_text([("measure", "ours", "published", "difference"), *rows]))
-    lines = [f"# {evaluation.title}", "", f"Selection: {evaluation.selection}.", ""]
+    lines = [f"# {_in_markdown(evaluation.title)}", "", f"Selection: {evaluation.selection}.", ""]
     lines += [f"The threshold (log10 NFA < {evaluation.threshold:zg}) allows {evaluation.promise}.", ""]
     lines += ["| measure | ours | published | difference |", "|---|---|---|---|"]
     lines += [f"| {' | '.join(row)} |" for row in rows]
@@ -126,10 +134,20 @@ def sweep_csv(sweep: NfaSweep) -> str:
 
 
 def csv_text(rows: Iterable[Sequence[object]]) -> str:
-    """Rows as CSV."""
+    """Rows as CSV; a text that a spreadsheet would take for a formula gets an apostrophe before it."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows([_inert(cell) for cell in row] for row in rows)
     return text.getvalue()
+
+
+def _inert(cell: object) -> object:
+    if not (isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r"))):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 def _own(evaluation: Evaluation) -> dict[str, float]:
@@ -152,6 +170,11 @@ def _mean_row(name: str, rows: Sequence[TableRow]) -> TableRow:
         name, len(rows), {m: mean([row.ours for row in rows], m) for m in names},
         {m: mean([row.published for row in rows], m) for m in FIGURES},
     )  # fmt: skip
+
+
+def _in_markdown(text: str) -> str:
+    """Any text in a cell of a table in Markdown, where HTML and a bar would mean something."""
+    return clean(text).replace("|", r"\|")
 
 
 def _markdown_cell(row: TableRow, measure: str) -> str:

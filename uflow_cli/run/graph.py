@@ -9,22 +9,28 @@ A run folder may have them beside its weights; a folder made for another machine
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from uflow_cli.config import DeviceChoice, Runtime
 from uflow_cli.errors import CheckpointError, UflowError
 from uflow_cli.files import write_bytes, write_text
 from uflow_cli.run.record import CONFIG_NAME, GRAPH_NAME, Run, fields_of, load_model
 from uflow_cli.schema import from_dict, record, to_json
+from uflow_cli.text import in_one_line, shortened
 
 if TYPE_CHECKING:
     from uflow_cli.detection.fitted import EvidenceModel
     from uflow_cli.engine import Engine
 
 GRAPH_PATTERN = "graph-*.onnx"
+FARTHEST = 1000  # cells; a record that says more is damaged
 NVIDIA = Path("/dev/nvidiactl")  # there where a driver is; asking torch would take a second
 
 
@@ -35,13 +41,14 @@ class Graph:
     file: str
     sha256: str
     weights: str  # the run's file that it was made from
-    source_channels: tuple[int, ...]
-    reach: tuple[int, ...]  # in cells, per scale of the flow
+    source_channels: tuple[Annotated[int, Field(ge=1)], ...]
+    reach: tuple[Annotated[int, Field(ge=0, le=FARTHEST)], ...]  # in cells, per scale of the flow
     opset: int
     versions: dict[str, str]  # of what made it
     largest_difference: float  # of U from PyTorch's, relative to it
     compared_on: str  # which images, for people
     config_sha256: str | None = None  # where nothing but this folder is at hand
+    coming_config_sha256: str | None = None  # of the configuration that a recalibration is about to write
 
 
 def write_graph(run: Run, data: bytes, graph: Graph, *, out: Path | None = None) -> None:
@@ -80,7 +87,8 @@ def load_engine(run: Run, graph: Graph | None = None) -> Engine:
         raise CheckpointError(f"{path} cannot be read ({error.strerror or error}); export the run again") from error
     if _digest(data) != graph.sha256:
         raise CheckpointError(f"{path} is damaged: its checksum is another; export the run again")
-    if graph.config_sha256 not in (None, _digest((run.folder / CONFIG_NAME).read_bytes())):
+    expected = {graph.config_sha256, graph.coming_config_sha256}
+    if graph.config_sha256 is not None and _digest((run.folder / CONFIG_NAME).read_bytes()) not in expected:
         raise CheckpointError(
             f"{run.folder / CONFIG_NAME} is not as it was exported: its checksum is another; export the run again"
         )
@@ -104,12 +112,22 @@ def open_model(run: Run, *, device: DeviceChoice = "auto", runtime: Runtime = "a
     return load_model(run, device=choose_device(device))
 
 
-def keep_checksum(folder: Path) -> None:
-    """Make the configuration that `folder` has now the one that its graph goes with."""
-    path = folder / GRAPH_NAME
+@contextlib.contextmanager
+def other_configuration(run: Run) -> Iterator[None]:
+    """Let the graph in the folder of `run` go with the configuration there and with `run`'s, then with `run`'s alone.
+
+    What happens inside may be cut off anywhere: the graph goes with what is there. CheckpointError, and nothing
+    happens, where its record is damaged.
+    """
+    path = run.folder / GRAPH_NAME
     graph = _read_graph(path)
-    if graph and graph.config_sha256 is not None:
-        write_text(path, to_json(replace(graph, config_sha256=_digest((folder / CONFIG_NAME).read_bytes()))))
+    if graph is None or graph.config_sha256 is None:
+        yield
+        return
+    now, then = _digest((run.folder / CONFIG_NAME).read_bytes()), _digest(to_json(run).encode())
+    write_text(path, to_json(replace(graph, config_sha256=now, coming_config_sha256=then)), durable=True)
+    yield
+    write_text(path, to_json(replace(graph, config_sha256=then, coming_config_sha256=None)), durable=True)
 
 
 def _read_graph(path: Path) -> Graph | None:
@@ -119,9 +137,9 @@ def _read_graph(path: Path) -> Graph | None:
     try:
         graph = from_dict(Graph, fields_of(path.read_text(encoding="utf-8"), path))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}); export the run again") from error
+        raise CheckpointError(f"{path} is damaged ({in_one_line(error)}); export the run again") from error
     if Path(graph.file).name != graph.file:
-        raise CheckpointError(f"{path} names a graph in another folder, {graph.file}; export the run again")
+        raise CheckpointError(f"{path} names a graph in another folder, {shortened(graph.file)}; export the run again")
     return graph
 
 

@@ -20,7 +20,7 @@ Only what touches weights imports torch, and does so itself: what a run says can
 from __future__ import annotations
 
 import hashlib
-import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,10 +34,12 @@ from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.errors import CheckpointError, UflowError
 from uflow_cli.files import write_bytes, write_text
 from uflow_cli.images import EVERYWHERE, Rois, read_encoded, read_roi
-from uflow_cli.schema import VERSION, FileName, from_dict, record, to_json
+from uflow_cli.schema import VERSION, FileName, from_dict, parse_json, record, to_json
+from uflow_cli.text import in_one_line, shortened
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from uflow_cli.model import Model
 
@@ -57,6 +59,7 @@ BEFORE_RECALIBRATION_NAME = "config.before-recalibration.json"
 BEFORE_FUSION: dict[str, Any] = {"merge": "min", "gaussian": False}  # settings of runs that do not have them
 WEIGHTS_PATTERN = "flow-*.safetensors"
 ROI_PATTERN = "roi-*"
+DIGEST = re.compile(r"-([0-9a-f]{12})\.safetensors$")  # of the content, see `save_weights`
 KEYS = {"weights", "origin", "extractor_digest"}  # tell a run's configuration from other programs'
 
 
@@ -167,7 +170,7 @@ class Run:
         What the folder said before stays in `config.before-recalibration.json`. TrainingError while a process trains
         there, CheckpointError if the run has become another one meanwhile.
         """
-        from uflow_cli.run.graph import keep_checksum
+        from uflow_cli.run.graph import other_configuration
         from uflow_cli.run.lock import sole_training  # its library would be a twentieth of the start of detection
 
         with sole_training(self.folder):
@@ -175,9 +178,9 @@ class Run:
             if now.weights != self.weights:
                 raise CheckpointError(f"{self.folder} holds another epoch by now; check it again")
             run = replace(now, calibration=calibration)
-            write_bytes(self.folder / BEFORE_RECALIBRATION_NAME, (self.folder / CONFIG_NAME).read_bytes())
-            write_run(run)
-            keep_checksum(self.folder)
+            with other_configuration(run):
+                write_bytes(self.folder / BEFORE_RECALIBRATION_NAME, (self.folder / CONFIG_NAME).read_bytes())
+                write_run(run)
             write_calibration_chart(run)
         return run
 
@@ -226,11 +229,15 @@ def load_run(folder: Path, *, weights: Sequence[str] | None = None) -> Run:
         run = replace(from_dict(Run, {**values, "folder": ""}), folder=folder)
         run = replace(run, calibration=replace(run.calibration, log_lot=run.model.log_lot))
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder / CONFIG_NAME} is damaged ({error}); train again") from error
+        raise CheckpointError(f"{folder / CONFIG_NAME} is damaged ({in_one_line(error)}); train again") from error
     except UflowError as error:  # the same format, but settings that came later
         raise CheckpointError(
             f"{folder / CONFIG_NAME} does not fit this uflow ({error}); update uflow to use this model, or train again"
         ) from error
+    if Path(run.weights).name != run.weights:
+        raise CheckpointError(
+            f"{folder / CONFIG_NAME} names weights in another folder, {shortened(run.weights)}; train again"
+        )
     weights = weights or _moved_weights(run)
     if weights:
         run = replace(run, model=replace(run.model, weights=tuple(weights)).located())
@@ -250,21 +257,12 @@ def _moved_weights(run: Run) -> list[str]:
 
 def load_model(run: Run, *, device: torch.device) -> Model:
     """The model of `run` on `device`, in eval mode; CheckpointError if the weights do not fit."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     from uflow_cli.model import build_model
 
     path = run.folder / run.weights
     if not path.is_file():  # a folder made for another machine
         raise CheckpointError(f"{run.folder} has a graph but no weights: it is for --runtime onnx; name the run itself")
-    try:
-        path.open("rb").close()  # safetensors says of a file that may not be read that it is missing
-        tensors = load_file(path)
-    except PermissionError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}); train again or restore it") from error
+    tensors = read_flow(path)
     model = build_model(run.model, device=device)
     if model.extractor.digest != run.extractor_digest:
         raise CheckpointError(
@@ -277,6 +275,23 @@ def load_model(run: Run, *, device: torch.device) -> Model:
         raise CheckpointError(f"{path} does not fit the model that {CONFIG_NAME} describes; train again") from error
     model.flow.eval()
     return model
+
+
+def read_flow(path: Path) -> dict[str, Tensor]:
+    """What `save_weights` wrote to `path`; CheckpointError if it is damaged or not what its name tells."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        data = path.read_bytes()
+        told = DIGEST.search(path.name)
+        if told and not hashlib.sha256(data).hexdigest().startswith(told[1]):
+            raise CheckpointError(f"{path} is damaged: its checksum is not that of its name; train again or restore it")
+        return load(data)
+    except PermissionError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is damaged ({in_one_line(error)}); train again or restore it") from error
 
 
 def find_newest_run(root: Path) -> Path:
@@ -295,7 +310,7 @@ def is_run(folder: Path) -> bool:
     if any(folder.glob(WEIGHTS_PATTERN)):
         return True
     try:
-        values = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+        values = parse_json((folder / CONFIG_NAME).read_bytes())
     except (OSError, ValueError):
         return False
     return isinstance(values, dict) and values.keys() >= KEYS
@@ -320,7 +335,7 @@ def fields_of(text: str, path: Path) -> dict[str, Any]:
 
     CheckpointError for a later version, ValueError for what has none.
     """
-    values = json.loads(text)
+    values = parse_json(text)
     if not isinstance(values, dict):
         raise ValueError("it is no record")
     version = values.pop("version", None) or values.pop("format", None)  # `format` was 1 in all runs that have one

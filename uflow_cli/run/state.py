@@ -36,6 +36,7 @@ from uflow_cli.run.record import (
     write_run,
 )
 from uflow_cli.schema import FileName, from_dict, record, to_json
+from uflow_cli.text import in_one_line
 
 
 @record
@@ -105,7 +106,9 @@ def read_state(folder: Path, *, with_tensors: bool = True) -> tuple[TrainingStat
             raise CheckpointError(f"{path} was written by an older uflow; start the training anew with --overwrite")
         return from_dict(TrainingState, values), tensors
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}); start the training anew with --overwrite") from error
+        raise CheckpointError(
+            f"{path} is damaged ({in_one_line(error)}); start the training anew with --overwrite"
+        ) from error
     except CheckpointError:
         raise
     except UflowError as error:

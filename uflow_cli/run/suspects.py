@@ -30,7 +30,7 @@ def write_suspects(folder: Path, suspects: Sequence[Suspect]) -> None:
         (folder / SUSPECTS_NAME).unlink(missing_ok=True)
         return
     text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
+    lines = csv.writer(text)  # ends lines as the standard of CSV has it: only then are both kinds of ends quoted
     lines.writerows([HEAD, *((str(suspect.path), f"{suspect.log_nfa:.2f}") for suspect in suspects)])
     write_bytes(folder / SUSPECTS_NAME, os.fsencode(text.getvalue()))
 
@@ -41,7 +41,7 @@ def read_suspects(folder: Path) -> list[Suspect]:
     if not path.is_file():
         return []
     try:
-        rows = list(csv.reader(os.fsdecode(path.read_bytes()).splitlines()))
+        rows = list(csv.reader(io.StringIO(os.fsdecode(path.read_bytes()), newline="")))
         return [Suspect(Path(row[0]), float(row[1])) for row in rows[1:]]
     except (ValueError, IndexError, csv.Error) as error:
         raise CheckpointError(f"{path} is damaged ({error}); remove it, or train again") from error

@@ -13,6 +13,7 @@ from rich.cells import cell_len
 from rich.table import Table
 
 from uflow_cli.cli.console.terminal import amount, out, plain, print_json, print_text
+from uflow_cli.text import printable
 
 if TYPE_CHECKING:
     from uflow_cli.bench import Bench
@@ -165,7 +166,11 @@ def print_cache(folder: CacheFolder, held: Sequence[Summary], *, as_json: bool) 
         })  # fmt: skip
         return
     console = out()
-    console.print(f"{folder.path}: {_size(n_bytes)} of at most {_size(folder.limit)}", markup=False, soft_wrap=True)
+    console.print(
+        f"{printable(str(folder.path))}: {_size(n_bytes)} of at most {_size(folder.limit)}",
+        markup=False,
+        soft_wrap=True,
+    )
     unread = n_bytes - sum(summary.n_bytes for summary in held)
     if unread:
         console.print(f"{_size(unread)} were kept by an older uflow and are no longer read; --clear removes them")
@@ -189,7 +194,7 @@ def print_cleared(folder: CacheFolder, removed: int, kept: int, *, as_json: bool
         print_json({"folder": str(folder.path), "removed": removed, "kept": kept})
         return
     stays = f"; {_size(kept)} are in use and stay" if kept else ""
-    out().print(f"{folder.path}: removed {_size(removed)}{stays}", markup=False, soft_wrap=True)
+    out().print(f"{printable(str(folder.path))}: removed {_size(removed)}{stays}", markup=False, soft_wrap=True)
 
 
 def _size(n_bytes: int) -> str:
