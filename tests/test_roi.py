@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from products import Recorder, shared_cache
 from test_any_image import STRIP, strip, trained, write_strips
 
 from uflow_cli.check import check_run
@@ -33,7 +34,9 @@ from uflow_cli.images import (
 )  # fmt: skip
 from uflow_cli.images.roi import cell_shares, filled
 from uflow_cli.report import report_stored, report_writer
+from uflow_cli.run.graph import Graph, write_graph
 from uflow_cli.run.record import load_model, load_run
+from uflow_cli.training import resume
 
 CPU = torch.device("cpu")
 ROI = np.zeros(STRIP, dtype=np.bool_)
@@ -253,3 +256,21 @@ def test_defects_outside_are_none_in_an_evaluation(run, tmp_path):
         labelled = LabelledImage(tmp_path / "a.png", "hole", tmp_path / "mask.png")
         [seen] = evaluate_images(load_model(run, device=CPU), run, [labelled])
         assert (seen.labelled.defect, int(seen.true_mask.sum())) == (kind, n_true)
+
+
+def test_an_export_for_another_machine_has_the_mask(run, tmp_path):
+    graph = Graph("graph-0.onnx", "0", run.weights, (1,), (1,), 17, {}, 0.0, "nothing")
+    write_graph(run, b"", graph, out=tmp_path / "out")
+    assert np.array_equal(load_run(tmp_path / "out").rois().everywhere, ROI)
+
+
+def test_a_resumed_training_goes_on_with_its_mask(good, tmp_path):
+    write_png(tmp_path / "mask.png", ROI)
+    config = ModelConfig(input_size=(64, 192), precision="fp32")
+    once = trained(good, tmp_path / "once", config, roi=tmp_path / "mask.png")
+    stops = iter([False, True])
+    stopped = trained(good, tmp_path / "run", config, roi=tmp_path / "mask.png", should_stop=lambda: next(stops))
+    assert stopped.progress.state == "stopped"
+    (tmp_path / "mask.png").unlink()
+    resumed = resume(tmp_path / "run", good, device=CPU, observer=Recorder([]), cache=shared_cache())
+    assert (resumed.roi, resumed.calibration) == (once.roi, once.calibration)
