@@ -25,7 +25,7 @@ FEW_IMAGES = 10  # below this many good images, training warns of what cannot be
 Tests = Literal["paper", "by-size"]  # eq. 9 of the paper, the same for every region; or its budget split over sizes
 Merge = Literal["fused", "min"]
 Coupling = Literal["affine", "uniform"]
-Fit = Literal["squash", "letterbox", "tile"]
+Fit = Literal["auto", "squash", "letterbox", "tile"]
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 Runtime = Literal["auto", "torch", "onnx"]
 Augment = Literal["flips", "rotations", "tilts", "brightness"]
@@ -115,9 +115,9 @@ class ModelConfig(Settings):
         default=(448, 448), description="Height and width in pixels to which images are resized; one number: a square."
     )
     fit: Fit = Field(
-        default="squash",
-        description="How images get the input size: squash, letterbox (mirrored border) or tile (overlapping pieces, "
-        "nothing resized).",
+        default="auto",
+        description="How images get the input size: squash, letterbox (mirrored border), tile (overlapping pieces, "
+        "nothing resized); auto: by their size and proportions. A run keeps its choice.",
     )
     tests: Tests = Field(
         default="by-size",  # docs/method.md, section 4.4
@@ -171,7 +171,7 @@ class ModelConfig(Settings):
     @property
     def is_squashed(self) -> bool:
         """Whether every image becomes one input, whatever its proportions."""
-        return self.fit == "squash"
+        return self.fit in ("auto", "squash")
 
     @property
     def is_fused(self) -> bool:

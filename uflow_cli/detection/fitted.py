@@ -54,7 +54,8 @@ def layout_of(size: tuple[int, int], config: ModelConfig) -> Layout:
     """
     common = math.gcd(*config.input_size)
     step = min(common & -common, MOST_STEP)
-    return lay_out(size, fit=config.fit, input_size=config.input_size, step=step)
+    fit = "squash" if config.fit == "auto" else config.fit
+    return lay_out(size, fit=fit, input_size=config.input_size, step=step)
 
 
 @dataclass(frozen=True, eq=False)

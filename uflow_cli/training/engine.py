@@ -35,6 +35,7 @@ from uflow_cli.training.criterion import Criterion, HeldOutLoss
 from uflow_cli.training.fit import rows_of_images
 from uflow_cli.training.observer import Observer, Silent
 from uflow_cli.training.processes import Processes, processes
+from uflow_cli.training.proportions import with_fit
 from uflow_cli.training.roi import layouts_of, roi_files, training_rois, with_own_rois
 from uflow_cli.training.trainer import Trainer
 
@@ -62,6 +63,8 @@ def train(
     without `overwrite`, a training that diverged twice, a disk that refuses.
     """
 
+    given_config = model_config
+
     def examine() -> Split:
         _require_free(out, overwrite=overwrite)
         check_model_config(model_config)
@@ -86,6 +89,9 @@ def train(
 
     with processes(device) as (group, own_device), contextlib.ExitStack() as stack:
         split = group.on_rank_zero(examine)
+        model_config, reason = group.on_rank_zero(lambda: with_fit(given_config, paths))
+        if reason is not None and group.is_rank_zero:
+            observer.on_warning(reason)
         model = group.rank_zero_first(lambda: build_model(model_config, device=own_device, seed=config.seed))
         sources = group.on_rank_zero(survey)
         images = tuple((str(source.path.absolute()), source.digest.hex()) for source in sources)
