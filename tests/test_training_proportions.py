@@ -25,6 +25,13 @@ def test_strips_get_a_rectangle_of_the_same_area():
     assert upright.input_size == (704, 288)
 
 
+def test_sizes_of_several_scales_keep_their_share_of_the_height():
+    several = ModelConfig(scales="448:16 | 448:32+224:16 | 224:32")
+    config, why = fit_of_sizes(several, [(500, 1250)])
+    assert (config.input_size, config.scales) == ((256, 704), "256:16 | 256:32+128:16 | 128:32")
+    assert "256 x 704" in why
+
+
 def test_large_images_are_cut_into_tiles_and_mixed_ones_letterboxed():
     config, why = fit_of_sizes(AUTO, [(4000, 5000)])
     assert config.fit == "tile"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from uflow_cli.model import check_model_config
 LOOKED_AT = 8  # images
 NEARLY = 1.5  # times the proportions of the input, up to which an image is squashed
 LARGE = 16  # times the area of the input, above which an image is cut into tiles
-STEP = 32  # pixels: sides of rectangles, which are multiples of the usual coarsest stride
+STEPS = (32, 64)  # pixels: sides of rectangles are multiples of the coarsest stride, at half the size, too
 
 
 def with_fit(config: ModelConfig, paths: Sequence[Path]) -> tuple[ModelConfig, str | None]:
@@ -64,17 +65,28 @@ def fit_of_sizes(config: ModelConfig, sizes: Sequence[Size]) -> tuple[ModelConfi
             f"{shown_size(sizes[int(ratios.argmax())])} pixels, are put whole onto {shown_size(config.input_size)} "
             "with a mirrored border; --fit squash distorts them instead"
         )
-    ratio = math.sqrt(float(np.median(ratios)))
-    sides = (math.sqrt(input_area) * ratio, math.sqrt(input_area) / ratio)
-    size = (max(STEP, round(sides[0] / STEP) * STEP), max(STEP, round(sides[1] / STEP) * STEP))
-    rectangular = replace(squashed, input_size=size)
-    try:
-        if config.scales is not None:  # whose sizes are heights
-            raise UflowError("several input sizes")
-        check_model_config(rectangular)
-    except UflowError:
-        return squashed, f"{shown} are squashed to {shown_size(config.input_size)}: this extractor takes squares alone"
-    return rectangular, (
-        f"{shown} are shown to the network as {shown_size(size)}, in their proportions; --fit squash makes them "
-        f"{shown_size(config.input_size)}"
+    for step in STEPS:
+        rectangular = _rectangle(squashed, float(np.median(ratios)), step=step)
+        try:
+            check_model_config(rectangular)
+        except UflowError:
+            continue
+        return rectangular, (
+            f"{shown} are shown to the network as {shown_size(rectangular.input_size)}, in their proportions; --fit "
+            f"squash makes them {shown_size(config.input_size)}"
+        )
+    return squashed, f"{shown} are squashed to {shown_size(config.input_size)}: this extractor takes squares alone"
+
+
+def _rectangle(config: ModelConfig, ratio: float, *, step: int) -> ModelConfig:
+    """`config` with an input of about the same area, whose height is `ratio` times its width, in steps of pixels.
+
+    Sizes of `scales` are heights, and keep their share of the input's.
+    """
+    height, width = config.input_size
+    side, stretch = math.sqrt(height * width) / step, math.sqrt(ratio)
+    size = (max(1, round(side * stretch)) * step, max(1, round(side / stretch)) * step)
+    scales = config.scales and re.sub(
+        r"(\d+)(?=:)", lambda found: str(int(found[1]) * size[0] // height), config.scales
     )
+    return replace(config, input_size=size, scales=scales)
