@@ -47,6 +47,7 @@ PAPER_EMBEDDINGS = ((816, 28), (192, 14))  # channels and side per scale of the 
 LITE_GRIDS = ((59, 56), (76, 28), (160, 14))
 NO_CHANGE = 0.02
 FOLDER_IMAGES = 4
+BATCH = 16  # small maps of one call
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def run_bench(
 
 def n_comparisons(parts: Sequence[Part], *, quick: bool) -> int:
     """How many comparisons `run_bench` makes."""
-    return ((5 if quick else 6) if "nfa" in parts else 0) + (7 if "pipeline" in parts else 0)
+    return ((6 if quick else 7) if "nfa" in parts else 0) + (7 if "pipeline" in parts else 0)
 
 
 def time_comparison(comparison: Comparison, *, rounds: int) -> list[Timing]:
@@ -129,7 +130,7 @@ def comparisons(parts: Sequence[Part], *, quick: bool, seed: int, device: torch.
 def _nfa_comparisons(rng: np.random.Generator, *, quick: bool) -> Iterator[Comparison]:
     yield _embedding_step("paper's grids, U to regions", PAPER_EMBEDDINGS, rng)
     yield _embedding_step("lite grids, U to regions", LITE_GRIDS, rng)
-    for side, n_maps in ((28, 64), (256, 4)) if quick else ((28, 64), (256, 4), (1024, 2)):
+    for side, n_maps in ((28, 64), (56, 32), (256, 4)) if quick else ((28, 64), (56, 32), (256, 4), (1024, 2)):
         maps = [rng.chisquare(64, (n_maps, side, side)).astype(np.float32) for _ in range(3)]
         yield Comparison(
             f"{side} x {side} noise, whole step beside a tree alone", "map", n_maps, _tree_contenders(maps)
@@ -160,6 +161,11 @@ def _tree_contenders(maps: Sequence[NDArray[np.float32]]) -> dict[str, Callable[
             a_contrario([u[None]], background=law, n_threads=1) for u in maps[turn % len(maps)]
         ]
     }
+    if len(maps[0]) > BATCH:
+        contenders[f"uflow, {BATCH} maps a call"] = lambda turn: [
+            a_contrario([maps[turn % len(maps)][start : start + BATCH]], background=law, n_threads=1)
+            for start in range(0, len(maps[0]), BATCH)
+        ]
     try:
         import higra
     except ImportError:
@@ -208,7 +214,10 @@ def _detection_comparisons(
     """PyTorch and the compiled graph beside each other: evidence, detection, a folder of images, a cold start."""
     detector = calibration.detector(model)
     with tempfile.TemporaryDirectory() as name:
-        run = _run_of(model, calibration, Path(name) / "run", images)
+        paths = [Path(name) / "images" / f"{number}.png" for number in range(FOLDER_IMAGES)]
+        for number, path in enumerate(paths):
+            write_png(path, images[number % len(images)])
+        run = _run_of(model, calibration, Path(name) / "run", paths)
         evidence_models: dict[str, EvidenceModel] = {model.device.type: model, "graph": load_engine(run)}
         evidence: dict[str, Callable[[int], object]] = {}
         detection: dict[str, Callable[[int], object]] = {}
@@ -218,10 +227,6 @@ def _detection_comparisons(
             detection[f"{kind}, regions alone"] = partial(_detect, one, detector, images, masks=False)
         yield Comparison("pixels to U, one image at a time", "image", 1, evidence)
         yield Comparison("whole detection, one image at a time", "image", 1, detection)
-        paths = []
-        for number in range(FOLDER_IMAGES):
-            paths.append(Path(name) / "images" / f"{number}.png")
-            write_png(paths[-1], images[number % len(images)])
         folder: dict[str, Callable[[int], object]] = {}
         for runtime in ("torch", "onnx"):
             for pictures in (True, False):
@@ -239,11 +244,8 @@ def _detection_comparisons(
         )
 
 
-def _run_of(model: Model, calibration: Calibration, folder: Path, images: Sequence[NDArray[np.uint8]]) -> Run:
-    """A run with a graph, in `folder`."""
-    paths = [folder.parent / f"{number}.png" for number in range(len(images))]
-    for path, image in zip(paths, images, strict=True):
-        write_png(path, image)
+def _run_of(model: Model, calibration: Calibration, folder: Path, paths: Sequence[Path]) -> Run:
+    """A run in `folder` with a graph that was compared on the images at `paths`."""
     run = Run(
         folder, model.config, TrainingConfig(), Origin("bench", "noise", 0, 0, 0),
         Progress(1, 1, None, "finished", 1, "none", 0.0), calibration, model.extractor.digest,

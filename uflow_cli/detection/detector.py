@@ -167,12 +167,12 @@ class Detector:
         `shares` (B, H, W), on the finest grid, say how much each cell counts; None: all of it. Evidence is taken times
         its share, and there are as many tests as shares add up to. `extent` is that of the images' `Layout`.
         """
-        n_cells = _counting_cells(evidence, shares)
-        ceiling = self.ceiling(counting_grids(evidence, shares))
+        by_scale = _at_scales(shares, evidence)
+        n_cells = _counting_cells(evidence, by_scale)
+        ceiling = self.ceiling(_largest(n_cells))
         if self.paper_exact:
             result = a_contrario(evidence, background=self.background, tests=self.tests, tail="published")
             return Findings(result, tuple(evidence), ceiling, paper_exact=True)
-        by_scale = _at_scales(shares, evidence)
         sources = tuple(evidence)
         if self.fusion is not None:
             fused = fuse_evidence(evidence, background=self.background, weights=self.fusion.weights)
@@ -436,15 +436,21 @@ def counting_grids(
     evidence: Sequence[NDArray[np.float32]], shares: NDArray[np.float32] | None
 ) -> list[tuple[int, int]]:
     """A grid per map of as many cells as count in the image where most do."""
-    return [(1, max(cells)) for cells in zip(*_counting_cells(evidence, shares), strict=True)]
+    return _largest(_counting_cells(evidence, _at_scales(shares, evidence)))
 
 
-def _counting_cells(evidence: Sequence[NDArray[np.float32]], shares: NDArray[np.float32] | None) -> list[list[int]]:
-    """Cells that count, per image and map, at least 1."""
-    if shares is None:
+def _largest(n_cells: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
+    return [(1, max(cells)) for cells in zip(*n_cells, strict=True)]
+
+
+def _counting_cells(
+    evidence: Sequence[NDArray[np.float32]], by_scale: Sequence[NDArray[np.float32]] | None
+) -> list[list[int]]:
+    """Cells that count, per image and map, at least 1; `by_scale` are the shares on the grid of each map."""
+    if by_scale is None:
         return [[u.shape[1] * u.shape[2] for u in evidence]] * len(evidence[0])
-    at = _at_scales(shares, evidence) or []
-    return [[max(1, round(float(share[image].sum()))) for share in at] for image in range(len(shares))]
+    n_images = len(evidence[0])
+    return [[max(1, round(float(share[image].sum()))) for share in by_scale] for image in range(n_images)]
 
 
 def _at_scales(
