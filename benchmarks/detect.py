@@ -1,10 +1,10 @@
 """What detection of a folder and of one image costs, command by command, beside an earlier checkout of uflow.
 
-    python benchmarks/detect.py RUN IMAGES [--before CHECKOUT] [--rounds 3]
+    python benchmarks/detect.py RUN IMAGES [--before CHECKOUT] [--rounds 3] [--start]
 
 RUN has a graph. Each command is a process of its own; the commands take turns. Printed are the processor time of all
-its threads and the wall time, median and range, in seconds, and the ratio of processor times to the first command's, of
-the same round.
+its threads and the wall time, median and quartiles, in seconds, and the ratio of processor times to the first
+command's, of the same round. `--start` is about starts alone: one image with the graph, and the help.
 """
 
 from __future__ import annotations
@@ -23,11 +23,22 @@ from pathlib import Path
 HERE = Path(__file__).parent.parent
 
 
-def commands(run: Path, images: Path, before: Path | None) -> dict[str, tuple[Path, list[str]]]:
-    """Checkout and arguments by what they show; the first is what the others are compared to."""
+Job = tuple[Path, list[str]]  # checkout and arguments
+
+
+def starts(run: Path, image: Path, before: Path | None) -> dict[str, dict[str, Job]]:
+    """Tables of what is as good as nothing but a start."""
+    checkouts = {**({"before": before} if before else {}), "now": HERE}
+    detect = ["detect", str(image), "--model", str(run), "--runtime", "onnx"]
+    each = {"one image, cold": detect, "uflow --help": ["--help"], "uflow detect --help": ["detect", "--help"]}
+    return {what: {name: (place, job) for name, place in checkouts.items()} for what, job in each.items()}
+
+
+def commands(run: Path, images: Path, before: Path | None) -> dict[str, Job]:
+    """The commands by what they show; the first is what the others are compared to."""
     detect = ["detect", str(images), "--model", str(run)]
     bare = ["--no-masks", "--no-overlays"]
-    found: dict[str, tuple[Path, list[str]]] = {}
+    found: dict[str, Job] = {}
     if before:
         found["before"] = (before, detect)
     found["PyTorch"] = (HERE, [*detect, "--runtime", "torch"])
@@ -41,7 +52,8 @@ def measure(checkout: Path, arguments: list[str]) -> tuple[float, float]:
     out = Path(tempfile.mkdtemp())
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
-    command = [sys.executable, "-m", "uflow_cli", *arguments, "--out", str(out)]
+    where = [] if "--help" in arguments else ["--out", str(out)]
+    command = [sys.executable, "-m", "uflow_cli", *arguments, *where]
     subprocess.run(command, check=True, capture_output=True, env=environment, cwd=checkout)
     wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     shutil.rmtree(out)
@@ -55,11 +67,15 @@ def main() -> None:
     parser.add_argument("images", type=Path)
     parser.add_argument("--before", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--start", action="store_true")
     options = parser.parse_args()
-    options.run, options.images = options.run.absolute(), options.images.absolute()
-    files = sorted(path for path in options.images.rglob("*") if path.is_file())
-    for what, path in ((f"{len(files)} images", options.images), ("one image, cold", files[0])):
-        jobs = commands(options.run, path, options.before)
+    run, images, before = options.run.absolute(), options.images.absolute(), options.before
+    files = sorted(path for path in images.rglob("*") if path.is_file())
+    folder = {f"{len(files)} images": images, "one image, cold": files[0]}
+    tables = (
+        starts(run, files[0], before) if options.start else {w: commands(run, p, before) for w, p in folder.items()}
+    )
+    for what, jobs in tables.items():
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in jobs}
         for _ in range(options.rounds):
             for name, job in jobs.items():
@@ -68,11 +84,16 @@ def main() -> None:
         first = next(iter(times.values()))
         for name, values in times.items():
             cpu, wall = ([value[i] for value in values] for i in (0, 1))
-            ratio = statistics.median(a[0] / b[0] for a, b in zip(values, first, strict=True))
-            print(
-                f"| {name} | {statistics.median(cpu):.2f} ({min(cpu):.2f}-{max(cpu):.2f}) | "
-                f"{statistics.median(wall):.2f} ({min(wall):.2f}-{max(wall):.2f}) | {ratio:.2f} |"
-            )
+            ratios = [a[0] / b[0] for a, b in zip(values, first, strict=True)]
+            print(f"| {name} | {quartiles(cpu)} | {quartiles(wall)} | {quartiles(ratios)} |")
+
+
+def quartiles(values: list[float]) -> str:
+    """The median and, of several, the quartiles."""
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return f"{median:.2f} ({low:.2f}-{high:.2f})"
 
 
 if __name__ == "__main__":
