@@ -29,6 +29,7 @@ COMMANDS = {
     "export": "Compile a model: faster on a CPU, and without PyTorch.",
     "detect": "Say of each image whether it is good, and where its defects are.",
     "watch": "Inspect what a camera writes into a folder, as it comes.",
+    "serve": "Find defects in images that come over HTTP.",
     "report": "Write a page to decide with, from the results of a detection.",
     "check": "Say whether a model still raises no more false alarms than promised.",
     "evaluate": "Measure a model on the labelled test images of a data set.",

@@ -85,17 +85,18 @@ def kind_of(data: bytes, *, suffix: str = "") -> str | None:
     return "TGA" if suffix == ".tga" and len(data) > 18 else None
 
 
-def decode(data: bytes, kind: str, *, page: int = 1) -> Pixels:
+def decode(data: bytes, kind: str, *, page: int = 1, largest: int = LARGEST) -> Pixels:
     """Decode a file of a `kind` from `kind_of`, of a TIFF the given `page`.
 
-    Raises DamagedError, UnsupportedError, and what decoders raise.
+    No picture is unpacked whose header names more pixels than `largest`. Raises DamagedError, UnsupportedError, and
+    what decoders raise.
     """
     if kind in {name for _, name in _UNREADABLE}:
         raise UnsupportedError(f"{kind} files cannot be read; convert it to PNG, JPEG or TIFF")
     if kind == "TIFF":
         from uflow_cli.images.tiff import decode_tiff
 
-        return decode_tiff(data, page_number=page)
+        return decode_tiff(data, page_number=page, largest=largest)
     own = {
         "JPEG": decode_jpeg,
         "PNG": _decode_png,
@@ -103,15 +104,17 @@ def decode(data: bytes, kind: str, *, page: int = 1) -> Pixels:
         "BMP": _decode_bmp,
         "JPEG 2000": decode_jpeg_2000,
     }
-    return own[kind](data) if kind in own else open_with_pillow(_PLUGINS[kind], data)
+    if kind in own:
+        return own[kind](data, largest)
+    return open_with_pillow(_PLUGINS[kind], data, largest=largest)
 
 
-def check_size(width: int, height: int) -> None:
-    """Raise UnsupportedError for more pixels than anybody has, DamagedError for none."""
+def check_size(width: int, height: int, largest: int) -> None:
+    """Raise UnsupportedError for more pixels than `largest`, DamagedError for none."""
     if width < 1 or height < 1:
         raise DamagedError(f"it claims to be {width} x {height} pixels")
-    if width * height > LARGEST:
-        raise UnsupportedError(f"it has {width} x {height} pixels; at most {LARGEST} can be read, cut it into parts")
+    if width * height > largest:
+        raise UnsupportedError(f"it has {width} x {height} pixels; at most {largest} can be read, cut it into parts")
 
 
 def upright(values: NDArray[Any], orientation: int) -> NDArray[Any]:
@@ -137,7 +140,7 @@ def exif_orientation(block: bytes) -> int:
 # JPEG
 
 
-def decode_jpeg(data: bytes) -> Pixels:
+def decode_jpeg(data: bytes, largest: int) -> Pixels:
     """Decode a JPEG. Junk between its header's segments and after its end does no harm to the picture."""
     segments = list(_jpeg_segments(data))
     markers = [marker for marker, _, _ in segments]
@@ -147,7 +150,7 @@ def decode_jpeg(data: bytes) -> Pixels:
     if 0xDA not in markers or len(frame) < 10:
         raise DamagedError("it holds no picture data")
     precision, height, width, n_channels = struct.unpack_from(">BHHB", frame, 4)
-    check_size(width, height or 1)
+    check_size(width, height or 1, largest)
     if height == 0 or n_channels not in (1, 3, 4) or precision != 8:
         found = f"{precision} bit, {n_channels} channels" if height else "its height is stored after the picture"
         raise UnsupportedError(f"a rare kind of JPEG ({found}) cannot be read; convert it to PNG")
@@ -174,7 +177,7 @@ def _jpeg_values(data: bytes, n_channels: int) -> NDArray[Any]:
             raise DamagedError(str(error)) from error
         n_channels = 4
     if n_channels == 4:  # Pillow knows how to show ink
-        return open_with_pillow(JpegImagePlugin.JpegImageFile, data).values
+        return open_with_pillow(JpegImagePlugin.JpegImageFile, data, largest=LARGEST).values
     return values
 
 
@@ -214,7 +217,7 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 # PNG
 
 
-def _decode_png(data: bytes) -> Pixels:
+def _decode_png(data: bytes, largest: int) -> Pixels:
     """Decode a PNG from the chunks that make its picture; the others may be broken."""
     chunks = list(_png_chunks(data))
     if not chunks or chunks[-1][0] != b"IEND":
@@ -228,10 +231,10 @@ def _decode_png(data: bytes) -> Pixels:
     if picture[12:16] == b"IHDR" and picture[24] == 16:  # Pillow would cut 16 bit colour to 8
         import imagecodecs  # noqa: TID251
 
-        check_size(int.from_bytes(picture[16:20], "big"), int.from_bytes(picture[20:24], "big"))
+        check_size(int.from_bytes(picture[16:20], "big"), int.from_bytes(picture[20:24], "big"), largest)
         pixels = Pixels(_with_channels(imagecodecs.png_decode(picture)), peak=65535)
     else:
-        pixels = open_with_pillow(PngImagePlugin.PngImageFile, picture)
+        pixels = open_with_pillow(PngImagePlugin.PngImageFile, picture, largest=largest)
     return Pixels(upright(pixels.values, exif_orientation(exif)), peak=pixels.peak)
 
 
@@ -252,16 +255,16 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
 # Everything that Pillow reads
 
 
-def decode_webp(data: bytes) -> Pixels:
+def decode_webp(data: bytes, largest: int) -> Pixels:
     """Decode a WebP. It has no checksum, but damage inside leaves its decoder with bytes too few or too many."""
     declared = 8 + int.from_bytes(data[4:8], "little")
     if len(data) < declared:
         raise DamagedError(f"it declares {declared} bytes and has {len(data)}: it is cut short")
-    pixels = open_with_pillow(WebPImagePlugin.WebPImageFile, data)
+    pixels = open_with_pillow(WebPImagePlugin.WebPImageFile, data, largest=largest)
     shorter = _shorter_webp(data)
     if shorter is not None:
         try:
-            open_with_pillow(WebPImagePlugin.WebPImageFile, shorter)
+            open_with_pillow(WebPImagePlugin.WebPImageFile, shorter, largest=largest)
         except OSError:
             return pixels
         raise DamagedError(f"its picture ends {_NEEDED} or more bytes before its data does")
@@ -284,9 +287,9 @@ def _shorter_webp(data: bytes) -> bytes | None:
     return None
 
 
-def decode_jpeg_2000(data: bytes) -> Pixels:
+def decode_jpeg_2000(data: bytes, largest: int) -> Pixels:
     """Decode JPEG 2000: Pillow, which is strict, says whether it is whole, and knows 8 bit only."""
-    pixels = open_with_pillow(Jpeg2KImagePlugin.Jpeg2KImageFile, data)
+    pixels = open_with_pillow(Jpeg2KImagePlugin.Jpeg2KImageFile, data, largest=largest)
     bits = data[data.index(b"\xff\x51") + 40] + 1
     if bits <= 8:
         return pixels
@@ -297,12 +300,12 @@ def decode_jpeg_2000(data: bytes) -> Pixels:
     return Pixels(_with_channels(imagecodecs.jpeg2k_decode(data)), peak=2**bits - 1)
 
 
-def _decode_bmp(data: bytes) -> Pixels:
+def _decode_bmp(data: bytes, largest: int) -> Pixels:
     """Decode a BMP; Pillow knows only the usual places of colours in 16 and 32 bits, so the others are taken apart."""
     header, width, height, _, bits, compression = struct.unpack_from("<IiiHHI", data.ljust(34, b"\0"), 14)
     if header < 40 or compression not in (3, 6) or bits not in (16, 32):
-        return open_with_pillow(BmpImagePlugin.BmpImageFile, data)
-    check_size(width, abs(height))
+        return open_with_pillow(BmpImagePlugin.BmpImageFile, data, largest=largest)
+    check_size(width, abs(height), largest)
     stride, start = (width * bits // 8 + 3) // 4 * 4, int.from_bytes(data[10:14], "little")
     if len(data) < start + stride * abs(height):
         raise DamagedError(f"its pixels end beyond the file: it is cut short at {len(data)} bytes")
@@ -325,7 +328,7 @@ _PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
 }
 
 
-def open_with_pillow(plugin: type[ImageFile.ImageFile], data: bytes, *, page: int = 1) -> Pixels:
+def open_with_pillow(plugin: type[ImageFile.ImageFile], data: bytes, *, largest: int, page: int = 1) -> Pixels:
     """Decode a page with one of Pillow's readers, upright, palettes looked up. Raises what the reader does.
 
     The reader is called by name: `Image.open` would try others and warn of large pictures.
@@ -333,7 +336,7 @@ def open_with_pillow(plugin: type[ImageFile.ImageFile], data: bytes, *, page: in
     try:
         picture: Image.Image = plugin(io.BytesIO(data))
         picture.seek(page - 1)
-        check_size(*picture.size)
+        check_size(*picture.size, largest)
         picture.load()
     except (OSError, SyntaxError, NotImplementedError) as error:
         if re.search("unsupported|not supported|unknown|unrecognized|not available", str(error), re.IGNORECASE):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from uflow_cli.errors import ImageError
 from uflow_cli.images.drawing import STRIP_PIXELS
-from uflow_cli.images.formats import DamagedError, Pixels, UnsupportedError, decode, kind_of
+from uflow_cli.images.formats import LARGEST, DamagedError, Pixels, UnsupportedError, decode, kind_of
 from uflow_cli.images.pages import page_of
 from uflow_cli.text import in_one_line
 
@@ -55,14 +55,15 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     return decode_image(read_encoded(path), path=path)
 
 
-def decode_image(data: bytes, *, path: Path) -> NDArray[np.uint8]:
+def decode_image(data: bytes, *, path: Path, largest: int = LARGEST) -> NDArray[np.uint8]:
     """Decode the content of an image file, `path` being its name in errors, into (H, W, 3) uint8 RGB.
 
     EXIF rotation is applied, palettes are looked up, grey is repeated, 16 bit is scaled (65535 -> 255), float must lie
     in 0..1 (1 -> 255), alpha is composited on black. Of several pages or frames the first is read, unless `path` is of
-    another. The content decides the format, not the suffix. Raises ImageError.
+    another. The content decides the format, not the suffix. Raises ImageError, also before anything is decoded where
+    the header names more pixels than `largest`.
     """
-    pixels = _decode_pixels(data, path)
+    pixels = _decode_pixels(data, path, largest)
     values = pixels.values
     if values.dtype == np.uint8 and values.shape[2] == 3 and pixels.peak == 255:
         return np.ascontiguousarray(values)
@@ -107,7 +108,7 @@ def _page_mark(page: int) -> bytes:
     return f"\0page {page}".encode()
 
 
-def _decode_pixels(data: bytes, path: Path) -> Pixels:
+def _decode_pixels(data: bytes, path: Path, largest: int = LARGEST) -> Pixels:
     """Decode a file into upright pixels. Raises ImageError with the file's name for whatever is wrong with it."""
     page = page_of(Path(path))[1]
     if page is not None:
@@ -118,7 +119,7 @@ def _decode_pixels(data: bytes, path: Path) -> Pixels:
     if kind is None:
         raise ImageError(f"{path}: not an image (it starts with {data[:4]!r}); expected {_KINDS}")
     try:
-        pixels = decode(data, kind, page=page or 1)
+        pixels = decode(data, kind, page=page or 1, largest=largest)
     except UnsupportedError as error:
         raise ImageError(f"{path}: {error}") from error
     except DamagedError as error:

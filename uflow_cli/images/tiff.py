@@ -60,20 +60,21 @@ def picture_pages(path: Path) -> list[int]:
     return numbers or [1]
 
 
-def decode_tiff(data: bytes, *, page_number: int = 1) -> Pixels:
+def decode_tiff(data: bytes, *, largest: int, page_number: int = 1) -> Pixels:
     """Decode a page. Raises DamagedError, UnsupportedError, and what the decoders raise."""
     with _tifffile().TiffFile(io.BytesIO(data)) as file:
         if page_number > max(1, len(file.pages)):  # without any page the decoder says what is wrong
             raise DamagedError(f"it has no page {page_number}, only {len(file.pages)}")
         page = file.pages[page_number - 1]
-        check_size(page.imagewidth, page.imagelength)
+        check_size(page.imagewidth, page.imagelength, largest)
         _check_tags(page, len(data))
         _check_kind(page)
         if page.compression == _OLD_JPEG or (
             page.photometric == _YCBCR and page.compression in (1, 5, 8, 32773, 32946)
         ):
-            return open_with_pillow(TiffImagePlugin.TiffImageFile, data, page=page_number)  # it knows their colours
-        _check_segments(page, data)
+            # it knows their subsampled colours
+            return open_with_pillow(TiffImagePlugin.TiffImageFile, data, page=page_number, largest=largest)
+        _check_segments(page, data, largest)
         values = np.asarray(page.asarray(maxworkers=1)).reshape(page.shaped)[:, 0]  # (planes, H, W, channels)
         values = np.moveaxis(values[..., 0], 0, -1) if page.planarconfig == 2 else values[0]
         if values.dtype in (np.bool_, np.float16):  # too short to calculate with
@@ -131,7 +132,7 @@ def _name(value: Any) -> str:
     return f"{getattr(value, 'name', '').replace('_', ' ')} ({int(value)})".strip()
 
 
-def _check_segments(page: Any, data: bytes) -> None:
+def _check_segments(page: Any, data: bytes, largest: int) -> None:
     """Raise DamagedError for strips or tiles that are missing, cut, or JPEG that libjpeg remarks on."""
     segments = list(zip(page.dataoffsets, page.databytecounts, strict=False))
     expected = math.prod(page.chunked)
@@ -146,11 +147,11 @@ def _check_segments(page: Any, data: bytes) -> None:
             raise DamagedError(f"part {number} of {expected} of its picture was never written")
         if page.compression == _JPEG and page.bitspersample == 8:
             stream, tables = data[offset : offset + count], page.jpegtables
-            decode_jpeg(tables[:-2] + stream[2:] if tables else stream)
+            decode_jpeg(tables[:-2] + stream[2:] if tables else stream, largest)
         elif page.compression in _JPEG_2000:
-            decode_jpeg_2000(data[offset : offset + count])
+            decode_jpeg_2000(data[offset : offset + count], largest)
         elif page.compression == _WEBP:
-            decode_webp(data[offset : offset + count])
+            decode_webp(data[offset : offset + count], largest)
         elif page.compression in _EXACT and page.fillorder == 1:
             _check_length(page, number, _tifffile().TIFF.DECOMPRESSORS[page.compression](data[offset : offset + count]))
 
@@ -170,7 +171,7 @@ def _check_length(page: Any, number: int, decoded: bytes) -> None:
 
 def _check_fax(values: NDArray[Any], data: bytes, page: int, *, is_inverted: bool) -> None:
     """Raise DamagedError where two decoders of CCITT codes see other pictures: each goes on after damage in its way."""
-    other = open_with_pillow(TiffImagePlugin.TiffImageFile, data, page=page).values
+    other = open_with_pillow(TiffImagePlugin.TiffImageFile, data, page=page, largest=values.size).values
     if not np.array_equal((values != 0) != is_inverted, other != 0):
         raise DamagedError("its fax codes are wrong")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from uflow_cli.calibration import choose_threshold
 from uflow_cli.config import DeviceChoice, Runtime
-from uflow_cli.detection.prediction import Prediction
+from uflow_cli.detection.prediction import Prediction, predict
 from uflow_cli.detection.stream import Source, predictions
 from uflow_cli.errors import ImageError
 from uflow_cli.images import EVERYWHERE, Rois, rgb_image
@@ -89,6 +89,14 @@ class TrainedDetector:
         return predictions(
             self.model, self._detector, sources, threshold=self.threshold, batch_size=batch_size, rois=self.rois
         )
+
+    def detect_together(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
+        """What the model says of each of some RGB `images`, (H, W, 3) of any size, computed as one batch.
+
+        ImageError for one that the region of interest does not fit.
+        """
+        masks = [self.rois.of(None, (image.shape[0], image.shape[1])) for image in images]
+        return predict(self.model, self._detector, images, threshold=self.threshold, rois=masks)
 
     def with_threshold(
         self, *, nfa_threshold: float | None = None, false_alarm_rate: float | None = None
