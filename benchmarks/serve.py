@@ -39,6 +39,7 @@ class Load:
 
 
 def main() -> None:
+    """Print a row for each number of clients."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--images", type=Path, required=True)
@@ -51,11 +52,9 @@ def main() -> None:
     expected = [result.log_nfa for _, result in detector.detect_many(paths)]  # and the engine is warm
 
     def engine_rate() -> float:
-        n, start = 0, time.perf_counter()
-        endless = itertools.islice(itertools.cycle(paths), arguments.requests)
-        for n, _ in enumerate(detector.detect_many(endless), start=1):
-            if time.perf_counter() - start > arguments.seconds:
-                break
+        start = time.perf_counter()
+        in_time = itertools.takewhile(lambda _: time.perf_counter() - start < arguments.seconds, itertools.cycle(paths))
+        n = sum(1 for _ in detector.detect_many(itertools.islice(in_time, arguments.requests)))
         return n / (time.perf_counter() - start)
 
     rates, loads = [engine_rate()], {}
@@ -72,10 +71,9 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|")
     for n_clients, found in loads.items():
         per_second = len(found.latencies) / found.elapsed
-        tail = " | ".join(f"{1000 * q:.0f}" for q in np.quantile(found.latencies, (0.5, 0.95, 0.99)))
-        print(
-            f"| {n_clients} | {len(found.latencies)} | {found.refused} | {per_second:.2f} | {per_second / rate:.0%} | {tail} |"
-        )
+        tail = [f"{1000 * q:.0f}" for q in np.quantile(found.latencies, (0.5, 0.95, 0.99))]
+        cells = [n_clients, len(found.latencies), found.refused, f"{per_second:.2f}", f"{per_second / rate:.0%}", *tail]
+        print(f"| {' | '.join(map(str, cells))} |")
 
 
 @contextmanager

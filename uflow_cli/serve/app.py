@@ -164,7 +164,10 @@ def create_app(detectors: Mapping[str, TrainedDetector], *, limits: Limits, toke
         """Say that the server answers; no token is needed."""
         return _json(Health("ok", tuple(service.detectors), service.in_hand))
 
-    @app.get("/metrics", response_class=PlainTextResponse, dependencies=guards, responses=locked)
+    problem = {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}  # though the rest is text
+    locked_text = {status: {"description": one["description"], "content": problem} for status, one in locked.items()}
+
+    @app.get("/metrics", response_class=PlainTextResponse, dependencies=guards, responses=locked_text)
     async def metrics() -> Response:
         """Give what is counted, in the text of Prometheus."""
         return Response(generate_latest(service.registry), media_type="text/plain; version=0.0.4; charset=utf-8")
