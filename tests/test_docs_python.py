@@ -22,7 +22,7 @@ def test_the_examples_run(graph_run, product, photographs, tmp_path, monkeypatch
     write_png(Path("part.png"), defective_image(3)[0])
     names: dict[str, object] = {}
     examples = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    assert len(examples) == 4
+    assert len(examples) == 5
     for example in examples:
         exec(compile(example, PAGE.name, "exec"), names)
     out = capsys.readouterr().out
