@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 
-.PHONY: demo test test-python test-native sanitize lint format stubs bench clean
+.PHONY: demo test test-python test-native sanitize lint format stubs bench release clean
 
 demo: $(VENV)/.installed
 	$(BIN)/uflow sample --out $(DEMO)/data
@@ -59,6 +59,14 @@ stubs: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/nfa.py
+
+# Wheel and sdist of the last commit, its date the only one in them; what they need and whether a weakness is known in it.
+release: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --group release
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m build --outdir dist .
+	$(BIN)/auditwheel show dist/*.whl
+	$(BIN)/cyclonedx-py environment $(VENV) --output-file dist/sbom.json
+	$(BIN)/pip-audit --skip-editable
 
 clean:
 	rm -rf build $(DEMO) $(VENV)

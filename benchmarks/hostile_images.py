@@ -55,6 +55,8 @@ def sound_files() -> Iterator[Made]:
     for kind, suffix in SUFFIXES.items():
         for mode, image in modes.items():
             for number, options in enumerate(_options(kind)):
+                if options.get("compression") == "jpeg" and mode not in ("rgb", "grey"):
+                    continue
                 file = io.BytesIO()
                 try:
                     image.save(file, kind, **options)
@@ -97,7 +99,9 @@ def _special_tiffs(colour: np.ndarray) -> Iterator[Made]:
         for options in ({}, {"compression": "zlib"}, {"tile": (16, 16)}, {"bigtiff": True}):
             file = io.BytesIO()
             try:
-                tifffile.imwrite(file, values, **options)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of what may change in tifffile
+                    tifffile.imwrite(file, values, **options)
             except (ValueError, TypeError, KeyError):
                 continue
             yield "TIFF", f"{name}_{'_'.join(options)}.tif", file.getvalue()
