@@ -20,6 +20,7 @@ from uflow_cli.datasets import LabelledImage
 from uflow_cli.detect import detect_images
 from uflow_cli.detection.fitted import fitted_evidence
 from uflow_cli.detection.prediction import predict
+from uflow_cli.detection.stream import squared_norm_maps
 from uflow_cli.errors import CheckpointError, ImageError, UflowError
 from uflow_cli.evaluation import evaluate_images
 from uflow_cli.images import (
@@ -274,3 +275,21 @@ def test_a_resumed_training_goes_on_with_its_mask(good, tmp_path):
     (tmp_path / "mask.png").unlink()
     resumed = resume(tmp_path / "run", good, device=CPU, observer=Recorder([]), cache=shared_cache())
     assert (resumed.roi, resumed.calibration) == (once.roi, once.calibration)
+
+
+def test_a_mask_that_the_run_was_not_trained_with_hides_nothing(run, tmp_path):
+    """It only says what counts; the run's own, wherever it lies, hides the rest."""
+    write_png(tmp_path / "own.png", ROI)
+    write_png(tmp_path / "other.png", np.roll(ROI, 9, axis=1))
+    assert run.rois(tmp_path / "own.png").hides
+    assert run.rois().hides
+    other = run.rois(tmp_path / "other.png")
+    assert not other.hides
+    write_png(tmp_path / "a.png", strip(99))
+    model = load_model(run, device=CPU)
+    [(_, inside)] = squared_norm_maps(model, [tmp_path / "a.png"], rois=other)
+    [whole] = fitted_evidence(model, [strip(99)])
+    if run.model.fit != "tile":  # which leaves tiles out
+        for a, b in zip(inside.maps, whole.maps, strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert inside.shares.sum() < ROI.mean() * inside.shares.size * 1.1

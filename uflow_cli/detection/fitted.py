@@ -71,9 +71,16 @@ class FittedEvidence:
 
 
 def fitted_evidence(
-    model: EvidenceModel, images: Sequence[NDArray[np.uint8]], rois: Sequence[Mask | None] | None = None
+    model: EvidenceModel,
+    images: Sequence[NDArray[np.uint8]],
+    rois: Sequence[Mask | None] | None = None,
+    *,
+    hides: bool = True,
 ) -> Iterator[FittedEvidence]:
-    """The evidence of each of `images`, each (H, W, 3) of any size, of which the pixels in `rois` (H, W) count."""
+    """The evidence of each of `images`, each (H, W, 3) of any size, of which the pixels in `rois` (H, W) count.
+
+    The others are hidden from the model, unless `hides` is false.
+    """
     rois = rois or [None] * len(images)
     layouts = [layout_of((image.shape[0], image.shape[1]), model.config) for image in images]
     layouts = [layout if roi is None else layout.within(roi) for layout, roi in zip(layouts, rois, strict=True)]
@@ -81,7 +88,7 @@ def fitted_evidence(
 
     def tiles() -> Iterator[tuple[int, NDArray[np.uint8]]]:
         for index, (image, layout, roi) in enumerate(zip(images, layouts, rois, strict=True)):
-            content, inside = layout.seen(image, roi)
+            content, inside = layout.seen(image, roi if hides else None)
             for number in range(len(layout.corners)):
                 yield index, layout.cut(content, number, inside)
 

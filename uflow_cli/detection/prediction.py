@@ -106,11 +106,12 @@ class Prediction:
 
 def predict(
     model: EvidenceModel, detector: Detector, images: Sequence[NDArray[np.uint8]], *, threshold: float = 0.0,
-    rois: Sequence[NDArray[np.bool_] | None] | None = None,
+    rois: Sequence[NDArray[np.bool_] | None] | None = None, hides: bool = True,
 ) -> list[Prediction]:  # fmt: skip
     """Predictions for RGB `images`, each (H, W, 3) of any size; a region is detected where log_nfa < `threshold`.
 
-    Where there are `rois`, each (H, W) or None, pixels outside are neither evidence nor tests.
+    Where there are `rois`, each (H, W) or None, pixels outside are neither evidence nor tests, and hidden from the
+    model unless `hides` is false.
     """
     rois = rois or [None] * len(images)
     if model.config.is_squashed and all(roi is None for roi in rois):
@@ -118,7 +119,7 @@ def predict(
         findings = detector.find(sources)
         scores = _score_maps(model, sources, findings, size=SCORE_SIZE)
         return [Prediction(image, scores[index], threshold, findings, index) for index, image in enumerate(images)]
-    found = list(fitted_evidence(model, images, rois))
+    found = list(fitted_evidence(model, images, rois, hides=hides))
     alike: dict[Layout, list[int]] = {}
     for index, one in enumerate(found):
         alike.setdefault(one.layout, []).append(index)

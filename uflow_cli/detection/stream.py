@@ -45,7 +45,7 @@ def predictions(
 
     def work(seen: Sequence[Seen]) -> list[Prediction]:
         images, masks = [image for image, _ in seen], [mask for _, mask in seen]
-        return predict(model, detector, images, threshold=threshold, rois=masks)
+        return predict(model, detector, images, threshold=threshold, rois=masks, hides=rois.hides)
 
     return _in_batches(sources, work, batch_size or model.batch_size, rois)
 
@@ -56,7 +56,8 @@ def squared_norm_maps(
     """Each path in turn with the U maps of its image within `rois`, or why it cannot be read."""
 
     def work(seen: Sequence[Seen]) -> list[FittedEvidence]:
-        return list(fitted_evidence(model, [image for image, _ in seen], [mask for _, mask in seen]))
+        images, masks = [image for image, _ in seen], [mask for _, mask in seen]
+        return list(fitted_evidence(model, images, masks, hides=rois.hides))
 
     return _in_batches(paths, work, batch_size or model.batch_size, rois)
 

@@ -50,6 +50,7 @@ class Rois:
     everywhere: Mask | None = None
     name: str = ""  # of the file of `everywhere`
     is_needed: bool = False
+    hides: bool = False  # pixels outside from the network: only where it was trained so, else what it sees is strange
 
     def of(self, path: Path | None, size: tuple[int, int]) -> Mask | None:
         """The pixels that count, (H, W), of the image at `path` with this `size`; None: all. Raises ImageError.

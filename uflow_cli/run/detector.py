@@ -96,7 +96,7 @@ class TrainedDetector:
         ImageError for one that the region of interest does not fit.
         """
         masks = [self.rois.of(None, (image.shape[0], image.shape[1])) for image in images]
-        return predict(self.model, self._detector, images, threshold=self.threshold, rois=masks)
+        return predict(self.model, self._detector, images, threshold=self.threshold, rois=masks, hides=self.rois.hides)
 
     def with_threshold(
         self, *, nfa_threshold: float | None = None, false_alarm_rate: float | None = None

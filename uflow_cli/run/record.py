@@ -114,7 +114,7 @@ class RunRoi:
     def opened(self, folder: Path) -> Rois:
         """The mask for all images from the run's `folder`, or those beside them; CheckpointError if it is damaged."""
         if self.file is None:
-            return Rois(is_needed=True)
+            return Rois(is_needed=True, hides=True)
         path = folder / Path(self.file).name
         try:
             data = path.read_bytes()
@@ -122,7 +122,7 @@ class RunRoi:
             raise CheckpointError(f"{path} cannot be read ({error.strerror or error}); restore it") from error
         if hashlib.sha256(data).hexdigest() != self.sha256:
             raise CheckpointError(f"{path} is damaged: its checksum is another; restore it, or train again")
-        return Rois(read_roi(path), name=path.name)
+        return Rois(read_roi(path), name=path.name, hides=True)
 
 
 def keep_roi(path: Path, folder: Path) -> RunRoi:
@@ -154,7 +154,8 @@ class Run:
         ImageError for a mask that cannot be read or marks nothing, CheckpointError where the run's own is damaged.
         """
         if other is not None:
-            return Rois(read_roi(other), name=str(other))
+            is_own = self.roi is not None and hashlib.sha256(read_encoded(other)).hexdigest() == self.roi.sha256
+            return Rois(read_roi(other), name=str(other), hides=is_own)
         return EVERYWHERE if self.roi is None else self.roi.opened(self.folder)
 
     @property
