@@ -1,10 +1,12 @@
 """What detection of a folder and of one image costs, command by command, beside an earlier checkout of uflow.
 
-    python benchmarks/detect.py RUN IMAGES [--before CHECKOUT] [--rounds 3] [--start]
+    python benchmarks/detect.py RUN IMAGES [--before CHECKOUT] [--rounds 3] [--start | --rate]
 
 RUN has a graph. Each command is a process of its own; the commands take turns. Printed are the processor time of all
 its threads and the wall time, median and quartiles, in seconds, and the ratio of processor times to the first
-command's, of the same round. `--start` is about starts alone: one image with the graph, and the help.
+command's, of the same round. `--start` is about starts alone: one image with the graph, and the help. `--rate` is about
+images alone: processor time of all of them less that of one, of decoder and engine, and of detection without and with
+pictures.
 """
 
 from __future__ import annotations
@@ -47,6 +49,48 @@ def commands(run: Path, images: Path, before: Path | None) -> dict[str, Job]:
     return found
 
 
+ENGINE = """
+import sys
+from pathlib import Path
+from uflow_cli.images import read_image
+from uflow_cli.run.graph import load_engine
+from uflow_cli.run.record import load_run
+engine, images = load_engine(load_run(Path(sys.argv[1]))), [read_image(Path(name)) for name in sys.argv[2:]]
+for start in range(0, len(images), engine.batch_size):
+    engine.evidence_maps(images[start : start + engine.batch_size])
+"""
+
+
+def print_rates(run: Path, files: list[Path], *, rounds: int) -> None:
+    """Milliseconds of processor time per image, and how much of them decoding and the engine take."""
+    detect = ["-m", "uflow_cli", "detect", "--model", str(run), "--runtime", "onnx"]
+    jobs = {
+        "decoding and the engine": ["-c", ENGINE, str(run)],
+        "detection without pictures": [*detect, "--no-masks", "--no-overlays"],
+        "detection with masks and overlays": detect,
+    }
+    times: dict[str, list[float]] = {name: [] for name in jobs}
+    for _ in range(rounds):
+        for name, job in jobs.items():
+            one, many = (processor_time([*job, *map(str, chosen)]) for chosen in (files[:1], files))
+            times[name].append(1e3 * (many - one) / (len(files) - 1))
+    engine = next(iter(times.values()))
+    print("| per image | processor ms | share of the first |\n|---|---|---|")
+    for name, values in times.items():
+        shares = [own / value for own, value in zip(engine, values, strict=True)]
+        print(f"| {name} | {quartiles(values)} | {quartiles(shares)} |")
+
+
+def processor_time(arguments: list[str]) -> float:
+    """Of a Python process, in seconds."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "PYTHONPATH": str(HERE)}
+        subprocess.run([sys.executable, *arguments], check=True, capture_output=True, env=environment, cwd=folder)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
 def measure(checkout: Path, arguments: list[str]) -> tuple[float, float]:
     """Processor and wall time in seconds."""
     out = Path(tempfile.mkdtemp())
@@ -67,10 +111,15 @@ def main() -> None:
     parser.add_argument("images", type=Path)
     parser.add_argument("--before", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--start", action="store_true")
+    alone = parser.add_mutually_exclusive_group()
+    alone.add_argument("--start", action="store_true")
+    alone.add_argument("--rate", action="store_true")
     options = parser.parse_args()
     run, images, before = options.run.absolute(), options.images.absolute(), options.before
     files = sorted(path for path in images.rglob("*") if path.is_file())
+    if options.rate:
+        print_rates(run, files, rounds=options.rounds)
+        return
     folder = {f"{len(files)} images": images, "one image, cold": files[0]}
     tables = (
         starts(run, files[0], before) if options.start else {w: commands(run, p, before) for w, p in folder.items()}
