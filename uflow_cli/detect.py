@@ -91,6 +91,7 @@ def detect_images(
     together = 1 if isinstance(detector.model, Engine) else size  # an engine computes each image by itself
     digest = settings_digest(detector, roi, together, masks, overlays, rle)
     with result_lines(out, Terms(run.folder, detector.threshold, digest, roi), resume=resume) as lines:
+        remove_litter(out)
         for folder in (MASKS, OVERLAYS):
             remove_litter(out / folder, below=True)
         todo = _to_do(paths, lines, size=together)
