@@ -61,7 +61,7 @@ def test_the_common_folder_follows_no_link_and_is_the_root_of_several_drives():
 
 
 def an_image(path: Path, *regions: Detection) -> DetectedImage:
-    return DetectedImage(path, "defect" if regions else "good", -3.0, 0.5, 8, 9, regions, None, None)
+    return DetectedImage(path, "defect" if regions else "good", -0.0, 0.5, 8, 9, regions, None, None)
 
 
 @pytest.fixture

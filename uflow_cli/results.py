@@ -28,7 +28,7 @@ from uflow_cli.errors import UflowError
 from uflow_cli.files import hold, replacing
 from uflow_cli.images import IMAGE_SUFFIXES, page_of, roi_beside
 from uflow_cli.run.record import load_run
-from uflow_cli.schema import VERSION, from_dict, from_json, parse_json, record, to_dict, to_json
+from uflow_cli.schema import VERSION, from_dict, from_json, parse_json, record, to_dict, to_json, without_minus_zero
 from uflow_cli.text import in_one_line, printable
 
 LINES_NAME = "detections.jsonl"
@@ -265,7 +265,7 @@ def line_of(found: DetectedImage | UnreadableImage, stamp: Stamp, terms: Terms, 
     roi = None if terms.roi is None else str(terms.roi)
     head = {"version": VERSION, "model": str(terms.model), "nfa_threshold": terms.nfa_threshold, "roi": roi}
     tail = {"bytes": stamp[0], "modified_ns": stamp[1], "settings": terms.digest, **more}
-    return json.dumps({**head, **to_dict(found), **tail}, allow_nan=False) + "\n"
+    return json.dumps(without_minus_zero({**head, **to_dict(found), **tail}), allow_nan=False) + "\n"
 
 
 def common_folder(folders: Iterable[Path]) -> Path:
