@@ -33,6 +33,7 @@ from uflow_cli.run.state import has_state, read_state
 from uflow_cli.schema import json_text
 from uflow_cli.text import first_of
 from uflow_cli.training import Observer, criterion_of, resume, train_product
+from uflow_cli.training.proportions import with_fit
 from uflow_cli.workers import Job, Outcome, Work, run_jobs
 
 DIFFERENCES_SHOWN = 3
@@ -88,7 +89,9 @@ def train_categories(
         folder, data = out / category, load_dataset(dataset, root=root, category=category)
         data, excluded = without(data, exclude, strict=False)
         model_config, config = settings(data.name, data.category)
-        standing = "new" if overwrite else find_standing(folder, model_config, config, n_images=len(data.train))
+        standing = (
+            "new" if overwrite else find_standing(folder, model_config, config, [image.path for image in data.train])
+        )
         if standing == "finished":
             return None
         task = TrainingTask(
@@ -142,22 +145,26 @@ def _tell_of_stop(stop: threading.Event, observer: Observer) -> None:
 
 
 def find_standing(
-    folder: Path, model_config: ModelConfig, config: TrainingConfig, *, n_images: int
+    folder: Path, model_config: ModelConfig, config: TrainingConfig, paths: Sequence[Path]
 ) -> Literal["new", "unfinished", "finished"]:
-    """The progress of the training of these settings in `folder`; TrainingError where other settings were used."""
+    """The progress of the training of these settings in `folder`; TrainingError where other settings were used.
+
+    `paths` are those of the good images there are now.
+    """
+    if not has_state(folder) and not (folder / CONFIG_NAME).is_file():
+        return "new"
+    model_config, _ = with_fit(model_config, paths)
     if has_state(folder):
         state, _ = read_state(folder, with_tensors=False)
         _require_same(folder, state.origin, (state.model, state.training), (model_config, config))
         return "unfinished"
-    if not (folder / CONFIG_NAME).is_file():
-        return "new"
     run = load_run(folder)
     _require_same(folder, run.origin, (run.model, run.training), (model_config, config))
     if run.progress.state != "finished":
         return "new"
-    if run.origin.n_images != n_images:
+    if run.origin.n_images != len(paths):
         raise TrainingError(
-            f"{folder} holds a run trained on {run.origin.n_images} images and there are {n_images} now; "
+            f"{folder} holds a run trained on {run.origin.n_images} images and there are {len(paths)} now; "
             "replace it with --overwrite, or choose another folder with --out"
         )
     return "finished"
