@@ -18,7 +18,7 @@ from products import defective_image, files_in, good_image
 from uflow_cli.images import write_png
 from uflow_cli.results import LINES_NAME
 
-N_KILLS = int(os.environ.get("UFLOW_TEST_KILLS", "20"))  # of each kind
+N_KILLS = int(os.environ.get("UFLOW_TEST_KILLS", "4"))  # of each kind
 N_IMAGES = 12
 PATIENCE = 240.0  # seconds
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name == "nt", reason="signals")]
