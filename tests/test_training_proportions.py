@@ -32,14 +32,14 @@ def test_sizes_of_several_scales_keep_their_share_of_the_height():
     assert "256 x 704" in why
 
 
-def test_large_images_are_cut_into_tiles_and_mixed_ones_letterboxed():
+def test_large_images_are_cut_into_tiles_and_mixed_ones_squashed():
     config, why = fit_of_sizes(AUTO, [(4000, 5000)])
     assert config.fit == "tile"
     assert "4000 x 5000" in why
     assert "--fit squash" in why
     config, why = fit_of_sizes(AUTO, [(300, 700), (700, 300)])
-    assert config.fit == "letterbox"
-    assert "--fit squash" in why
+    assert config.fit == "squash"
+    assert "--fit letterbox" in why
 
 
 def test_what_is_given_stays_and_squares_alone_are_said():

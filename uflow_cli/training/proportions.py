@@ -60,10 +60,10 @@ def fit_of_sizes(config: ModelConfig, sizes: Sequence[Size]) -> tuple[ModelConfi
     if max(stretch.max(), 1 / stretch.min()) <= NEARLY:
         return squashed, None
     if ratios.max() > NEARLY * ratios.min():
-        return replace(config, fit="letterbox"), (
+        return squashed, (
             f"images of different proportions, such as {shown_size(sizes[int(ratios.argmin())])} and "
-            f"{shown_size(sizes[int(ratios.argmax())])} pixels, are put whole onto {shown_size(config.input_size)} "
-            "with a mirrored border; --fit squash distorts them instead"
+            f"{shown_size(sizes[int(ratios.argmax())])} pixels, are squashed to {shown_size(config.input_size)}; --fit "
+            "letterbox keeps their proportions, with a mirrored border"
         )
     for step in STEPS:
         rectangular = _rectangle(squashed, float(np.median(ratios)), step=step)
