@@ -32,8 +32,9 @@ def test_every_architecture_from_training_to_evaluation(architecture, product, t
     channels, sides, reach = FORMS[architecture]
     coupling = "uniform" if architecture in ("average", "single:2") else "affine"
     config = ModelConfig(
-        input_size=SMALL_MODEL.input_size, architecture=architecture, coupling=coupling, precision="fp32"
-    )
+        input_size=SMALL_MODEL.input_size, architecture=architecture, coupling=coupling, precision="fp32",
+        fit="squash",
+    )  # fmt: skip
     recorder = Recorder([])
     result = train(
         sorted((product / "stripes" / "train" / "good").iterdir()), out=tmp_path / "run", dataset="mvtec",
