@@ -130,7 +130,7 @@ def trained(root, tmp_path):
 
         return list(
             train_categories(
-                "mvtec", categories, root=root, out=tmp_path / "runs", settings=lambda dataset, category: (SMALL_MODEL, config),
+                "mvtec", categories, root=root, out=tmp_path / "runs", settings=lambda *_: (SMALL_MODEL, config),
                 device=torch.device("cpu"), observe=observe, on_bug=on_bug or unexpected, **options,
             )
         )  # fmt: skip

@@ -82,6 +82,13 @@ def test_scales_of_the_default_follow_the_input_and_give_way_to_what_leaves_no_r
     check_model_config(model)
 
 
+@pytest.mark.parametrize(("n_images", "scales"), [(99, None), (100, TWO_SIZES), (None, TWO_SIZES)])
+def test_few_images_are_seen_at_one_size_unless_more_are_asked_for(n_images, scales):
+    assert resolve({}, n_images=n_images)[0].scales == scales
+    assert resolve({"scales": "full:16 | half:16"}, n_images=n_images)[0].scales == "448:16 | 224:16"
+    assert resolve({"preset": "dino"}, n_images=n_images)[0].scales == "448:14 | 224:14"
+
+
 def test_paper_preset_tests_by_eq_9_and_the_others_by_size():
     assert {name: resolve({"preset": name})[0].tests for name in preset_names()} == {
         "dino": "by-size", "lite": "by-size", "lite-fast": "by-size", "paper": "paper", "resnet": "by-size",

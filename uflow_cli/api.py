@@ -67,7 +67,12 @@ def train(
         observer.on_warning(describe_left_out(data.left_out))
     data, excluded = without(data, read_exclusion(Path(exclude))) if exclude else (data, ())
     model_config, training_config = resolve(
-        settings, config_file=_path(config), dataset=data.name, category=data.category, where=""
+        settings,
+        config_file=_path(config),
+        dataset=data.name,
+        category=data.category,
+        n_images=len(data.train),
+        where="",
     )
     folder = cache_dir or os.environ.get("UFLOW_CACHE_DIR") or default_folder()
     kept = CacheFolder(Path(folder), limit=round(cache_size * GIB)) if cache else None

@@ -70,7 +70,7 @@ class TrainingTask:
 
 
 def train_categories(
-    dataset: str, categories: Sequence[str], *, root: Path, out: Path, settings: Callable[[str, str], RunSettings],
+    dataset: str, categories: Sequence[str], *, root: Path, out: Path, settings: Callable[[str, str, int], RunSettings],
     device: torch.device, observe: Observe, on_bug: Callable[[str], None],
     should_stop: Callable[[], bool] = lambda: False, overwrite: bool = False, cache: CacheFolder | None = None,
     compile_graph: bool = False, exclude: Sequence[str] = (),
@@ -88,7 +88,7 @@ def train_categories(
     def prepare(number: int, category: str) -> Work | None:
         folder, data = out / category, load_dataset(dataset, root=root, category=category)
         data, excluded = without(data, exclude, strict=False)
-        model_config, config = settings(data.name, data.category)
+        model_config, config = settings(data.name, data.category, len(data.train))
         standing = (
             "new" if overwrite else find_standing(folder, model_config, config, [image.path for image in data.train])
         )

@@ -65,8 +65,8 @@ def test_each_category_gets_the_settings_that_the_preset_has_for_it(train, monke
 
     settings = uflow_cli.presets.preset_settings
 
-    def changed(name, *, dataset, category, given):
-        values = settings(name, dataset=dataset, category=category, given=given)
+    def changed(name, *, dataset, category, **more):
+        values = settings(name, dataset=dataset, category=category, **more)
         return values | {"learning_rate": {"bolts": 1e-4, "nuts": 2e-4}[category]}
 
     monkeypatch.setattr(uflow_cli.presets, "preset_settings", changed)

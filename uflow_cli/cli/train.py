@@ -137,8 +137,8 @@ def train(
     if images is not None and category is not None:
         raise typer.BadParameter("a category is of a --dataset, not of --images", param_hint="'--category'")
 
-    def resolved(dataset: str, category: str) -> tuple[ModelConfig, TrainingConfig]:
-        return resolve(given, config_file=config, dataset=dataset, category=category)
+    def resolved(dataset: str, category: str, n_images: int) -> tuple[ModelConfig, TrainingConfig]:
+        return resolve(given, config_file=config, dataset=dataset, category=category, n_images=n_images)
 
     root = chosen_root(dataset, category, data_root) if dataset else Path()
     cache = None if no_cache else chosen_cache(cache_dir, cache_size)
@@ -163,7 +163,7 @@ def train(
     if is_rank_zero() or strict:
         heed(data.left_out, strict=strict)
     data, excluded = without(data, read_exclusion(exclude)) if exclude else (data, ())
-    model_config, training_config = resolved(data.name, data.category)
+    model_config, training_config = resolved(data.name, data.category, len(data.train))
     groups = groups_of(data.train, training_config.groups)
     run = out or Path("runs") / data.name / data.category
     if is_rank_zero():
@@ -203,7 +203,7 @@ def _heed_all(dataset: str, category: str, data_root: Path) -> None:
 
 def _train_many(
     dataset: str, category: str, *, data_root: Path, out: Path | None,
-    settings: Callable[[str, str], tuple[ModelConfig, TrainingConfig]], device: DeviceName,
+    settings: Callable[[str, str, int], tuple[ModelConfig, TrainingConfig]], device: DeviceName,
     cache: CacheFolder | None, overwrite: bool, tensorboard: bool, graph: bool, exclude: Path | None,
 ) -> None:  # fmt: skip
     """Train the categories that `category` names; exit code 1 if one of them failed."""

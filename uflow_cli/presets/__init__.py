@@ -15,7 +15,8 @@ from uflow_cli.files import read_plain
 from uflow_cli.schema import Setting, checked, settings_of, to_dict
 
 CATEGORIES = "category"  # [category.<dataset>.<category>]: a preset's settings for one category
-EXTRACTORS = "extractor_settings"  # [extractor_settings.<extractor>]: for one extractor
+MANY = "many_images"  # [many_images.<extractor>]: for one extractor, where there are as many as
+MANY_IMAGES = 100  # good images; see benchmarks/results/fused.md
 PAPER_EXACT = {  # what paper_exact means for other settings (docs/method.md, section 8)
     "precision": "fp32",
     "flow_precision": "fp32",
@@ -41,20 +42,26 @@ def preset_names() -> list[str]:
 
 
 def preset_settings(
-    name: str, *, dataset: str | None, category: str | None, given: Mapping[str, Any] | None = None
+    name: str,
+    *,
+    dataset: str | None,
+    category: str | None,
+    given: Mapping[str, Any] | None = None,
+    n_images: int | None = None,
 ) -> dict[str, Any]:
     """The settings of preset `name`, those for the category and the extractor included; UflowError for an unknown name.
 
-    What the user has `given` may leave no room for scales of several sizes: strides, or an input whose sides they do
-    not divide. Then the preset has none.
+    `n_images` good images, if it is known how many, may be too few for some of them. What the user has `given` may
+    leave no room for scales of several sizes: strides, or an input whose sides they do not divide. Then there are none.
     """
     given = given or {}
     if name not in preset_names():
         raise UflowError(f"unknown preset {name!r}; known: {', '.join(preset_names())}")
     values = tomllib.loads((resources.files(__name__) / f"{name}.toml").read_text(encoding="utf-8"))
-    categories, extractors = values.pop(CATEGORIES, {}), values.pop(EXTRACTORS, {})
+    categories, of_many = values.pop(CATEGORIES, {}), values.pop(MANY, {})
     values |= categories.get(dataset, {}).get(category, {})
-    values |= extractors.get(given.get("extractor", values.get("extractor")), {})
+    if n_images is None or n_images >= MANY_IMAGES:
+        values |= of_many.get(given.get("extractor", values.get("extractor")), {})
     values = checked(values, all_settings(), where=f"in preset {name}")
     size = given.get("input_size", values.get("input_size", all_settings()["input_size"].default))
     if given.get("strides") is not None or not scales_fit(values.get("scales"), size):
@@ -75,18 +82,20 @@ def read_config_file(path: Path) -> dict[str, Any]:
 
 def resolve(
     overrides: Mapping[str, Any], *, config_file: Path | None = None, dataset: str | None = None,
-    category: str | None = None, where: str = "on the command line",
+    category: str | None = None, n_images: int | None = None, where: str = "on the command line",
 ) -> tuple[ModelConfig, TrainingConfig]:  # fmt: skip
     """The configuration of a run: `overrides` > `config_file` > category > preset > default.
 
-    `where` tells users where the overrides stand. UflowError for what is unknown, does not fit or go together.
+    `n_images` is that of good images; None, if it is not known, stands for enough. `where` tells users where the
+    overrides stand. UflowError for what is unknown, does not fit or go together.
     """
     given = [
         read_config_file(config_file) if config_file else {},
         checked(overrides, all_settings(), where=where),
     ]
     preset = _merged(given).get("preset", all_settings()["preset"].default)
-    layers = [preset_settings(preset, dataset=dataset, category=category, given=_merged(given)), *given]
+    of_preset = preset_settings(preset, dataset=dataset, category=category, given=_merged(given), n_images=n_images)
+    layers = [of_preset, *given]
     if _merged(layers).get("paper_exact"):
         layers = [{**PAPER_EXACT, **layer} if layer.get("paper_exact") else layer for layer in layers]
     values = _merged(layers)
