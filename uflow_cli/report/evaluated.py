@@ -52,7 +52,7 @@ def report_summary(run: Run, evaluation: Evaluation) -> ReportSummary:
         ),
     )
     figures = (
-        Fact("image AUROC", _share(evaluation.image_auroc), "by the highest anomaly score"),
+        Fact("image AUROC", _share(evaluation.image_auroc), "by the anomaly score"),
         Fact("pixel AUROC", _share(evaluation.pixel_auroc)),
         Fact("AUPRO", _share(evaluation.aupro), "to a false-positive rate of 0.3"),
         Fact(
