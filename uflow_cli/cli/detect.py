@@ -10,6 +10,7 @@ import typer
 
 from uflow_cli.cli.options import (
     DEVICE,
+    RESULTS,
     RUNTIME,
     STDOUT,
     Device,
@@ -20,9 +21,12 @@ from uflow_cli.cli.options import (
     NfaThreshold,
     Quiet,
     RegionOfInterest,
+    ResultFolder,
     Runtime,
     Strict,
     WeightsFiles,
+    WithMasks,
+    WithOverlays,
     chosen_run,
     given_images,
     heed,
@@ -49,12 +53,12 @@ def detect(
     model: ModelFolder = None,
     nfa_threshold: NfaThreshold = None,
     false_alarm_rate: FalseAlarmRate = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder for results, masks and overlays.")] = Path("detections"),
+    out: ResultFolder = RESULTS,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with what is in --out; what is done and unchanged is skipped.")
     ] = False,
-    masks: Annotated[bool, typer.Option("--masks/--no-masks", help="Write a mask for each image.")] = True,
-    overlays: Annotated[bool, typer.Option("--overlays/--no-overlays", help="Write an overlay for each image.")] = True,
+    masks: WithMasks = True,
+    overlays: WithOverlays = True,
     report: Annotated[
         Path | None,
         typer.Option("--report", help="Also write an HTML page with all images to this folder or FILE.html."),

@@ -152,6 +152,10 @@ def _listed() -> list[Path]:
 
 
 STDOUT = Path("-")
+RESULTS = Path("detections")
+ResultFolder = Annotated[Path, typer.Option("--out", help="Folder for results, masks and overlays.")]
+WithMasks = Annotated[bool, typer.Option("--masks/--no-masks", help="Write a mask for each image.")]
+WithOverlays = Annotated[bool, typer.Option("--overlays/--no-overlays", help="Write an overlay for each image.")]
 JsonLines = Annotated[
     Path | None,
     typer.Option("--jsonl", help="Also write a JSON line per image to this file as it comes; - is stdout."),

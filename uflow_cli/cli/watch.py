@@ -12,6 +12,7 @@ import typer
 
 from uflow_cli.cli.options import (
     DEVICE,
+    RESULTS,
     RUNTIME,
     STDOUT,
     Device,
@@ -21,8 +22,11 @@ from uflow_cli.cli.options import (
     NfaThreshold,
     Quiet,
     RegionOfInterest,
+    ResultFolder,
     Runtime,
     WeightsFiles,
+    WithMasks,
+    WithOverlays,
     chosen_run,
     lines_to,
     require_one_threshold,
@@ -37,9 +41,9 @@ def watch(
     model: ModelFolder = None,
     nfa_threshold: NfaThreshold = None,
     false_alarm_rate: FalseAlarmRate = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder for results, masks and overlays.")] = Path("detections"),
-    masks: Annotated[bool, typer.Option("--masks/--no-masks", help="Write a mask for each image.")] = True,
-    overlays: Annotated[bool, typer.Option("--overlays/--no-overlays", help="Write an overlay for each image.")] = True,
+    out: ResultFolder = RESULTS,
+    masks: WithMasks = True,
+    overlays: WithOverlays = True,
     move_good: Annotated[
         Path | None, typer.Option("--move-good", metavar="DIR", help="Move images without a defect there.")
     ] = None,
