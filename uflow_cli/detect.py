@@ -9,7 +9,6 @@ from pathlib import Path
 
 import uflow_cli
 from uflow_cli.config import DeviceChoice, Runtime
-from uflow_cli.detection.masks import coco_counts
 from uflow_cli.detection.prediction import Prediction
 from uflow_cli.detection.stream import UnreadableImage
 from uflow_cli.engine import Engine
@@ -23,12 +22,12 @@ from uflow_cli.results import (
     Detected,
     DetectedImage,
     ResultLines,
-    RunLengths,
     Stamp,
     Terms,
     common_folder,
     mirrored_name,
     result_lines,
+    run_lengths,
     stamp_of,
 )
 from uflow_cli.run.detector import TrainedDetector, open_detector
@@ -136,6 +135,6 @@ def write_pictures(
     return DetectedImage(
         path=path, verdict=prediction.verdict, log_nfa=prediction.log_nfa, anomaly_score=prediction.anomaly_score,
         height=height, width=width, regions=prediction.detections, mask=mask_path,
-        overlay=overlay_path, rle=RunLengths(prediction.size, coco_counts(prediction.mask)) if rle else None,
+        overlay=overlay_path, rle=run_lengths(prediction.mask) if rle else None,
         roi_share=1.0 if prediction.roi is None else float(prediction.roi.mean()),
     )  # fmt: skip

@@ -21,22 +21,25 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, Literal, overload
 
+import numpy as np
+from numpy.typing import NDArray
+
 from uflow_cli.calibration import choose_threshold
 from uflow_cli.detection.detector import Detection
+from uflow_cli.detection.masks import coco_counts
 from uflow_cli.detection.stream import UnreadableImage
 from uflow_cli.errors import UflowError
 from uflow_cli.files import hold, replacing
 from uflow_cli.images import IMAGE_SUFFIXES, page_of, roi_beside
 from uflow_cli.run.record import load_run
 from uflow_cli.schema import VERSION, from_dict, from_json, parse_json, record, to_dict, to_json, without_minus_zero
-from uflow_cli.text import in_one_line, printable
+from uflow_cli.text import in_one_line, inert, printable
 
 LINES_NAME = "detections.jsonl"
 RESULT_NAME = "detections.json"
 TABLE_NAME = "detections.csv"
 MASKS, OVERLAYS = "masks", "overlays"
 LONGEST_NAME = 200  # bytes, before what makes it unique and what a file under way is called
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would compute
 COLUMNS = (
     "path", "verdict", "log_nfa", "anomaly_score", "region", "region_log_nfa", "area", "left", "top", "right", "bottom",
     "centroid_x", "centroid_y", "scale", "is_whole_image", "message",
@@ -52,6 +55,11 @@ class RunLengths:
 
     size: tuple[int, int]  # (H, W)
     counts: str
+
+
+def run_lengths(mask: NDArray[np.bool_]) -> RunLengths:
+    """The run lengths of a mask (H, W); UflowError where pycocotools is not installed."""
+    return RunLengths((mask.shape[0], mask.shape[1]), coco_counts(mask))
 
 
 @record
@@ -406,8 +414,7 @@ def _rows(regions: Sequence[Detection]) -> Iterator[dict[str, Any]]:
 
 def _cell(text: str) -> str:
     """`text` as a spreadsheet shows and does not compute it, whatever a file is called."""
-    shown = printable(text)
-    return f"'{shown}" if shown.startswith(FORMULA) else shown
+    return inert(printable(text))
 
 
 def whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:

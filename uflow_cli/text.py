@@ -7,6 +7,7 @@ from typing import Final
 
 _LARGE: Final = 1e6
 _REASON: Final = 200  # characters of what others wrote
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")  # how a text begins that a spreadsheet would compute
 _SUPERSCRIPTS: Final = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -19,6 +20,11 @@ def printable(text: str) -> str:
     """Any text, with a replacement for bytes that are no Unicode and for characters that cannot be shown."""
     known = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in known)
+
+
+def inert(text: str) -> str:
+    """`text` for the cell of a table, with an apostrophe before it where a spreadsheet would take it for a formula."""
+    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def in_one_line(error: object) -> str:

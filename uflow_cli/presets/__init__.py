@@ -63,7 +63,7 @@ def preset_settings(
     if n_images is None or n_images >= MANY_IMAGES:
         values |= of_many.get(given.get("extractor", values.get("extractor")), {})
     values = checked(values, all_settings(), where=f"in preset {name}")
-    size = given.get("input_size", values.get("input_size", all_settings()["input_size"].default))
+    size = given.get("input_size", values.get("input_size", ModelConfig().input_size))
     if given.get("strides") is not None or not scales_fit(values.get("scales"), size):
         values.pop("scales", None)
     return values

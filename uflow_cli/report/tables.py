@@ -25,7 +25,7 @@ from uflow_cli.evaluation import (
 from uflow_cli.files import write_text
 from uflow_cli.report.drawings import sweep_chart
 from uflow_cli.schema import json_text
-from uflow_cli.text import clean
+from uflow_cli.text import clean, inert
 
 EVALUATION_NAME = "evaluation.json"
 FIGURES = {
@@ -141,12 +141,12 @@ def csv_text(rows: Iterable[Sequence[object]]) -> str:
 
 
 def _inert(cell: object) -> object:
-    if not (isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r"))):
+    if not isinstance(cell, str):
         return cell
     try:
         float(cell)
     except ValueError:
-        return f"'{cell}"
+        return inert(cell)
     return cell
 
 

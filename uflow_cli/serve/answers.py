@@ -6,10 +6,9 @@ import base64
 from typing import Literal
 
 from uflow_cli.detection.detector import Detection
-from uflow_cli.detection.masks import coco_counts
 from uflow_cli.detection.prediction import Prediction
 from uflow_cli.images import encode_png
-from uflow_cli.results import RunLengths
+from uflow_cli.results import RunLengths, run_lengths
 from uflow_cli.run.detector import TrainedDetector
 from uflow_cli.schema import VERSION, record
 
@@ -77,6 +76,6 @@ def answer_of(name: str, detector: TrainedDetector, prediction: Prediction, *, m
         model=name, nfa_threshold=detector.threshold, promise=detector.promise, caveat=detector.run.caveat,
         verdict=prediction.verdict, log_nfa=prediction.log_nfa, anomaly_score=prediction.anomaly_score,
         height=prediction.size[0], width=prediction.size[1], regions=prediction.detections,
-        rle=RunLengths(prediction.size, coco_counts(prediction.mask)) if mask == "rle" else None,
+        rle=run_lengths(prediction.mask) if mask == "rle" else None,
         mask_png=base64.b64encode(encode_png(prediction.mask)).decode() if mask == "png" else None,
     )  # fmt: skip
