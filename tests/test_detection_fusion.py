@@ -232,6 +232,20 @@ def test_a_run_without_weights_of_the_map_outlines_the_evidence_as_before():
     assert (old.map_weights, old.image_power) == ((), 1.0)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("map_weights", (0.5, 0.5)), ("map_weights", (0.0, 0.0, 0.0)), ("map_weights", (1.0, -0.5, 0.5)),
+        ("map_mean", float("nan")), ("image_power", 0.0), ("image_power", float("inf")),
+    ],
+)  # fmt: skip
+def test_a_damaged_map_is_refused(field, value):
+    fusion = calibrate_noise().fusion
+    assert fusion is not None
+    with pytest.raises(ValueError, match=r"weights|out of range"):
+        replace(fusion, **{field: value})
+
+
 def test_the_mean_of_the_map_is_that_of_good_images():
     calibration = calibrate_noise()
     assert calibration.fusion is not None

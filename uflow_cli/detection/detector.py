@@ -131,8 +131,13 @@ class Fusion:
     image_power: float = 1.0
 
     def __post_init__(self) -> None:
-        if not all(math.isfinite(weight) and weight >= 0 for weight in self.weights):
-            raise ValueError(f"weights of evidence must be finite and not negative, not {self.weights}")
+        for weights in (self.weights, self.map_weights):
+            if not all(math.isfinite(weight) and weight >= 0 for weight in weights):
+                raise ValueError(f"weights of evidence must be finite and not negative, not {weights}")
+        if self.map_weights and not (len(self.map_weights) == len(self.weights) and any(self.map_weights)):
+            raise ValueError(f"a map of {len(self.weights)} sources has weights {self.map_weights}")
+        if not (math.isfinite(self.map_mean) and math.isfinite(self.image_power) and self.image_power >= 1):
+            raise ValueError(f"mean {self.map_mean} or power {self.image_power} of a map is out of range")
         if not (0 <= self.area_exponent <= 1 and 0 < self.whole_share < 1):
             raise ValueError(f"area exponent {self.area_exponent} or share {self.whole_share} is not in 0..1")
 
