@@ -231,6 +231,18 @@ def test_kill_in_the_middle_loses_only_what_was_not_done(model, paths, cache):
     assert load(model, paths, cache)[1] == 11
 
 
+def test_a_forked_process_does_not_end_the_lease_that_it_inherits(tmp_path):
+    lease = CacheFolder(tmp_path, GIB).reserve([], record_bytes=1)
+    child = os.fork()
+    if child == 0:
+        lease._finalizer()  # as when garbage is collected there
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert len(list(tmp_path.glob("in-use/*.json"))) == 1
+    lease._finalizer()
+    assert not list(tmp_path.glob("in-use/*.json"))
+
+
 @pytest.mark.slow
 def test_two_runs_at_once(model, paths, cache):
     runs = [start(cache, paths, die_after=1000) for _ in range(2)]

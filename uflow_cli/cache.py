@@ -75,11 +75,13 @@ class Lease:
         path = folder / f"{secrets.token_hex(8)}.json"
         lock = FileLock(path.with_suffix(".lock"), thread_local=False)
         lock.acquire(timeout=0)
-        self._finalizer = weakref.finalize(self, _end_lease, path, lock)
+        self._finalizer = weakref.finalize(self, _end_lease, path, lock, os.getpid())
         write_text(path, json.dumps({"record_bytes": record_bytes, "names": list(names)}))
 
 
-def _end_lease(path: Path, lock: FileLock) -> None:
+def _end_lease(path: Path, lock: FileLock, owner: int) -> None:
+    if os.getpid() != owner:  # a forked process collects what it inherited: the lease is not its own
+        return
     with contextlib.suppress(OSError):
         path.unlink(missing_ok=True)
         lock.release()
@@ -179,7 +181,7 @@ class CacheFolder:
                     used |= names
                     to_come += lease["record_bytes"] * sum(not (self.path / name).exists() for name in names)
             else:
-                _end_lease(path, lock)
+                _end_lease(path, lock, os.getpid())
         busy = {name.partition("/")[0] for name in used}
         for folder in self._folders():
             if folder.name not in busy:
