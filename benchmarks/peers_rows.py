@@ -19,10 +19,11 @@ from peers_measures import Scored, measure
 from peers_spade import Spade
 from peers_weights import resnet_backbone
 
-from uflow_cli.config import ModelConfig, TrainingConfig
+from uflow_cli.config import ModelConfig
 from uflow_cli.detection.prediction import SCORE_SIZE, predict
 from uflow_cli.features import ExtractorSpec, build_extractor
 from uflow_cli.images import read_image
+from uflow_cli.presets import resolve
 from uflow_cli.run.log import Epoch
 from uflow_cli.run.record import load_model, load_run
 from uflow_cli.training import Silent, train
@@ -116,14 +117,23 @@ class LogObserver(Silent):
         )
 
 
-def uflow_config(job: Job) -> ModelConfig:
-    """The lite preset's, or that of the ResNet whose weights are given; in the precision of the other methods."""
+def plain_config(job: Job) -> ModelConfig:
+    """The extractor of the method alone, at one input size."""
     if job.weights is None:
         return ModelConfig(input_size=job.input_size, precision="fp32")
     return ModelConfig(
         extractor=resnet_backbone(job.weights).name, weights=(str(job.weights),), input_size=job.input_size,
         precision="fp32",
     )  # fmt: skip
+
+
+def uflow_settings(job: Job, n_images: int) -> dict[str, Any]:
+    """What `uflow train` takes by itself for so many good images, with the extractor and the conditions of `job`."""
+    plain = plain_config(job)
+    settings = {key: getattr(plain, key) for key in ("extractor", "weights", "input_size", "precision")}
+    settings |= {"fit": "squash", "seed": job.seed, "batch_size": BATCH}
+    model_config, config = resolve(settings | ({"epochs": job.epochs} if job.epochs else {}), n_images=n_images)
+    return {"model_config": model_config, "config": config}
 
 
 def extractor_facts(job: Job, spec: ExtractorSpec) -> dict[str, str]:
@@ -137,11 +147,10 @@ def extractor_facts(job: Job, spec: ExtractorSpec) -> dict[str, str]:
 
 def train_uflow(job: Job, selection: Selection) -> Trained:
     """uflow as `uflow train` trains it, on all good images: it holds out its part itself, by the same seed."""
-    model_config = uflow_config(job)
+    settings = uflow_settings(job, len(selection.good))
     result = train(
-        selection.good, out=job.folder / f"uflow-{model_config.extractor}", dataset="comparison", category="comparison",
-        device=CPU, model_config=model_config, observer=LogObserver(), overwrite=True,
-        config=TrainingConfig(epochs=job.epochs, batch_size=BATCH, seed=job.seed),
+        selection.good, out=job.folder / f"uflow-{settings['model_config'].extractor}", dataset="comparison",
+        category="comparison", device=CPU, observer=LogObserver(), overwrite=True, **settings,
     )  # fmt: skip
     run = load_run(result.folder)
     model = load_model(run, device=CPU)
@@ -161,14 +170,15 @@ def train_uflow(job: Job, selection: Selection) -> Trained:
     progress = result.progress
     return Trained(score, {
         **extractor_facts(job, model.extractor.spec),
+        **({"features": settings["model_config"].scales} if settings["model_config"].scales else {}),
         "training": f"{progress.epochs_done} epochs, batch {BATCH}; held-out images chose {progress.best_epoch}",
-        "image score": "highest anomaly score",
+        "image score": "third power mean of the evidence",
     })  # fmt: skip
 
 
 def train_spade(job: Job, selection: Selection) -> Trained:
     """SPADE on uflow's own extractor: the features of the good images are all of it."""
-    extractor = build_extractor(uflow_config(job), device=CPU)
+    extractor = build_extractor(plain_config(job), device=CPU)
 
     def features(paths: Sequence[Path]) -> list[torch.Tensor]:
         batches = InputImages(paths, input_size=job.input_size).batches()
@@ -195,7 +205,7 @@ def train_spade(job: Job, selection: Selection) -> Trained:
 
 def train_differnet(job: Job, selection: Selection) -> Trained:
     """DifferNet on uflow's own extractor; it scores images and gives no maps."""
-    extractor, epochs = build_extractor(uflow_config(job), device=CPU), job.epochs or EPOCHS
+    extractor, epochs = build_extractor(plain_config(job), device=CPU), job.epochs or EPOCHS
 
     def vectors(paths: Sequence[Path]) -> torch.Tensor:
         batches = InputImages(paths, input_size=job.input_size).batches()
