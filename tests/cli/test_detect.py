@@ -220,3 +220,9 @@ def test_a_table_of_many_images_shows_the_first_defects(uflow, small_run, images
     assert "good é.png" not in outcome.out
     assert "bad.png" in outcome.out
     assert "and 1 more images, all of which are in the files\n1 of 2 images have a defect" in outcome.out
+
+
+def test_workers_without_a_cluster_are_wrong_usage(uflow, small_run, images):
+    outcome = uflow("detect", images, "--model", small_run, "--workers", 2)
+    assert outcome.code == 2
+    assert "workers belong to --engine ray" in outcome.err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,6 +43,13 @@ if TYPE_CHECKING:
 DEFECT_EXIT_CODE = 3
 
 
+class EngineName(StrEnum):
+    """Who computes: this process, or those of a cluster."""
+
+    local = "local"
+    ray = "ray"
+
+
 def detect(
     images: Annotated[
         list[Path],
@@ -77,6 +85,19 @@ def detect(
     weights: WeightsFiles = None,
     device: Device = DEVICE,
     runtime: Runtime = RUNTIME,
+    engine: Annotated[
+        EngineName, typer.Option("--engine", help="ray shares the images out to a Ray cluster (extra ray).")
+    ] = EngineName.local,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            min=1,
+            metavar="<int>",
+            show_default="one per GPU, or per machine",
+            help="Processes of --engine ray.",
+        ),
+    ] = None,
 ) -> None:
     """Say of each image whether it is good, where its defects are, and how sure that is."""
     from uflow_cli.cli import console
@@ -84,6 +105,8 @@ def detect(
     require_one_threshold(nfa_threshold, false_alarm_rate)
     if json and jsonl == STDOUT:
         raise typer.BadParameter("stdout takes the lines or the whole result, not both", param_hint="'--jsonl'")
+    if workers is not None and engine is not EngineName.ray:
+        raise typer.BadParameter("workers belong to --engine ray; give that too", param_hint="'--workers'")
 
     from uflow_cli.detect import detect_images
     from uflow_cli.results import broken_off
@@ -95,8 +118,9 @@ def detect(
         console.note(
             f"beginning anew; {out} held {n_lost} results of a detection broken off, which --resume goes on with"
         )
+    is_stored = resume or engine is EngineName.ray  # what a report shows lies on the disk alone
     with contextlib.ExitStack() as stack:
-        page = stack.enter_context(_page(None if resume else report))
+        page = stack.enter_context(_page(None if is_stored else report))
         tell = stack.enter_context(lines_to(jsonl))
         bar = stack.enter_context(console.progress("detecting", total=len(given.images), quiet=quiet))
 
@@ -110,14 +134,14 @@ def detect(
             result = detect_images(
                 run, given.images, out=out, base=given.base, resume=resume, device=device.value, runtime=runtime.value,
                 nfa_threshold=nfa_threshold, false_alarm_rate=false_alarm_rate, masks=masks, overlays=overlays, rle=rle,
-                roi=roi, on_done_before=done_before, on_progress=bar, on_line=tell,
-                on_prediction=page.add if page else lambda _path, _prediction: None,
+                roi=roi, engine=engine.value, n_workers=workers, on_done_before=done_before, on_progress=bar,
+                on_line=tell, on_prediction=page.add if page else lambda _path, _prediction: None,
             )  # fmt: skip
         except KeyboardInterrupt:
             console.note(f"broken off; results so far are in {out}, and --resume goes on")
             raise
         shown = page.finish(run, result) if page else None
-    if report and resume:
+    if report and is_stored:
         from uflow_cli.report import report_stored, report_writer
 
         with report_writer(report) as writer:
