@@ -81,8 +81,8 @@ def main() -> None:
     ]
     print(f"{run.origin.dataset}/{run.origin.category}: {good.sum()} good and {(~good).sum()} defective test images")
     print(
-        "| detector | image AUROC by NFA | false detections in 100 good images, of 10 / 1 / 0.1 | "
-        "good images flagged | detected | detections per detected image | mIoU at 0, all / defective | best in hindsight | of the map |"
+        "| detector | image AUROC by NFA | false detections in 100 good images of 10, 1, 0.1 | flagged | "
+        "detected | detections per detected image | mIoU at 0, all / defective | best in hindsight | of the map |"
     )
     print("|---|---|---|---|---|---|---|---|---|")
     for kind in kinds:
