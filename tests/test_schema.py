@@ -44,7 +44,7 @@ def test_a_record_is_the_same_after_json_and_nan_is_null():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": VERSION + 1}, f"version {VERSION + 1}, and this uflow reads version {VERSION}"), ({"version": None}, "no version"),
+        ({"version": VERSION - 1}, f"version {VERSION - 1}, and this uflow reads version {VERSION}"), ({"version": None}, "no version"),
         ({"share": "0.5"}, "share: "), ({"share": None}, "share: "), ({"parts": [{"name": 3}]}, r"parts\.0\.name: "), ({"more": 1}, "more: "),
         ({"parts": [{"name": "a", "size": [1.5]}]}, r"parts\.0\.size\.0: "),
     ],

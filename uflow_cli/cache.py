@@ -36,6 +36,7 @@ from uflow_cli.features.records import RecordLayout, Records, pack, unpack
 from uflow_cli.files import remove_litter, replacing, write_text
 from uflow_cli.images import OPENCV_VERSION, Source, decoder_versions, done_ahead, pixels_of, survey_images
 from uflow_cli.model import PREPROCESSING_VERSION, Model
+from uflow_cli.schema import VERSION, refuse_newer
 
 GIB = 2**30
 FORMAT = 2  # of the files; raise it when their layout changes
@@ -76,7 +77,7 @@ class Lease:
         lock = FileLock(path.with_suffix(".lock"), thread_local=False)
         lock.acquire(timeout=0)
         self._finalizer = weakref.finalize(self, _end_lease, path, lock, os.getpid())
-        write_text(path, json.dumps({"record_bytes": record_bytes, "names": list(names)}))
+        write_text(path, json.dumps({"version": VERSION, "record_bytes": record_bytes, "names": list(names)}))
 
 
 def _end_lease(path: Path, lock: FileLock, owner: int) -> None:
@@ -177,6 +178,7 @@ class CacheFolder:
             except Timeout:  # its process lives
                 with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                     lease = json.loads(path.read_text(encoding="utf-8"))
+                    refuse_newer(lease.get("version"), path)
                     names = set(lease["names"])
                     used |= names
                     to_come += lease["record_bytes"] * sum(not (self.path / name).exists() for name in names)

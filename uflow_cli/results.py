@@ -32,7 +32,17 @@ from uflow_cli.errors import UflowError
 from uflow_cli.files import hold, replacing
 from uflow_cli.images import IMAGE_SUFFIXES, page_of, roi_beside
 from uflow_cli.run.record import load_run
-from uflow_cli.schema import VERSION, from_dict, from_json, parse_json, record, to_dict, to_json, without_minus_zero
+from uflow_cli.schema import (
+    VERSION,
+    from_dict,
+    from_json,
+    parse_json,
+    record,
+    refuse_newer,
+    to_dict,
+    to_json,
+    without_minus_zero,
+)
 from uflow_cli.text import in_one_line, inert, printable
 
 LINES_NAME = "detections.jsonl"
@@ -170,8 +180,7 @@ class ResultLines:
         self._file = file
         if not resume:
             self._file.truncate(0)
-        for place, line in whole_lines(self.path):
-            values = values_of(line)
+        for place, line, values in stored_lines(self.path):
             name = str(values.get("path"))
             is_result = "verdict" in values
             if is_result and values.get("settings") == terms.digest and _stamp_in(values) == stamp_of(Path(name)):
@@ -200,8 +209,7 @@ class ResultLines:
         places = array("q", (self._places[str(path)] for path in paths))
         self._put_in_order(places)
         good, errors, n_defects = array("q"), list[UnreadableImage](), 0
-        for place, line in whole_lines(self.path):
-            values = values_of(line)
+        for place, _line, values in stored_lines(self.path):
             if "message" in values:
                 errors.append(UnreadableImage(Path(values["path"]), values["message"]))
             else:
@@ -317,7 +325,7 @@ def read_result(folder: Path) -> Detected:
         except (KeyError, TypeError, ValueError) as error:
             raise UflowError(f"{folder / LINES_NAME} is damaged ({in_one_line(error)}); detect again") from error
     try:
-        stored = from_json(DetectionResult, path.read_text(encoding="utf-8"))
+        stored = from_json(DetectionResult, path.read_text(encoding="utf-8"), path)
     except FileNotFoundError as error:
         raise UflowError(f"{path}: no such file; name a folder that `uflow detect` wrote") from error
     except ValueError as error:
@@ -333,7 +341,7 @@ def broken_off(folder: Path) -> int:
     path, lines = folder / RESULT_NAME, folder / LINES_NAME
     if not lines.is_file() or (path.is_file() and path.stat().st_mtime_ns >= lines.stat().st_mtime_ns):
         return 0
-    return sum(1 for _ in whole_lines(lines))
+    return sum(1 for _ in _whole_lines(lines))
 
 
 def _result_of_lines(folder: Path) -> Detected:
@@ -342,8 +350,7 @@ def _result_of_lines(folder: Path) -> Detected:
     places: dict[str, int] = {}
     errors: dict[str, str] = {}
     head: dict[str, Any] = {}
-    for place, line in whole_lines(path):
-        values = values_of(line)
+    for place, _line, values in stored_lines(path):
         if "path" not in values:
             continue
         head = values
@@ -417,8 +424,18 @@ def _cell(text: str) -> str:
     return inert(printable(text))
 
 
-def whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines of a file that have an end, with the place of each."""
+def stored_lines(path: Path) -> Iterator[tuple[int, bytes, dict[str, Any]]]:
+    """The lines of a file that have an end: the place of each, itself, and what it says, which is {} where damaged.
+
+    UflowError at a line of a newer uflow.
+    """
+    for place, line in _whole_lines(path):
+        values = _values_of(line)
+        refuse_newer(values.get("version"), path)
+        yield place, line, values
+
+
+def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     place = 0
     with path.open("rb") as file:
         for line in file:
@@ -427,8 +444,7 @@ def whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             place += len(line)
 
 
-def values_of(line: bytes) -> dict[str, Any]:
-    """What a line says; nothing where it is damaged."""
+def _values_of(line: bytes) -> dict[str, Any]:
     try:
         values = parse_json(line)
     except ValueError:

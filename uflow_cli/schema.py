@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
+from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, TypeVar, dataclass_transform, get_args
 
@@ -143,11 +144,27 @@ def without_minus_zero(value: Any) -> Any:
     return [without_minus_zero(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def from_json(kind: type[T], text: str | bytes) -> T:
-    """The record of type `kind` that `to_json` wrote; ValueError with one line for another version or damage."""
+def refuse_newer(
+    version: object, path: Path | str, *, newest: int = VERSION, kind: type[UflowError] = UflowError
+) -> None:
+    """Raise an error of `kind` where the file `path` says to have a `version` later than the `newest` known here."""
+    if isinstance(version, int) and version > newest:
+        raise kind(
+            f"{path} was written by a newer uflow: it has version {shortened(str(version))}, this one reads up to "
+            f"{newest}; update uflow to use it"
+        )
+
+
+def from_json(kind: type[T], text: str | bytes, path: Path | str = "it") -> T:
+    """The record of type `kind` that `to_json` wrote to the file `path`.
+
+    ValueError with one line for an earlier version or damage, UflowError for a later version.
+    """
     values = parse_json(text)
-    if not isinstance(values, dict) or not isinstance(version := values.pop("version", None), int):
+    if not isinstance(values, dict) or not isinstance(values.get("version"), int):
         raise ValueError("it has no version")
+    version = values.pop("version")
+    refuse_newer(version, path)
     if version != VERSION:
         raise ValueError(f"it has version {version}, and this uflow reads version {VERSION}")
     return from_dict(kind, values)

@@ -13,7 +13,7 @@ from pydantic import Field, InstanceOf
 from uflow_cli.errors import UflowError
 from uflow_cli.evaluation.published import published_figures
 from uflow_cli.metrics import MeanIou, OracleIou, Rate
-from uflow_cli.schema import VERSION, NumberOrNan, from_dict, record, to_dict
+from uflow_cli.schema import VERSION, NumberOrNan, from_dict, record, refuse_newer, to_dict
 
 ABSENT = "-"
 
@@ -181,6 +181,7 @@ def evaluation_to_dict(evaluation: Evaluation) -> dict[str, Any]:
 
 def evaluation_from_dict(values: Mapping[str, Any]) -> Evaluation:
     """Undo `evaluation_to_dict`, without sweep; UflowError for another version, and for missing or wrong values."""
+    refuse_newer(values.get("version"), "an evaluation")
     if values.get("version") != VERSION:
         raise UflowError(f"an evaluation of version {values.get('version')}; this uflow reads {VERSION}")
     names = {field.name for field in dataclasses.fields(Evaluation)}

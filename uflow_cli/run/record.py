@@ -34,7 +34,7 @@ from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.errors import CheckpointError, UflowError
 from uflow_cli.files import write_bytes, write_text
 from uflow_cli.images import EVERYWHERE, Rois, read_encoded, read_roi
-from uflow_cli.schema import VERSION, FileName, from_dict, parse_json, record, to_json
+from uflow_cli.schema import FileName, from_dict, parse_json, record, refuse_newer, to_json
 from uflow_cli.text import in_one_line, shortened
 
 if TYPE_CHECKING:
@@ -342,6 +342,5 @@ def fields_of(text: str, path: Path) -> dict[str, Any]:
     version = values.pop("version", None) or values.pop("format", None)  # `format` was 1 in all runs that have one
     if not isinstance(version, int):
         raise ValueError("it has no version")
-    if version > VERSION:
-        raise CheckpointError(f"{path} has version {version}, this uflow reads up to {VERSION}; update uflow to use it")
+    refuse_newer(version, path, kind=CheckpointError)
     return values

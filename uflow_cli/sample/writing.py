@@ -14,6 +14,7 @@ from uflow_cli.errors import DatasetError
 from uflow_cli.files import swap_folder
 from uflow_cli.images import write_png
 from uflow_cli.sample import cloth, defects, label, metal, strip
+from uflow_cli.schema import refuse_newer
 
 Part = TypeVar("Part", cloth.Cloth, label.Label, metal.Flange, strip.Strip)
 
@@ -196,7 +197,8 @@ def _check_replaceable(folder: Path) -> None:
 
 def _files_of_sample(marker: Path) -> set[str]:
     try:
-        files = json.loads(marker.read_text(encoding="utf-8"))["files"]
-        return {str(name) for name in files}
-    except (ValueError, KeyError, TypeError):
+        values = json.loads(marker.read_text(encoding="utf-8"))
+        refuse_newer(values.get("format"), marker, newest=_FORMAT, kind=DatasetError)
+        return {str(name) for name in values["files"]}
+    except (AttributeError, ValueError, KeyError, TypeError):
         return set()

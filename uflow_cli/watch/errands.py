@@ -27,6 +27,7 @@ from typing import Any, Protocol
 import uflow_cli
 from uflow_cli.errors import UflowError
 from uflow_cli.files import write_text
+from uflow_cli.schema import refuse_newer
 from uflow_cli.text import in_one_line
 
 COMMAND_SECONDS = 60.0  # that a command may take
@@ -199,14 +200,18 @@ class Errands:
         while (number := waiting.get()) is not None and not self._over.is_set():
             file = self._file(number, kind)
             try:
-                self._do(kind, number, json.loads(file.read_text(encoding="utf-8")))
+                record = json.loads(file.read_text(encoding="utf-8"))
+                refuse_newer(record.get("version"), file)
+                self._do(kind, number, record)
                 file.unlink(missing_ok=True)
             except FailedError as error:
                 self._on_trouble(f"{kind.name} for {number} is given up: {error}")
                 file.replace(file.with_suffix(".failed"))
             except InterruptedError:
                 return
-            except (OSError, ValueError) as error:
+            except UflowError as error:
+                self._on_trouble(str(error))
+            except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
                 self._on_trouble(f"{file}: {in_one_line(error)}")
 
     def _do(self, kind: Errand, number: str, record: Mapping[str, Any]) -> None:

@@ -35,8 +35,7 @@ from uflow_cli.results import (
     lines_file,
     mirrored_name,
     stamp_of,
-    values_of,
-    whole_lines,
+    stored_lines,
 )
 from uflow_cli.run.detector import open_detector
 from uflow_cli.run.record import Run
@@ -135,8 +134,7 @@ class Inspector:
         path, end = self._watched.out / LINES_NAME, 0
         done = set()
         waiting = set(self._errands.waiting())
-        for place, line in whole_lines(path):
-            values = values_of(line)
+        for place, line, values in stored_lines(path):
             end = place + len(line)
             if "source" not in values:
                 continue
