@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -110,7 +111,7 @@ def test_errands_wait_for_the_newer_one(tmp_path):
         waiting.release(number)
     with waiting.at_work():
         while len(troubles) < 3:
-            pass
+            time.sleep(0.01)
     assert troubles[0].startswith(f"{tmp_path / 'c.command.json'}: ")
     assert "a.command.json was written by a newer uflow" in troubles[1]
     assert troubles[2] == "command for b is given up: exit code 1"
