@@ -2,9 +2,11 @@
 
 import itertools
 import struct
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -151,6 +153,47 @@ def test_a_damaged_strip_or_tile_is_named(
         with pytest.raises(ImageError, match=r"a\.tif: the TIFF file (is damaged|cannot be decoded)"):
             images.read_image(path)
     assert capfd.readouterr().err == ""
+
+
+def with_other_data(whole: bytearray, start: int, end: int, data: bytes) -> bytes:
+    """A file of one strip whose data is `data`, which stands at its end."""
+    length = whole.index(struct.pack("<HHI", 279, 4, 1)) + 8
+    place = whole.index(struct.pack("<HHI", 273, 4, 1)) + 8
+    made = bytearray(whole[:start] + whole[end:])
+    struct.pack_into("<I", made, place, len(made))
+    struct.pack_into("<I", made, length, len(data))
+    return bytes(made) + data
+
+
+@pytest.mark.parametrize("compression", ["lzw", "packbits", "zstd"])
+def test_no_more_is_unpacked_than_the_tags_promise(tmp_path: Path, compression: str) -> None:
+    path, n_bytes = tmp_path / "a.tif", 20_000_000
+    whole, start, end = saved(path, np.zeros((16, 16), np.uint8), compression=compression)
+    runs = b"\x81\0" * (n_bytes // 128)  # PackBits' own encoder takes minutes
+    packed = runs if compression == "packbits" else getattr(imagecodecs, f"{compression}_encode")(bytes(n_bytes))
+    path.write_bytes(with_other_data(whole, start, end, packed))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ImageError, match=r"a\.tif: the TIFF file (is damaged \(part 1|cannot be decoded)"):
+            images.read_image(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < n_bytes / 4 + 3 * len(packed)
+
+
+def test_a_strip_tile_or_pixel_larger_than_a_picture_may_be_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    whole, start, end = saved(path, np.zeros((16, 16), np.uint8), compression="jpeg")
+    path.write_bytes(with_other_data(whole, start, end, imagecodecs.jpeg8_encode(np.zeros((2000, 2000), np.uint8))))
+    with pytest.raises(ImageError, match="it has 2000 x 2000 pixels"):
+        images.read_image(path)
+    tifffile.imwrite(path, np.zeros((16, 16), np.uint8), tile=(4096, 4096), compression="zstd")
+    with pytest.raises(ImageError, match="it has 4096 x 4096 pixels"):
+        images.decode_image(path.read_bytes(), path=path, largest=1_000_000)
+    tifffile.imwrite(path, np.zeros((30, 30, 100), np.uint8), photometric="rgb", planarconfig="contig")
+    with pytest.raises(ImageError, match="its pixels have 100 channels"):
+        images.decode_image(path.read_bytes(), path=path, largest=1_000)
 
 
 @pytest.mark.parametrize(

@@ -476,3 +476,20 @@ def test_a_bootstrap_without_values_is_nan() -> None:
 def test_a_bootstrap_leaves_out_the_resamples_that_have_no_value() -> None:
     values = np.array([float("nan"), 2.0, 2.0])
     assert bootstrap_interval(lambda i: float(values[i].max()), np.zeros(3), seed=0) == (2.0, 2.0)
+
+
+def test_pixels_that_are_not_counted_are_as_if_they_were_not_there():
+    rng = np.random.default_rng(0)
+    score, mask = rng.random((20, 30)), np.zeros((20, 30), dtype=np.bool_)
+    mask[5:9, 3:12] = mask[12:16, 20:29] = True
+    counted = np.zeros_like(mask)
+    counted[:, :15] = True
+    part, cropped = metrics.PixelScores(resampling=True), metrics.PixelScores(resampling=True)
+    part.add(score, mask, counted=counted)
+    cropped.add(score[:, :15], mask[:, :15])
+    for curve, expected in (
+        (part.curve(), cropped.curve()), (part.curves_of_images()([0]), cropped.curves_of_images()([0])),
+    ):  # fmt: skip
+        assert (curve.auroc, curve.aupro(), curve.average_precision) == (
+            expected.auroc, expected.aupro(), expected.average_precision,
+        )  # fmt: skip

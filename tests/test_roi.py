@@ -23,6 +23,7 @@ from uflow_cli.detection.prediction import predict
 from uflow_cli.detection.stream import squared_norm_maps
 from uflow_cli.errors import CheckpointError, ImageError, UflowError
 from uflow_cli.evaluation import evaluate_images
+from uflow_cli.evaluation.tally import EvaluatedImage, Tally
 from uflow_cli.images import (
     Rois,
     Stitcher,
@@ -30,10 +31,12 @@ from uflow_cli.images import (
     list_images,
     read_mask,
     read_roi,
+    resize_mask,
     roi_beside,
     write_png,
 )  # fmt: skip
 from uflow_cli.images.roi import cell_shares, filled
+from uflow_cli.metrics import PixelScores
 from uflow_cli.report import report_stored, report_writer
 from uflow_cli.run.graph import Graph, write_graph
 from uflow_cli.run.record import load_model, load_run
@@ -293,3 +296,23 @@ def test_a_mask_that_the_run_was_not_trained_with_hides_nothing(run, tmp_path):
         for a, b in zip(inside.maps, whole.maps, strict=True):
             np.testing.assert_array_equal(a, b)
     assert inside.shares.sum() < ROI.mean() * inside.shares.size * 1.1
+
+
+def test_measures_of_pixels_leave_out_what_does_not_count(run, tmp_path):
+    """Score 0 outside would be many pixels that are easily told good."""
+    model, rois = load_model(run, device=CPU), run.rois()
+    mask = np.zeros(STRIP, dtype=np.bool_)
+    mask[10:20, 20:40] = True
+    image = strip(99)
+    image[mask] = 255
+    [found] = predict(model, run.calibration.detector(model), [image], rois=[rois.everywhere])
+    tally = Tally(for_bootstrap=True)
+    tally.add(EvaluatedImage(LabelledImage(tmp_path / "a.png", "spot"), mask & ROI, found))
+    size = found.score_map.shape
+    inside, truth = resize_mask(ROI, size), resize_mask(mask & ROI, size)
+    assert 0 < inside.mean() < 1
+    assert truth.any()
+    expected = PixelScores()
+    expected.add(found.score_map[inside][None], truth[inside][None])
+    assert tally.measures()["pixel_auroc"] == expected.curve().auroc
+    assert tally.measures()["pixel_ap"] == expected.curve().average_precision

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uflow_cli.text import brief, clean, readable
+from uflow_cli.text import brief, cells, clean, readable
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,10 @@ def test_text_survives_escaping(text: str) -> None:
     expected = "".join(c if c.isprintable() or c == " " else "\ufffd" for c in text)
     assert unescape(clean(text)) == expected
     assert not set("<>\"'") & set(clean(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "n"), [("part", 4), ("良品", 4), ("ｱ", 1), ("Ａ", 2), ("e\u0301", 1), ("é", 1), ("", 0)]
+)
+def test_cells_are_what_a_terminal_takes_for_a_text(text: str, n: int) -> None:
+    assert cells(text) == n

@@ -11,7 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from uflow_cli.errors import UflowError
-from uflow_cli.images import IMAGE_SUFFIXES, NO_IMAGE, LeftOut, list_images, masks_among, natural_order, pages_of
+from uflow_cli.images import (
+    IMAGE_SUFFIXES,
+    NO_IMAGE,
+    LeftOut,
+    list_images,
+    masks_among,
+    natural_order,
+    page_of,
+    pages_of,
+    read_encoded,
+)
 from uflow_cli.results import LINES_NAME, MASKS, OVERLAYS, RESULT_NAME, TABLE_NAME, common_folder
 from uflow_cli.schema import parse_json
 
@@ -37,7 +47,7 @@ def find_images(paths: Iterable[Path], *, listed: Sequence[Path] = ()) -> Inputs
     Files are taken as they are, folders with all images below them but those that `detect` or a report wrote. What
     does not exist and has `*`, `?` or `[` is a pattern as shells have them, `**` for any folders. The files `listed`
     come from a long list, of which one more must not rename the others: their base is the current folder, or the
-    root. UflowError for a folder without any image but such, and a pattern that fits nothing.
+    root. UflowError for a folder without any image but such, a pattern that fits nothing, and where none is there.
     """
     found: dict[str, Path] = {}
     left_out: list[LeftOut] = []
@@ -62,6 +72,8 @@ def find_images(paths: Iterable[Path], *, listed: Sequence[Path] = ()) -> Inputs
         here = Path.cwd()
         is_below = all(Path(os.path.abspath(path)).is_relative_to(here) for path in listed)  # noqa: PTH100
         tops.append(here if is_below else Path(here.anchor))
+    if found and not any(os.path.exists(page_of(image)[0]) for image in found.values()):  # noqa: PTH110 - never raises
+        read_encoded(next(iter(found.values())))  # says why
     left_out = [item for item in left_out if item.path.name not in RESULT_FILES]
     return Inputs(list(found.values()), common_folder(tops), left_out)
 

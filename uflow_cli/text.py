@@ -1,6 +1,7 @@
 """Words and numbers as they stand on the page."""
 
 import math
+import unicodedata
 from collections.abc import Sequence
 from html import escape
 from typing import Final
@@ -20,6 +21,13 @@ def printable(text: str) -> str:
     """Any text, with a replacement for bytes that are no Unicode and for characters that cannot be shown."""
     known = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in known)
+
+
+def cells(text: str) -> int:
+    """Columns of a terminal that `text` takes: two for a wide character, none for a mark on the one before it."""
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in ("W", "F") else 1 for c in text
+    )
 
 
 def inert(text: str) -> str:

@@ -13,6 +13,7 @@ from products import defective_image, good_image
 
 from uflow_cli.images import read_mask, write_png
 from uflow_cli.run.record import CONFIG_NAME
+from uflow_cli.text import cells
 
 
 @pytest.fixture
@@ -220,6 +221,25 @@ def test_a_table_of_many_images_shows_the_first_defects(uflow, small_run, images
     assert "good é.png" not in outcome.out
     assert "bad.png" in outcome.out
     assert "and 1 more images, all of which are in the files\n1 of 2 images have a defect" in outcome.out
+
+
+def test_wide_characters_leave_the_columns_where_they_are(uflow, small_run, tmp_path):
+    for name in ("良品.png", "a.png", "e\u0301.png", "長" * 60 + ".png"):
+        write_png(tmp_path / "in" / name, good_image(1))
+    outcome = uflow("detect", tmp_path / "in", "--model", small_run, "--out", tmp_path / "out")
+    rows = outcome.out.splitlines()[:5]
+    places = [cells(row[: row.index("good")]) for row in rows[1:]]
+    assert places == [cells(rows[0][: rows[0].index("verdict")])] * 4
+    assert max(map(cells, rows)) <= 120
+
+
+def test_nothing_is_left_where_no_image_was_there(uflow, small_run, tmp_path):
+    for names in (["nowhere.png"], ["nowhere.tif", "neither.png"]):
+        outcome = uflow("detect", *names, "--model", small_run, "--out", tmp_path / "out")
+        assert outcome.code == 1
+        assert outcome.err.startswith(f"uflow: {names[0]}: no such file")
+        assert outcome.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_workers_without_a_cluster_are_wrong_usage(uflow, small_run, images):

@@ -83,12 +83,18 @@ class Prediction:
         return mask if self.roi is None else mask & self.roi
 
     @cached_property
+    def counted(self) -> NDArray[np.bool_] | None:
+        """The pixels of the score map that count; None: all."""
+        size = (self.score_map.shape[0], self.score_map.shape[1])
+        return None if self.roi is None else resize_mask(self.roi, size)
+
+    @cached_property
     def log_nfa_map(self) -> NDArray[np.float32]:
         """The lowest log NFA over scales, as large as the score map. At its size, what is below t is the mask at t."""
         height, width = self.score_map.shape
         values = self.findings.log_nfa_map(self.index, size=(height, width))
-        if self.roi is not None:
-            values[~resize_mask(self.roi, (height, width))] = self.findings.ceiling
+        if self.counted is not None:
+            values[~self.counted] = self.findings.ceiling
         return values
 
     @property

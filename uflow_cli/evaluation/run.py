@@ -106,7 +106,8 @@ def fair_threshold(
     for _, prediction in predictions(model, run.calibration.detector(model), paths, rois=run.rois()):
         if isinstance(prediction, ImageError):
             raise prediction
-        pixels.add(prediction.score_map, np.zeros(prediction.score_map.shape, dtype=np.bool_))
+        nothing = np.zeros(prediction.score_map.shape, dtype=np.bool_)
+        pixels.add(prediction.score_map, nothing, counted=prediction.counted)
         on_image()
     return pixels.threshold(len(good))
 

@@ -92,7 +92,7 @@ class Tally:
         ):
             highest.append(float(alone.max()))
             if mask is not None:
-                pixels.add(alone, mask)
+                pixels.add(alone, mask, counted=prediction.counted)
         self._images.append(
             _Measured(
                 kind=evaluated.labelled.defect,
@@ -111,7 +111,7 @@ class Tally:
     def _add_pixels(self, prediction: Prediction, mask: NDArray[np.bool_]) -> tuple[float, float, float]:
         """Count the pixels of one image; the overlap at the threshold in use, at 0 and at the fair one."""
         log_nfa_map, score_map = prediction.log_nfa_map, prediction.score_map
-        self._pixels.add(score_map, mask)
+        self._pixels.add(score_map, mask, counted=prediction.counted)
         self._sweep.add(log_nfa_map, mask)
         self._score_sweep.add(-score_map, mask)
         return (

@@ -35,6 +35,9 @@ _UNCHECKED = (22610, 34934)  # JPEG XR, whose decoder does not notice damage
 _NO_PICTURE = 1 | 4  # kinds of pages: of lower resolution, mask of transparency
 _LOSSY = (_OLD_JPEG, _JPEG, 34892, _WEBP)
 
+MOST_SAMPLES = 5  # of a pixel, for a picture of the largest size: ink and alpha
+JPEG_BLOCK = 16  # pixels, by which a compressed strip or tile may be larger than it should
+
 _ENDIAN: dict[str, Literal["little", "big"]] = {"<": "little", ">": "big"}
 _VALUE_SIZES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 
@@ -67,6 +70,8 @@ def decode_tiff(data: bytes, *, largest: int, page_number: int = 1) -> Pixels:
             raise DamagedError(f"it has no page {page_number}, only {len(file.pages)}")
         page = file.pages[page_number - 1]
         check_size(page.imagewidth, page.imagelength, largest)
+        if page.imagewidth * page.imagelength * page.samplesperpixel > MOST_SAMPLES * largest:
+            raise UnsupportedError(f"its pixels have {page.samplesperpixel} channels; {EXPECTED}")
         _check_tags(page, len(data))
         _check_kind(page)
         if page.compression == _OLD_JPEG or (
@@ -134,6 +139,9 @@ def _name(value: Any) -> str:
 
 def _check_segments(page: Any, data: bytes, largest: int) -> None:
     """Raise DamagedError for strips or tiles that are missing, cut, or JPEG that libjpeg remarks on."""
+    rows, columns = _segment_shape(page)
+    check_size(columns, min(rows, page.imagelength) if not page.is_tiled else rows, largest)
+    most = min(largest, (rows + JPEG_BLOCK) * (columns + JPEG_BLOCK))  # pixels of one
     segments = list(zip(page.dataoffsets, page.databytecounts, strict=False))
     expected = math.prod(page.chunked)
     if len(segments) < expected:
@@ -147,26 +155,36 @@ def _check_segments(page: Any, data: bytes, largest: int) -> None:
             raise DamagedError(f"part {number} of {expected} of its picture was never written")
         if page.compression == _JPEG and page.bitspersample == 8:
             stream, tables = data[offset : offset + count], page.jpegtables
-            decode_jpeg(tables[:-2] + stream[2:] if tables else stream, largest)
+            decode_jpeg(tables[:-2] + stream[2:] if tables else stream, most)
         elif page.compression in _JPEG_2000:
-            decode_jpeg_2000(data[offset : offset + count], largest)
+            decode_jpeg_2000(data[offset : offset + count], most)
         elif page.compression == _WEBP:
-            decode_webp(data[offset : offset + count], largest)
+            decode_webp(data[offset : offset + count], most)
         elif page.compression in _EXACT and page.fillorder == 1:
-            _check_length(page, number, _tifffile().TIFF.DECOMPRESSORS[page.compression](data[offset : offset + count]))
+            _check_length(page, number, data[offset : offset + count])
 
 
-def _check_length(page: Any, number: int, decoded: bytes) -> None:
-    """Raise DamagedError unless strip or tile `number` was decoded to as many bytes as its pixels take."""
+def _segment_shape(page: Any) -> tuple[int, int]:
+    """Rows and columns of a strip or tile, as the tags say."""
+    return (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
+
+
+def _check_length(page: Any, number: int, data: bytes) -> None:
+    """Raise DamagedError unless strip or tile `number` can be decoded to as many bytes as its pixels take.
+
+    No more than one byte beyond that is decoded: a small file can unpack to any size.
+    """
     samples = page.samplesperpixel if page.planarconfig != 2 else 1
-    columns = page.tilewidth if page.is_tiled else page.imagewidth
+    rows, columns = _segment_shape(page)
     row_bytes = -(-columns * samples * page.bitspersample // 8)
-    rows = page.tilelength if page.is_tiled else min(page.rowsperstrip, page.imagelength)
+    rows = rows if page.is_tiled else min(rows, page.imagelength)
     fewest = rows
     if not page.is_tiled:  # the last strip may have the rows that are left or, in some files, those of all strips
         fewest = min(rows, page.imagelength - (number - 1) % -(-page.imagelength // rows) * rows)
+    decoded = _tifffile().TIFF.DECOMPRESSORS[page.compression](data, out=rows * row_bytes + 1)
     if len(decoded) % row_bytes or not fewest <= len(decoded) // row_bytes <= rows:
-        raise DamagedError(f"part {number} of its picture holds {len(decoded)} bytes, not {fewest * row_bytes}")
+        more = " or more" if len(decoded) > rows * row_bytes else ""
+        raise DamagedError(f"part {number} of its picture holds {len(decoded)} bytes{more}, not {fewest * row_bytes}")
 
 
 def _check_fax(values: NDArray[Any], data: bytes, page: int, *, is_inverted: bool) -> None:

@@ -91,24 +91,29 @@ class PixelScores:
         self._n_regions = 0
         self._images: list[_ImageCounts] | None = [] if resampling else None
 
-    def add(self, score: NDArray[Any], mask: NDArray[np.bool_]) -> None:
+    def add(
+        self, score: NDArray[Any], mask: NDArray[np.bool_], *, counted: NDArray[np.bool_] | None = None
+    ) -> None:  # fmt: skip
         """Count one image: `score` (H, W), rounded to float32, and `mask` (H, W), True = defect.
 
-        Raises ValueError for unequal shapes, a mask that is not bool, and NaN.
+        Pixels that are not `counted` (H, W) are neither good nor defective. Raises ValueError for unequal shapes, a
+        mask that is not bool, and NaN.
         """
         if score.shape != mask.shape or mask.dtype != np.bool_ or mask.ndim != 2:
             raise ValueError(
                 f"score is {score.shape} and mask {mask.shape} {mask.dtype}; expected equal (H, W) and bool"
             )
         keys = ordered_keys(score)
+        free = ~mask if counted is None else ~mask & counted
+        mask = mask if counted is None else mask & counted
         regions, n_regions = ndimage.label(mask, structure=_EIGHT_CONNECTED)
         inside = regions[mask]
         shares = 1.0 / np.bincount(inside, minlength=n_regions + 1)[inside]  # of a pixel in its region
-        self._free.add(keys[~mask])
+        self._free.add(keys[free])
         self._defective.add(keys[mask], shares)
         self._n_regions += int(n_regions)
         if self._images is not None:
-            self._images.append(_ImageCounts.of(keys, mask, shares, n_regions=int(n_regions)))
+            self._images.append(_ImageCounts.of(keys, free, mask, shares, n_regions=int(n_regions)))
 
     def curve(self) -> PixelCurve:
         """Sum up all images added so far."""
@@ -230,10 +235,12 @@ class _ImageCounts:
     n_regions: int
 
     @staticmethod
-    def of(keys: Keys, mask: NDArray[np.bool_], shares: Floats, *, n_regions: int) -> "_ImageCounts":
+    def of(
+        keys: Keys, free: NDArray[np.bool_], mask: NDArray[np.bool_], shares: Floats, *, n_regions: int
+    ) -> "_ImageCounts":  # fmt: skip
         bins, place = np.unique((keys >> _RESAMPLING_BITS).ravel(), return_inverse=True)
         inside = mask.ravel()
-        sums = [np.bincount(place[~inside], minlength=len(bins)), np.bincount(place[inside], minlength=len(bins))]
+        sums = [np.bincount(place[free.ravel()], minlength=len(bins)), np.bincount(place[inside], minlength=len(bins))]
         return _ImageCounts(bins, np.stack([*sums, np.bincount(place[inside], shares, len(bins))]), n_regions)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from uflow_cli.cli.console.terminal import PLAIN_WIDTH, err, is_live, out, plain, print_json, print_text
-from uflow_cli.text import first_of, printable
+from uflow_cli.text import cells, first_of, printable
 
 if TYPE_CHECKING:
     from uflow_cli.check import CheckResult
@@ -104,14 +104,16 @@ def _print_rows(rows: Sequence[tuple[str, ...]]) -> None:
     if not is_live(sys.stdout):
         all_rows = [tuple(DETECTION_COLUMNS), *rows]
         needed = [
-            max(least, *map(len, cells))
-            for least, cells in zip(DETECTION_COLUMNS.values(), zip(*all_rows, strict=True), strict=True)
+            max(least, *map(cells, column))
+            for least, column in zip(DETECTION_COLUMNS.values(), zip(*all_rows, strict=True), strict=True)
         ]
         first = min(needed[0], PLAIN_WIDTH - sum(2 + width for width in needed[1:]))
         for name, verdict, *numbers in all_rows:
-            short = name if len(name) <= first else f"{name[: first - 1]}…"
+            short = name
+            while cells(short) > max(1, first):
+                short = f"{short.removesuffix('…')[:-1]}…"
             right = "  ".join(f"{cell:>{width}}" for cell, width in zip(numbers, needed[2:], strict=True))
-            print(f"{short:{first}}  {verdict:{needed[1]}}  {right}".rstrip())
+            print(f"{short}{' ' * (first - cells(short))}  {verdict:{needed[1]}}  {right}".rstrip())
         return
     from rich.table import Table
 
