@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import itertools
+import math
 from dataclasses import replace
 from xml.etree import ElementTree
 
@@ -255,6 +256,18 @@ def test_a_second_divergence_ends_training_with_the_best_epoch_kept(good_paths, 
     assert (run.progress.state, run.progress.best_epoch) == ("failed", 1)
     load_model(run, device=CPU)
     assert not has_state(tmp_path / "run")
+
+
+def test_feature_noise_is_for_training_steps_alone(good_paths, tmp_path):
+    """Losses of an almost untrained flow: noise of variance 1 raises the one that it trains with, not the other."""
+    losses = {}
+    for noise in (0.0, 1.0):
+        config = dataclasses.replace(SMALL_TRAINING, epochs=1, learning_rate=1e-9, feature_noise=noise)
+        recorder = Recorder([])
+        run_training(good_paths, tmp_path / str(noise), recorder, config)
+        losses[noise] = recorder.epochs[0].loss, recorder.epochs[0].held_out_loss
+    assert losses[1.0][0] - losses[0.0][0] == pytest.approx(1 / (2 * math.log(2)), rel=0.05)  # E|e|^2 / 2, in bits
+    assert losses[1.0][1] == pytest.approx(losses[0.0][1], rel=1e-4)
 
 
 def test_gradient_clip_bounds_the_step(good_paths, tmp_path):

@@ -222,6 +222,12 @@ class TrainingConfig(Settings):
     batch_size: int = Field(default=8, ge=1, description="Images per step.")  # docs/method.md, section 8
     learning_rate: float = Field(default=3e-3, gt=0, description="Peak learning rate.")
     weight_decay: float = Field(default=1e-5, ge=0, description="Weight decay of Adam.")  # docs/method.md, section 8
+    feature_noise: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Standard deviation of the noise on normalised features in training steps, against over-fitting.",
+    )
     schedule: Schedule = Field(
         default="one-cycle", description="Learning rate: rise and fall, rise and stay, or the paper's."
     )

@@ -53,10 +53,16 @@ class Model:
         maps: list[Tensor] = self.extractor(batch)
         return maps
 
-    def embed(self, features: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
-        """Embeddings of `features`, per scale (B, C_s, H_s, W_s), and the flow's log_det_jacobian (B,)."""
+    def embed(self, features: Sequence[Tensor], noise: Sequence[Tensor] = ()) -> tuple[list[Tensor], Tensor]:
+        """Embeddings of `features`, per scale (B, C_s, H_s, W_s), and the flow's log_det_jacobian (B,).
+
+        `noise`, of the same shapes for each scale that the flow sees, is added to the normalised features.
+        """
         normalised = self.normalisation(features)
-        embeddings, log_det_jacobian = self.flow([normalised[scale] for scale in self.scales])
+        seen = [normalised[scale] for scale in self.scales]
+        if noise:
+            seen = [of_scale + added for of_scale, added in zip(seen, noise, strict=True)]
+        embeddings, log_det_jacobian = self.flow(seen)
         return list(embeddings), log_det_jacobian
 
     @torch.inference_mode()

@@ -39,6 +39,7 @@ class FlowFit:
         self.model, self.features, self.rows = model, features, rows
         self.config, self.group, self.observer = config, group, observer
         self.n_epochs, self.layouts = n_epochs, layouts
+        self.generator = torch.Generator(model.device)  # of the noise
         self.steps_per_epoch = -(-len(rows) // config.batch_size)
         self.optimiser = adam(model.flow.parameters(), weight_decay=config.weight_decay)
         if tensors:
@@ -62,6 +63,7 @@ class FlowFit:
         """Mean training loss over one pass; all that is random in it follows from the seed and the epoch's number."""
         self.synchronised_model.flow.train()
         order = np.random.default_rng([self.config.seed, 1, epoch]).permutation(self.rows).tolist()
+        self.generator.manual_seed(int(np.random.SeedSequence([self.config.seed, 2, epoch]).generate_state(1)[0]))
         self.features.start_epoch(epoch)
         total = torch.zeros((), dtype=torch.float64, device=self.model.device)  # stays there: no waiting per step
         seen = (epoch - 1) * len(order)
@@ -78,8 +80,9 @@ class FlowFit:
             group["lr"] = rate
         part = self.group.part(batch)
         features = self.features.read(part or batch[:1], device=self.model.device)
+        noise = self._noise(len(batch))
         with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.half):
-            embeddings, log_det_jacobian = self.synchronised_model.embed(features)
+            embeddings, log_det_jacobian = self.synchronised_model.embed(features, noise)
         nll = negative_log_likelihood(embeddings, log_det_jacobian).sum()
         if not part:  # fewer images than processes: all must take part in the exchange of gradients
             nll = 0.0 * nll
@@ -90,6 +93,20 @@ class FlowFit:
             torch.nn.utils.clip_grad_norm_(self.model.flow.parameters(), largest)
         self.optimiser.step()
         return nll.detach().double()
+
+    def _noise(self, n_images: int) -> list[Tensor]:
+        """What is added to the normalised features of this process's part of a batch of `n_images`; none without noise.
+
+        It is drawn for the whole batch, so that it is the same however many processes share that.
+        """
+        if not self.config.feature_noise:
+            return []
+        own, flow = list(self.group.part(range(n_images))) or [0], self.model.flow
+        shapes = [(n_images, c, *grid) for c, grid in zip(flow.channels, flow.grids, strict=True)]
+        return [
+            self.config.feature_noise * torch.randn(shape, generator=self.generator, device=self.model.device)[own]
+            for shape in shapes
+        ]
 
     def _rate(self, step: int) -> float:
         n_steps = self.n_epochs * self.steps_per_epoch
