@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from uflow_cli.calibration import calibrate, fit_curves
+from uflow_cli.calibration import FUSED_TAILS, calibrate, fit_curves
 from uflow_cli.datasets import load_dataset, read_label_mask
 from uflow_cli.detection.detector import AREA_EXPONENT, WHOLE_SHARE, Detector, Findings
 from uflow_cli.detection.stream import squared_norm_maps
@@ -109,8 +109,8 @@ def row(
         )
         detector = Detector(calibration.background, "by-size", flow_reach, fusion=fusion, log_lot=LOT)
         ranked = detector.ranked(detector.find(half).regions)
-        n_curves = len(detector.allowances)
-        detector = replace(detector, curves=fit_curves(ranked, n_images=len(half[0]), n_scales=n_curves))
+        n_curves, priors = len(detector.allowances), FUSED_TAILS if kind.is_fused else ()
+        detector = replace(detector, curves=fit_curves(ranked, n_images=len(half[0]), n_scales=n_curves, priors=priors))
         findings = detector.find([u[fresh] for u in maps])
         is_good, lowest = good[fresh], findings.lowest_log_nfa
         regions, found = findings.regions, lowest < 0

@@ -1,6 +1,8 @@
 """The promise on false alarms, from held-out good images only. Logarithms are base 10."""
 
 from uflow_cli.calibration.fitting import (
+    FUSED_TAILS,
+    TailPrior,
     calibrate,
     cross_fitted_lowest,
     fit_background,
@@ -22,9 +24,11 @@ from uflow_cli.calibration.record import (
 from uflow_cli.calibration.suspects import suspicious_images
 
 __all__ = [
+    "FUSED_TAILS",
     "MEAN_RATIO_RANGE",
     "Calibration",
     "Reference",
+    "TailPrior",
     "calibrate",
     "calibration_chart",
     "choose_threshold",

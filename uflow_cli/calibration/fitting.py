@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypedDict
 
 import numpy as np
@@ -39,6 +39,19 @@ FINE_SHARE, COARSE_SHARE = 0.3, 0.1  # of the map, for the flow's two finest sca
 STEEPEST = 1e4  # degrees of freedom of a fitted law, at most
 POSITIONS = 14  # cells along the longer side of a position map, at most
 DIGITS = 5  # significant ones of a reference: what is stored stays small
+
+
+@dataclass(frozen=True)
+class TailPrior:
+    """A tail before any image of a product is seen: the mean `excess`, worth as much as `weight` of them."""
+
+    excess: float
+    weight: int
+
+
+# Of fused evidence: the ranks of regions, and of whole images. The mean excess of six products is 0.8 to 2.6, and 0.25
+# to 0.5; see benchmarks/results/few.md.
+FUSED_TAILS = TailPrior(excess=2.0, weight=8), TailPrior(excess=MEAN_EXCESS, weight=8)
 
 
 class EvidenceKind(TypedDict):
@@ -96,10 +109,13 @@ def calibrate(
     judged = regions
     if n_counted > 1:
         ranked = detector.ranked(regions)
-        detector = replace(detector, curves=fit_curves(ranked, n_images=n_counted, n_scales=n_scales))
+        priors = FUSED_TAILS if is_fused else ()
+        curves = fit_curves(ranked, n_images=n_counted, n_scales=n_scales, priors=priors)
+        detector = replace(detector, curves=curves)
         judged = cross_fitted_regions(
-            ranked, n_images=n_counted, allowances=detector.allowances, scored=np.arange(n), groups=groups
-        )
+            ranked, n_images=n_counted, allowances=detector.allowances, scored=np.arange(n), groups=groups,
+            priors=priors,
+        )  # fmt: skip
     ceiling = detector.ceiling(counting_grids(maps, shares))
     lowest = lowest_log_nfa(judged, n_images=n_counted, ceiling=ceiling)[:n]
     return Calibration(
@@ -176,13 +192,16 @@ def fit_background(squared_norm: NDArray[np.float32], *, n_channels: int) -> tup
     return Background(degrees_of_freedom=k, scale=mean / k), mean / n_channels
 
 
-def fit_curve(log_nfa: ArrayLike, image: ArrayLike, *, n_images: int) -> FalseAlarmCurve:
+def fit_curve(
+    log_nfa: ArrayLike, image: ArrayLike, *, n_images: int, prior: TailPrior | None = None
+) -> FalseAlarmCurve:
     """The curve of one scale from regions of `n_images` good images: their `log_nfa`, and the `image` each is in.
 
     Counting: the j-th lowest of a Poisson process seen on n images has j / n points below it on a further image, in the
     mean. The tail: the excesses of the J lowest images' minima below the J-th are taken for exponential. Then a further
     one, as a multiple of their sum, is above c with probability (1 + c)^-(J-1) exactly, however small J is; and images
-    that bring several regions at once do not pass for several images.
+    that bring several regions at once do not pass for several images. A `prior` adds its `weight` to J - 1 and its
+    excesses to the sum: the predictive law of an exponential whose rate has a gamma law over products.
     """
     values = np.asarray(log_nfa, dtype=np.float64)
     if not len(values):  # nothing in n images: at most one in n, and rarer below zero
@@ -192,24 +211,33 @@ def fit_curve(log_nfa: ArrayLike, image: ArrayLike, *, n_images: int) -> FalseAl
     minima = values[np.sort(np.unique(images, return_index=True)[1])]  # lowest of each image, increasing
     minima = minima[: min(TAIL_IMAGES, max(2, n_images // 2))]
     exponent = max(len(minima) - 1, 1)
+    spread = max(float((minima[-1] - minima).sum()), exponent * MEAN_EXCESS)  # never lighter than the law's own
+    if prior is not None:
+        exponent, spread = exponent + prior.weight, spread + prior.weight * prior.excess
     ranks = _knot_ranks(int(np.searchsorted(values, minima[-1], side="right")), len(values))
     return FalseAlarmCurve(
         log_nfa=tuple(float(v) for v in values[ranks - 1]),
         log_count=tuple(float(c) for c in np.log10(ranks / n_images)),
-        spread=max(float((minima[-1] - minima).sum()), exponent * MEAN_EXCESS),  # never lighter than the law's own
+        spread=spread,
         exponent=exponent,
     )
 
 
-def fit_curves(regions: Regions, *, n_images: int, n_scales: int) -> tuple[FalseAlarmCurve, ...]:
-    """A curve per scale from the `regions` of `n_images` good images under the background law."""
-    rows = [np.flatnonzero(regions.scale == scale) for scale in range(n_scales)]
-    return tuple(fit_curve(regions.log_nfa[r], regions.image[r], n_images=n_images) for r in rows)
+def fit_curves(
+    regions: Regions, *, n_images: int, n_scales: int, priors: Sequence[TailPrior] = ()
+) -> tuple[FalseAlarmCurve, ...]:
+    """A curve per scale from the `regions` of `n_images` good images under the background law, with a prior each."""
+    curves = []
+    for scale, prior in enumerate(priors or (None,) * n_scales):
+        rows = np.flatnonzero(regions.scale == scale)
+        curves.append(fit_curve(regions.log_nfa[rows], regions.image[rows], n_images=n_images, prior=prior))
+    return tuple(curves)
 
 
 def cross_fitted_regions(
-    regions: Regions, *, n_images: int, allowances: Sequence[float], scored: ArrayLike, groups: Sequence[str] = ()
-) -> Regions:
+    regions: Regions, *, n_images: int, allowances: Sequence[float], scored: ArrayLike, groups: Sequence[str] = (),
+    priors: Sequence[TailPrior] = (),
+) -> Regions:  # fmt: skip
     """The regions of the images `scored`, log NFA of each by curves that were fitted without its image; two or more.
 
     `regions` are those of `n_images` good images under the background law, `allowances` what each scale may have of the
@@ -226,7 +254,7 @@ def cross_fitted_regions(
         left_out[rows[folds == fold]] = True
         judged = left_out[regions.image]
         n_drawing = n_images - int(left_out.sum())
-        curves = fit_curves(regions.select(~judged), n_images=n_drawing, n_scales=len(allowances))
+        curves = fit_curves(regions.select(~judged), n_images=n_drawing, n_scales=len(allowances), priors=priors)
         log_nfa[judged] = counted_log_nfa(regions.select(judged), curves, allowances=allowances)
     return replace(regions, log_nfa=log_nfa).select(~np.isnan(log_nfa))
 
