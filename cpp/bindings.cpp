@@ -44,6 +44,8 @@ std::size_t extent(CArray<T> const& array, int axis) {
 
 void need_dimensions(py::array const& array, py::ssize_t ndim, char const* what) {
     if (array.ndim() != ndim) throw std::invalid_argument(what);
+    if (!(array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_))
+        throw std::invalid_argument("the values of an array must be aligned in memory");
 }
 
 uflow::Tail as_tail(std::string const& name) {

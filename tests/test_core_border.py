@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 
 from uflow_cli import _core  # noqa: TID251 (the border itself is under test)
 from uflow_cli.detection import nfa
@@ -15,6 +19,96 @@ from uflow_cli.detection.nfa import Background
 
 OPTIONS = {"degrees_of_freedom": [4.0], "scales": [1.0], "tests": "paper", "tail": "chernoff", "n_threads": 1}
 GOOD = np.ones((1, 3, 4), np.float32)
+N_EXAMPLES = int(os.environ.get("UFLOW_EXAMPLES", "150"))
+TYPES = ("<f4", ">f4", "f2", "<f8", ">f8", "i1", "u1", "<i4", ">i8", "?", "c8", "O", "U3", "M8[s]")
+LAYOUTS = {
+    "plain": lambda a: a,
+    "of columns": np.asfortranarray,
+    "backwards": lambda a: a[..., ::-1].copy()[..., ::-1] if a.ndim else a,
+    "with gaps": lambda a: np.repeat(a, 2, axis=-1)[..., ::2] if a.ndim else a,
+    "spread": lambda a: np.broadcast_to(a[:1], a.shape) if a.ndim and a.shape[0] else a,
+    "misaligned": lambda a: misaligned(a),
+}
+NUMBERS = st.one_of(
+    st.floats(0, 64, width=16),
+    st.sampled_from([0.0, -0.0, -1.0, np.nan, np.inf, -np.inf, 6e4, 1e-7]),
+    st.integers(0, 3),
+)
+
+
+def misaligned(array: np.ndarray) -> np.ndarray:
+    """`array` at an odd address, where its type allows that."""
+    if array.dtype.hasobject:
+        return array
+    raw = np.zeros(array.nbytes + 1, np.uint8)[1:]
+    result = raw.view(array.dtype).reshape(array.shape) if array.nbytes else array
+    result[...] = array
+    return result
+
+
+@st.composite
+def odd_arrays(draw: st.DrawFn, *, ndim: int) -> np.ndarray:
+    """Arrays of any type and layout, most of `ndim` axes, with any values; some may not be written to."""
+    axes = draw(st.sampled_from([ndim] * 6 + [0, 1, 2, 3, 4]))
+    shape = draw(array_shapes(min_dims=axes, max_dims=axes, min_side=0, max_side=4) if axes else st.just(()))
+    kind = np.dtype(draw(st.sampled_from(("<f4",) * 10 + TYPES)))
+    values = draw(arrays(np.float64, shape, elements=NUMBERS, fill=st.just(1.0)))
+    with np.errstate(all="ignore"):
+        array = np.nan_to_num(values).astype("i8").astype(kind) if kind.kind in "iuM" else values.astype(kind)
+    array = LAYOUTS[draw(st.sampled_from(sorted(LAYOUTS)))](array)
+    array.flags.writeable = array.flags.writeable and draw(st.booleans())
+    return array
+
+
+def same(one: object, other: object) -> bool:
+    """Whether two results of the core are the same to the bit."""
+    if isinstance(one, np.ndarray):
+        return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+    return len(one) == len(other) and all(map(same, one, other))
+
+
+@settings(max_examples=N_EXAMPLES, deadline=None)
+@given(odd_arrays(ndim=3), odd_arrays(ndim=2))
+def test_any_array_is_computed_on_as_a_plain_copy_of_it_or_refused(u: np.ndarray, score: np.ndarray) -> None:
+    def fused(a: np.ndarray) -> object:
+        return _core.fuse_evidence([a], [4.0], [1.0], [1.0], n_threads=1)
+
+    before = u.tobytes(), score.tobytes()
+    for call, array in ((core, u), (fused, u), (_core.max_tree, score)):
+        try:
+            found = call(array)
+        except (TypeError, ValueError) as error:
+            assert str(error)  # noqa: PT017 - not every array is refused
+            continue
+        assert array.dtype == np.float32
+        assert array.dtype.isnative
+        assert array.flags.c_contiguous
+        assert array.flags.aligned
+        assert same(found, call(array.copy()))
+    assert before == (u.tobytes(), score.tobytes())
+
+
+@settings(max_examples=N_EXAMPLES, deadline=None)
+@given(odd_arrays(ndim=3))
+def test_the_friendly_layer_takes_any_numbers_however_they_lie(u: np.ndarray) -> None:
+    def found(array: np.ndarray) -> object:
+        result = nfa.a_contrario([array], background=[Background(4)], n_threads=1)
+        return [
+            *result.labels,
+            *(getattr(result.regions, name) for name in ("image", "log_pfa", "log_nfa", "area", "row")),
+        ]
+
+    with np.errstate(all="ignore"):
+        try:
+            plain = np.array(u.tolist(), np.float32).reshape(u.shape)
+        except (TypeError, ValueError):
+            plain = None
+        is_sound = plain is not None and u.ndim == 3 and u.size and bool(np.all((plain >= 0) & (plain < np.inf)))
+        if is_sound and u.dtype.kind in "fiub":
+            assert same(found(u), found(plain))
+        elif u.dtype.kind in "fiub":
+            with pytest.raises(ValueError, match="squared_norms"):
+                found(u)
 
 
 def core(u: object, **changes: object) -> object:

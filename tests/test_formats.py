@@ -1,23 +1,30 @@
-"""Files of other versions of uflow: those of a newer one are refused in one line and left as they are."""
+"""Files of other versions of uflow: of a newer one they are refused in one line, of an older one read or told apart.
+
+`data/run_of_<commit>.zip` holds a run that the code of that commit trained on 20 images of 64 x 64 pixels, most of its
+flow's weights set to 0 thereafter so that it is small, and what that code then detected in two other images.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 from filelock import FileLock
-from products import files_in
+from products import defective_image, files_in, good_image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from uflow_cli.cache import CacheFolder
 from uflow_cli.detection.detector import Detection
-from uflow_cli.errors import UflowError
+from uflow_cli.errors import CheckpointError, UflowError
 from uflow_cli.evaluation import evaluation_from_dict
+from uflow_cli.images import write_png
 from uflow_cli.results import (
     LINES_NAME,
     RESULT_NAME,
@@ -28,6 +35,7 @@ from uflow_cli.results import (
     result_lines,
     stamp_of,
 )
+from uflow_cli.run.detector import open_detector
 from uflow_cli.run.graph import GRAPH_NAME, find_graph
 from uflow_cli.run.record import CONFIG_NAME, load_run
 from uflow_cli.run.state import STATE_NAME, Split, TrainingState, read_state, write_state
@@ -56,6 +64,64 @@ def results(tmp_path: Path) -> Path:
         lines.add(image, stamp_of(image.path))
         lines.finish([image.path], promise="a promise", caveat=None, out=tmp_path / "out")
     return tmp_path / "out"
+
+
+def old_run(commit: str, folder: Path) -> Path:
+    """The run of an old `commit`, unpacked into `folder`."""
+    with zipfile.ZipFile(Path(__file__).parent / "data" / f"run_of_{commit}.zip") as archive:
+        archive.extractall(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("commit", "log_lot"),
+    [
+        ("1af6512", 2.0),  # format 1; counted per image and not yet in a lot of 100
+        ("2e05018", 0.0),  # version 3: the first settled form of fused evidence
+        ("48088fd", 0.0),  # results as lines
+    ],
+)
+def test_a_run_of_an_older_uflow_finds_what_it_found_then(tmp_path, commit, log_lot):
+    run = load_run(old_run(commit, tmp_path / "run"))
+    before = json.loads((tmp_path / "run" / "detections.json").read_text())["images"]
+    detector = open_detector(run, device="cpu", runtime="torch")
+    for image, expected in zip((defective_image(200, 64)[0], good_image(100, 64)), before, strict=True):
+        write_png(tmp_path / "image.png", image)
+        found = detector.detect(tmp_path / "image.png")
+        assert found.log_nfa == pytest.approx(expected["log_nfa"] + log_lot, rel=1e-4, abs=1e-4)
+        assert found.is_defect == (expected["verdict"] == "defect") == (found.log_nfa < 0)
+    assert [image["verdict"] for image in before] == ["defect", "good"]
+
+
+@pytest.mark.parametrize("commit", ["7793acf", "6de49ad"])
+def test_a_run_of_the_first_days_says_to_train_again(tmp_path, commit):
+    run = old_run(commit, tmp_path / "run")
+    with pytest.raises(
+        CheckpointError, match=r"^\S+config\.json was written by an early uflow, which .*; train again$"
+    ):
+        load_run(run)
+
+
+@pytest.mark.parametrize("commit", ["7793acf", "1af6512", "6de49ad", "2e05018", "48088fd"])
+def test_results_of_an_older_uflow_are_read_or_say_to_detect_again(tmp_path, commit):
+    folder = old_run(commit, tmp_path / "out")
+    stored = json.loads((folder / RESULT_NAME).read_text())
+    if stored["version"] == VERSION:
+        result = read_result(folder)
+        assert [(str(image.path), image.log_nfa) for image in result.images] == [
+            (image["path"], image["log_nfa"]) for image in stored["images"]
+        ]
+    else:
+        with pytest.raises(UflowError, match=r"it has version 1, and this uflow reads version 3\); detect again$"):
+            read_result(folder)
+
+
+def test_the_record_of_an_older_graph_is_read(tmp_path):
+    graph = find_graph(
+        dataclasses.replace(load_run(old_run("2e05018", tmp_path)), weights="flow-0002-3940b2e97908.safetensors")
+    )
+    assert graph is not None
+    assert (graph.file, graph.reach) == ("graph-ed16309347fc.onnx", (22, 10, 4))
 
 
 def test_a_run_and_its_graph(graph_run, tmp_path):

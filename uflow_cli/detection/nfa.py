@@ -213,7 +213,7 @@ def log_n_tests_by_size(grids: Sequence[tuple[int, int]], area: ArrayLike) -> ND
     areas = np.asarray(area, dtype=np.float64)
     if not np.all(areas >= 1):
         raise ValueError("an area is at least 1 cell")
-    return _core.log_n_tests_by_size(_cells(grids), np.ascontiguousarray(areas).reshape(-1)).reshape(areas.shape)
+    return _core.log_n_tests_by_size(_cells(grids), _as_row(areas)).reshape(areas.shape)
 
 
 def chi2_log_tail(
@@ -230,7 +230,7 @@ def chi2_log_tail(
     if not np.all((values >= 0) & (values < np.inf)):
         raise ValueError("x must be finite and not negative")
     law = Background(degrees_of_freedom, scale)
-    flat = _core.chi2_log_tail(np.ascontiguousarray(values).reshape(-1), law.degrees_of_freedom, law.scale, tail)
+    flat = _core.chi2_log_tail(_as_row(values), law.degrees_of_freedom, law.scale, tail)
     return flat.reshape(values.shape)
 
 
@@ -270,12 +270,17 @@ def _name_bad_map(maps: Sequence[NDArray[np.float32]]) -> None:
 
 def _as_float32(array: ArrayLike, name: str, axes: tuple[str, ...], number: int = 0) -> NDArray[np.float32]:
     """A C-contiguous float32 array of the given axes, none of them empty; `name` has room for its `number`."""
-    values = np.ascontiguousarray(array, dtype=np.float32)
+    values = np.require(array, np.float32, ("C_CONTIGUOUS", "ALIGNED"))
     if values.ndim != len(axes):
         raise ValueError(f"{name.format(number)} must be ({', '.join(axes)}), but has shape {np.shape(array)}")
     if values.size == 0:
         raise ValueError(f"{name.format(number)} is empty: shape {values.shape}")
     return values
+
+
+def _as_row(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """All values of an array as the core takes them, (n,)."""
+    return np.require(values, requirements=("C_CONTIGUOUS", "ALIGNED")).reshape(-1)
 
 
 def _cells(grids: Sequence[tuple[int, int]]) -> list[int]:

@@ -225,12 +225,15 @@ def load_run(folder: Path, *, weights: Sequence[str] | None = None) -> Run:
     """
     values = _read_config(folder)
     try:
+        _require_known_method(values, folder / CONFIG_NAME)
         if "merge" not in values["model"]:
             values["model"] = {**values["model"], **BEFORE_FUSION}
         run = replace(from_dict(Run, {**values, "folder": ""}), folder=folder)
         run = replace(run, calibration=replace(run.calibration, log_lot=run.model.log_lot))
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / CONFIG_NAME} is damaged ({in_one_line(error)}); train again") from error
+    except CheckpointError:
+        raise
     except UflowError as error:  # the same format, but settings that came later
         raise CheckpointError(
             f"{folder / CONFIG_NAME} does not fit this uflow ({error}); update uflow to use this model, or train again"
@@ -247,6 +250,13 @@ def load_run(folder: Path, *, weights: Sequence[str] | None = None) -> Run:
             f"model folder {folder} is incomplete: {run.weights} is missing; train again or restore it"
         )
     return run
+
+
+def _require_known_method(values: dict[str, Any], path: Path) -> None:
+    """CheckpointError for a run of the first days, whose calibration is of another method than detection has now."""
+    calibration = values["calibration"]
+    if "curves" not in calibration or "area_exponent" not in (calibration.get("fusion") or {"area_exponent": None}):
+        raise CheckpointError(f"{path} was written by an early uflow, which calibrated otherwise; train again")
 
 
 def _moved_weights(run: Run) -> list[str]:
