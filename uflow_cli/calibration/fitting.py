@@ -51,7 +51,7 @@ class TailPrior:
 
 # Of fused evidence: the ranks of regions, and of whole images. The mean excess of six products is 0.8 to 2.6, and 0.25
 # to 0.5; see benchmarks/results/few.md.
-FUSED_TAILS = TailPrior(excess=2.0, weight=8), TailPrior(excess=MEAN_EXCESS, weight=8)
+FUSED_TAILS = TailPrior(excess=1.5, weight=8), TailPrior(excess=MEAN_EXCESS, weight=8)
 
 
 class EvidenceKind(TypedDict):
