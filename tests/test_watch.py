@@ -5,22 +5,37 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import os
+import socket
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from PIL import Image  # noqa: TID251
 from products import defective_image, good_image
 
 from uflow_cli.errors import UflowError
 from uflow_cli.images import write_png
 from uflow_cli.results import LINES_NAME, read_result
 from uflow_cli.run.record import load_run
-from uflow_cli.watch import Command, Errands, Watched, arrivals, command_of, errands, watch_folder, webhook_of
+from uflow_cli.watch import (
+    Command,
+    Errands,
+    Watched,
+    arrivals,
+    command_of,
+    errands,
+    inspector,
+    watch_folder,
+    webhook_of,
+)
+from uflow_cli.watch.inspector import Done
 
 PATIENCE = 60.0  # seconds
 
@@ -106,8 +121,6 @@ def test_a_network_drive_may_go_and_come_back(tmp_path):
         until(lambda: came)
     assert len(troubles) == 1
     assert "cannot be listed (No such file or directory); trying again" in troubles[0]
-    with pytest.raises(UflowError, match="no such folder"):
-        next(arrivals(tmp_path / "no", is_over=lambda: False, on_trouble=print))
 
 
 def watch(run: Path, watched: Watched, n: int, **options) -> tuple[list[dict], list[str]]:
@@ -167,6 +180,53 @@ def test_what_is_done_is_not_done_again_and_what_a_kill_left_is_put_right(small_
     assert (tmp_path / "good" / "new.png").is_file()
     assert not (folder / "new.png").exists()
     assert len(lines) == 2
+
+
+def test_a_file_of_which_a_kill_left_pages_undone_is_moved_once_they_are(small_run, tmp_path):
+    (tmp_path / "in").mkdir()
+    first, *others = (Image.fromarray(good_image(i)) for i in range(3))
+    first.save(tmp_path / "in" / "a.tif", save_all=True, append_images=others)
+    watched = Watched(tmp_path / "in", tmp_path / "out", tmp_path / "good", tmp_path / "good")
+    lines, _ = watch(small_run, watched, 3)
+    assert [line["path"] for line in lines] == [str(tmp_path / f"good/a.tif/a_page{n}.tif") for n in (1, 2, 3)]
+    assert [image.path.is_dir() for image in read_result(tmp_path / "out").images] == [False] * 3
+    log = tmp_path / "out" / LINES_NAME
+    written = log.read_bytes().splitlines(keepends=True)
+    (tmp_path / "good" / "a.tif").rename(tmp_path / "in" / "a.tif")
+    log.write_bytes(written[0])  # killed between the first page and the second
+    more, _ = watch(small_run, watched, 2)
+    assert log.read_bytes() == b"".join(written)
+    assert more == lines[1:]
+    assert (tmp_path / "good" / "a.tif").is_file()
+    assert not list((tmp_path / "in").iterdir())
+
+
+def test_how_many_images_are_done_takes_no_memory():
+    n, own = 5000, tracemalloc.Filter(True, inspector.__file__)
+    tracemalloc.start()
+    try:
+        done = Done()
+        for number in range(n):
+            done.add(Path(f"/camera/part_{number:08d}.png"), (number, number))
+        held = sum(trace.size for trace in tracemalloc.take_snapshot().filter_traces([own]).traces)
+    finally:
+        tracemalloc.stop()
+    assert held < 10 * n  # bytes; a path alone has more
+    assert done.stamp(Path("/camera/part_00000007.png")) == (7, 7)
+    done.add(Path("/camera/part_00000007.png"), (8, 9))
+    assert done.stamp(Path("/camera/part_00000007.png")) == (8, 9)
+    assert done.stamp(Path(os.fsdecode(b"/camera/\xff.png"))) is None
+
+
+def test_a_folder_that_is_not_there_or_its_own_target_is_refused_before_anything_is_written(
+    small_run, folder, tmp_path
+):
+    with pytest.raises(UflowError, match="no such folder; name one that images come into"):
+        watch(small_run, Watched(tmp_path / "no", tmp_path / "out"), 1)
+    for options in ({"good": folder}, {"defect": tmp_path / "in" / "sub" / ".."}):
+        with pytest.raises(UflowError, match="images moved there would come again"):
+            watch(small_run, Watched(folder, tmp_path / "out", **options), 1)
+    assert not (tmp_path / "out").exists()
 
 
 def test_two_watchers_of_one_output_are_refused(small_run, folder, tmp_path):
@@ -279,7 +339,29 @@ def test_a_command_that_is_none_is_told_at_once(command):
         command_of(command)
 
 
-@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://host/x", "host/x", "http://"])
+def test_a_server_that_speaks_no_http_is_tried_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(errands, "FIRST_WAIT", 0.01)
+    troubles: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        waiting = Errands(
+            tmp_path, [webhook_of(f"http://127.0.0.1:{listener.getsockname()[1]}", None)], troubles.append
+        )
+        waiting.write("a", {"verdict": "good"})
+        waiting.release("a")
+        with waiting.at_work():
+            for answer in (b"220 mail.plant ESMTP\r\n", b"HTTP/1.1 200 OK\r\n\r\n"):
+                connection, _ = listener.accept()
+                connection.recv(10_000)
+                connection.sendall(answer)
+                connection.close()
+            until(lambda: not list(tmp_path.iterdir()))
+    assert troubles == ["webhook for a failed and is tried again: 220 mail.plant ESMTP"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["file:///etc/passwd", "ftp://host/x", "host/x", "http://", "http://host:port/", "http://höst/", "http://host/a b"],
+)
 def test_messages_go_to_servers_alone(url, tmp_path):
     with pytest.raises(UflowError, match="https://"):
         webhook_of(url, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import threading
 from pathlib import Path
@@ -80,6 +81,10 @@ def watch(
     require_one_threshold(nfa_threshold, false_alarm_rate)
     if webhook_key_file and webhook is None:
         raise typer.BadParameter("a key signs what --webhook sends; give that too", param_hint="'--webhook-key-file'")
+
+    for name, seconds in (("--poll", poll), ("--settle", settle)):
+        if seconds is not None and not math.isfinite(seconds):
+            raise typer.BadParameter(f"a number of seconds is needed, not {seconds}", param_hint=f"'{name}'")
 
     from uflow_cli.watch import Errand, Watched, command_of, watch_folder, webhook_of
 

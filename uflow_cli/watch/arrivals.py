@@ -30,10 +30,8 @@ def arrivals(
     into its place. It comes again whenever it has changed. The folders `without` are not looked at, nor what is
     hidden or was left there by detections. With `poll` the folder is listed every so many seconds; that needs no
     events, which network drives do not have, and no watchdog. `on_trouble` hears why a listing failed, once.
-    UflowError where `folder` is none or watchdog is missing.
+    UflowError where watchdog is missing.
     """
-    if not folder.is_dir():
-        raise UflowError(f"{folder}: no such folder; name one that images come into")
     hidden = [path.resolve() for path in without]
     events: queue.SimpleQueue[tuple[Path, bool]] = queue.SimpleQueue()
     waiting: dict[Path, tuple[State, float]] = {}  # what a file was like, and since when

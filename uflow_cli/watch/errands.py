@@ -21,12 +21,13 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Protocol
 
 import uflow_cli
 from uflow_cli.errors import UflowError
-from uflow_cli.files import write_text
+from uflow_cli.files import read_plain, write_text
 from uflow_cli.schema import refuse_newer
 from uflow_cli.text import in_one_line
 
@@ -110,7 +111,7 @@ class Webhook:
         except urllib.error.HTTPError as error:
             error.close()
             raise FailedError(f"HTTP status {error.code}", again=error.code not in REFUSED) from error
-        except (OSError, ValueError) as error:  # URLError and what comes of the connection are OSErrors
+        except (OSError, ValueError, HTTPException) as error:  # the last one: what answers speaks no HTTP
             raise FailedError(in_one_line(error), again=True) from error
 
 
@@ -132,13 +133,19 @@ def command_of(text: str) -> Command:
 
 def webhook_of(url: str, key_file: Path | None) -> Webhook:
     """The messages to `url`, signed by what `key_file` holds; UflowError for another kind of address or no key."""
-    parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UflowError(f"webhook {url}: an address that begins with https:// or http:// is needed")
+    try:
+        parts = urllib.parse.urlsplit(url)
+        is_one = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1) and url.isascii()
+    except ValueError:  # of a port that is no number
+        is_one = False
+    if not is_one or any(letter <= " " for letter in url):
+        raise UflowError(
+            f"webhook {url!r}: an address such as https://host:8443/path is needed, without spaces or umlauts"
+        )
     if key_file is None:
         return Webhook(url, None)
     try:
-        key = key_file.read_bytes().strip()
+        key = read_plain(key_file).strip()
     except OSError as error:
         raise UflowError(f"{key_file}: cannot be read ({error.strerror or error})") from error
     if not key:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from io import FileIO
@@ -62,6 +63,28 @@ class Watched:
         return [folder for folder in (self.out, self.good, self.defect) if folder is not None]
 
 
+class Done:
+    """The stamp of each image that is done, by its path as it came: in a file of its own, for there is no end of them.
+
+    The file has no name and goes with the process; `detections.jsonl` is what lasts.
+    """
+
+    def __init__(self) -> None:
+        self._table = sqlite3.connect("", isolation_level=None)
+        self._table.execute("PRAGMA journal_mode = OFF")
+        self._table.execute("CREATE TABLE done (page BLOB PRIMARY KEY, bytes INT, modified_ns INT) WITHOUT ROWID")
+
+    def add(self, page: Path, stamp: Stamp) -> None:
+        """`page` is done as it was with `stamp`, which takes the place of an earlier one."""
+        self._table.execute("REPLACE INTO done VALUES (?, ?, ?)", (os.fsencode(page), *stamp))
+
+    def stamp(self, page: Path) -> Stamp | None:
+        """The stamp that `page` had when it was last done."""
+        found = self._table.execute("SELECT bytes, modified_ns FROM done WHERE page = ?", (os.fsencode(page),))
+        stamp: Stamp | None = found.fetchone()
+        return stamp
+
+
 class Inspector:
     """Inspects one file after the other, and remembers in `detections.jsonl` which are done."""
 
@@ -70,7 +93,7 @@ class Inspector:
         predict: Callable[[Path], Prediction],
     ) -> None:  # fmt: skip
         self._watched, self._terms, self._errands, self._file, self._predict = watched, terms, errands, file, predict
-        self._done: dict[str, Stamp] = {}  # by path as it came
+        self._done = Done()
         self.n_images = self.n_defects = 0
         self._recover()
 
@@ -78,7 +101,7 @@ class Inspector:
         """The lines of the images in `file` that were not done; none where it changes while it is read, or is gone."""
         stamp = stamp_of(file)
         pages = pages_of(file)
-        if stamp[0] < 0 or all(self._done.get(str(page)) == stamp for page in pages):
+        if stamp[0] < 0 or all(self._done.stamp(page) == stamp for page in pages):
             return []
         found = [self._found(page, stamp) for page in pages]
         if stamp_of(file) != stamp:
@@ -86,7 +109,7 @@ class Inspector:
         place = self._place(file, stamp, found)
         lines = []
         for page, one in zip(pages, found, strict=True):
-            if self._done.get(str(page)) != stamp:
+            if self._done.stamp(page) != stamp:
                 lines.append(self._commit(page, replace(one, path=_moved(page, file, place)), stamp))
         _move(file, place)
         for page in pages:
@@ -96,7 +119,7 @@ class Inspector:
     def _found(self, page: Path, stamp: Stamp) -> DetectedImage | UnreadableImage:
         watched = self._watched
         name = mirrored_name(page, Path(os.path.abspath(watched.folder)))  # noqa: PTH100 - as mirrored_name does
-        if self._done.get(str(page), stamp) != stamp:  # another image of this name was there before
+        if self._done.stamp(page) not in (None, stamp):  # another image of this name was there before
             name = name.with_name(f"{name.stem}~{number_of(page, stamp)}.png")
         try:
             prediction = self._predict(page)
@@ -124,7 +147,7 @@ class Inspector:
         data = line.encode()
         while data:
             data = data[self._file.write(data) :]
-        self._done[str(page)] = stamp
+        self._done.add(page, stamp)
         self.n_images += 1
         self.n_defects += isinstance(found, DetectedImage) and found.is_defect
         return line
@@ -133,18 +156,22 @@ class Inspector:
         """Remember what is done, and move and release what a kill left behind."""
         path, end = self._watched.out / LINES_NAME, 0
         done = set()
+        to_move: dict[Path, tuple[Path, Stamp]] = {}
         waiting = set(self._errands.waiting())
         for place, line, values in stored_lines(path):
             end = place + len(line)
             if "source" not in values:
                 continue
             source, stamp = Path(values["source"]), (values["bytes"], values["modified_ns"])
-            self._done[str(source)] = stamp
+            self._done.add(source, stamp)
             if values["id"] in waiting:
                 done.add(values["id"])
             came = page_of(source)[0]
             target = page_of(Path(values["path"]))[0]
             if target != came and stamp_of(came) == stamp:
+                to_move[came] = target, stamp
+        for came, (target, stamp) in to_move.items():
+            if all(self._done.stamp(page) == stamp for page in pages_of(came)):  # or else its other pages come first
                 _move(came, target)
         self._file.truncate(end)
         for folder in (MASKS, OVERLAYS, ERRANDS):
@@ -167,8 +194,16 @@ def watch_folder(
     """Inspect the images that are in a folder and those that come, until `is_over`; how many, and how many defects.
 
     `on_line` hears of the line of each in detections.jsonl, `on_trouble` of what goes on all the same. See `arrivals`
-    for `poll` and `settle`. UflowError where nothing more can be written, or another process writes there.
+    for `poll` and `settle`. UflowError where nothing more can be written, another process writes there, or images would
+    be moved to where they come from.
     """
+    if not watched.folder.is_dir():
+        raise UflowError(f"{watched.folder}: no such folder; name one that images come into")
+    for place in (watched.good, watched.defect):
+        if place is not None and place.resolve() == watched.folder.resolve():
+            raise UflowError(
+                f"{place}: images moved there would come again; move them out of the folder that is watched"
+            )
     detector = open_detector(
         run, device=device, runtime=runtime, nfa_threshold=nfa_threshold, false_alarm_rate=false_alarm_rate, roi=roi
     )
