@@ -226,6 +226,8 @@ def test_a_folder_that_is_not_there_or_its_own_target_is_refused_before_anything
     for options in ({"good": folder}, {"defect": tmp_path / "in" / "sub" / ".."}):
         with pytest.raises(UflowError, match="images moved there would come again"):
             watch(small_run, Watched(folder, tmp_path / "out", **options), 1)
+    with pytest.raises(UflowError, match="is no folder; name one that images can be moved to"):
+        watch(small_run, Watched(folder, tmp_path / "out", good=folder / "good.png"), 1)
     assert not (tmp_path / "out").exists()
 
 

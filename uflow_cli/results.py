@@ -326,8 +326,10 @@ def read_result(folder: Path) -> Detected:
             raise UflowError(f"{folder / LINES_NAME} is damaged ({in_one_line(error)}); detect again") from error
     try:
         stored = from_json(DetectionResult, path.read_text(encoding="utf-8"), path)
-    except FileNotFoundError as error:
-        raise UflowError(f"{path}: no such file; name a folder that `uflow detect` wrote") from error
+    except OSError as error:
+        is_gone = isinstance(error, FileNotFoundError | NotADirectoryError)
+        reason = "no such file" if is_gone else f"cannot be read ({error.strerror})"
+        raise UflowError(f"{path}: {reason}; name a folder that `uflow detect` wrote") from error
     except ValueError as error:
         raise UflowError(f"{path} cannot be read ({error}); detect again") from error
     return Detected(

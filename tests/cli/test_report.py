@@ -6,6 +6,10 @@ import json
 import re
 import shutil
 
+import numpy as np
+
+from uflow_cli.images import read_image, write_png
+
 
 def test_a_page_of_earlier_results_says_what_they_say(uflow, small_run, product, tmp_path):
     images, out = tmp_path / "images", tmp_path / "out"
@@ -38,5 +42,24 @@ def test_a_folder_without_results_is_named(uflow, tmp_path):
     assert (
         outcome.err == f"uflow: {tmp_path / 'detections.json'}: no such file; name a folder that `uflow detect` wrote\n"
     )
+    (tmp_path / "detections.json").mkdir()
+    assert "detections.json: cannot be read (Is a directory); name a folder" in uflow("report", tmp_path).err
+    (tmp_path / "detections.json").rmdir()
     (tmp_path / "detections.json").write_text("{}")
+    outcome = uflow("report", tmp_path / "detections.json")
+    assert outcome.err.endswith(
+        "detections.json/detections.json: no such file; name a folder that `uflow detect` wrote\n"
+    )
     assert "detections.json cannot be read (it has no version); detect again" in uflow("report", tmp_path).err
+
+
+def test_overlays_are_the_evidence_of_what_was_detected_earlier(uflow, small_run, photographs, tmp_path):
+    out, page = tmp_path / "out", tmp_path / "page"
+    uflow("detect", *photographs, "--model", small_run, "--out", out)
+    (out / "overlays" / "b.png").unlink()
+    write_png(out / "overlays" / "c.png", read_image(out / "overlays" / "c.png")[:50])  # of another image
+    outcome = uflow("detect", *photographs, "--model", small_run, "--out", out, "--resume", "--report", page)
+    assert outcome.code == 0, outcome.err
+    assert sorted(path.name for path in (page / "images").glob("*-heat.png")) == ["0001-heat.png"]
+    assert np.array_equal(read_image(page / "images" / "0001-heat.png"), read_image(out / "overlays" / "a.png"))
+    assert (page / "index.html").read_text(encoding="utf-8").count('class="heat"') == 1

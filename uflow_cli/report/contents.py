@@ -126,6 +126,7 @@ class ReportImage:
     path: str = ""
     log_nfa_map: NDArray[np.floating[Any]] | None = None  # (h, w); what is below t is the mask at t
     roi: NDArray[np.bool_] | None = None  # the pixels that count, of any size; None: all
+    overlay: NDArray[np.uint8] | None = None  # the image under its heat, where the score map is not at hand
 
 
 @dataclass(frozen=True)

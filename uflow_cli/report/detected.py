@@ -55,7 +55,7 @@ def report_stored(
 ) -> Path:
     """Show the images of `result`, whose files are still where they were, and return the page's path.
 
-    Images that are gone are counted in a warning. There is no anomaly score: it is not stored.
+    Images that are gone are counted in a warning. Anomaly scores are not stored: overlays show them.
     """
     gone: list[str] = []
     run, rois = _run_and_rois(result)
@@ -109,8 +109,19 @@ def _shown(image: DetectedImage, rois: Rois) -> ReportImage:
         name=_short_name(image.path), is_defect=image.is_defect, log_nfa=image.log_nfa,
         anomaly_score=image.anomaly_score, image=picture, score_map=np.zeros((1, 1), dtype=np.float32), mask=mask,
         regions=image.regions, path=str(image.path.absolute()), log_nfa_map=_regions_map(image, mask),
-        roi=roi,
+        roi=roi, overlay=_overlay(image),
     )  # fmt: skip
+
+
+def _overlay(image: DetectedImage) -> NDArray[np.uint8] | None:
+    """The overlay of an image, if it is there and still its own."""
+    if image.overlay is None:
+        return None
+    try:
+        overlay = read_image(image.overlay)
+    except ImageError:
+        return None
+    return overlay if overlay.shape[:2] == (image.height, image.width) else None
 
 
 def _short_name(path: Path) -> str:

@@ -120,6 +120,11 @@ def _kept(keep: Callable[[str, NDArray[np.uint8] | bytes], str], number: int, im
     picture = shrunk(image.image, side)
     shown = (int(picture.shape[0]), int(picture.shape[1]))
     levels, level_map = _level_map(image.log_nfa_map)
+    evidence: NDArray[np.uint8] | bytes | None = None
+    if image.score_map.any():
+        evidence = heat_png(image.score_map)
+    elif image.overlay is not None:
+        evidence = shrunk(image.overlay, side)
     return Card(
         number=number,
         name=image.name,
@@ -131,7 +136,7 @@ def _kept(keep: Callable[[str, NDArray[np.uint8] | bytes], str], number: int, im
         size=(int(image.image.shape[0]), int(image.image.shape[1])),
         shown=shown,
         picture=keep(f"{number:04d}", picture),
-        heat=keep(f"{number:04d}-heat", heat_png(image.score_map)) if image.score_map.any() else "",
+        heat="" if evidence is None else keep(f"{number:04d}-heat", evidence),
         found_outline=outline_path(fit_mask(image.mask, shown)),
         true_outline="" if image.true_mask is None else outline_path(fit_mask(image.true_mask, shown)),
         roi_outline="" if image.roi is None else outline_path(fit_mask(image.roi, shown)),

@@ -29,7 +29,7 @@ from uflow_cli.run.detector import TrainedDetector
 from uflow_cli.schema import json_text, to_dict
 from uflow_cli.serve.answers import Answer, Health, MaskForm, ModelEntry, Models, Problem, answer_of
 from uflow_cli.serve.batches import Batches
-from uflow_cli.serve.bodies import FORM, Buffers
+from uflow_cli.serve.bodies import FORM, Buffers, Taken
 from uflow_cli.serve.limits import Limits, RefusalError, too_busy
 
 SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -196,12 +196,12 @@ def create_app(detectors: Mapping[str, TrainedDetector], *, limits: Limits, toke
             except UflowError as error:
                 raise RefusalError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from error
         service.require_room()  # before the image comes
-        parts: list[int] = []
+        taken = Taken()
         try:
-            data = await service.buffers.read(request, parts)
+            data = await service.buffers.read(request, taken)
             return _json(await service.detect(name, detector, data, mask=mask))
         finally:
-            service.buffers.free(parts)
+            service.buffers.free(taken)
 
     return app
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from http import HTTPStatus
 
 from fastapi import Request
@@ -16,6 +17,13 @@ from uflow_cli.serve.limits import Limits, RefusalError, too_busy
 FORM = "multipart/form-data"
 
 
+@dataclass
+class Taken:
+    """The bytes of one request so far."""
+
+    n_bytes: int = 0
+
+
 class Buffers:
     """The bytes of all requests that are not answered yet."""
 
@@ -23,8 +31,8 @@ class Buffers:
         self.limits = limits
         self.held = 0
 
-    async def read(self, request: Request, parts: list[int]) -> bytes:
-        """The image in `request`. What its bytes take is counted in `parts`, for whoever frees them.
+    async def read(self, request: Request, taken: Taken) -> bytes:
+        """The image in `request`. Its bytes are counted in `taken`, for whoever frees them.
 
         RefusalError for too many bytes, here or in all, for a form without one file, and for one who is too slow.
         """
@@ -34,8 +42,8 @@ class Buffers:
         try:
             async with asyncio.timeout(limits.seconds):
                 if request.headers.get("content-type", "").lower().startswith(FORM):
-                    return await _file_of_form(request.headers, self._counted(request, parts))
-                return b"".join([chunk async for chunk in self._counted(request, parts)])
+                    return await _file_of_form(request.headers, self._counted(request, taken))
+                return b"".join([chunk async for chunk in self._counted(request, taken)])
         except TimeoutError:
             raise RefusalError(
                 HTTPStatus.REQUEST_TIMEOUT, f"the request did not come in whole within {limits.seconds:g} seconds"
@@ -43,18 +51,18 @@ class Buffers:
         except ClientDisconnect:  # nobody hears this
             raise RefusalError(HTTPStatus.BAD_REQUEST, "the request broke off") from None
 
-    def free(self, parts: list[int]) -> None:
+    def free(self, taken: Taken) -> None:
         """Forget a request's bytes."""
-        self.held -= sum(parts)
+        self.held -= taken.n_bytes
 
-    async def _counted(self, request: Request, parts: list[int]) -> AsyncGenerator[bytes, None]:
+    async def _counted(self, request: Request, taken: Taken) -> AsyncGenerator[bytes, None]:
         async for chunk in request.stream():
-            if sum(parts) + len(chunk) > self.limits.body_bytes:
+            if taken.n_bytes + len(chunk) > self.limits.body_bytes:
                 raise self._too_large()
             if self.held + len(chunk) > self.limits.buffered_bytes:
                 raise too_busy("too many images are on their way")
             self.held += len(chunk)
-            parts.append(len(chunk))
+            taken.n_bytes += len(chunk)
             yield chunk
 
     def _too_large(self) -> RefusalError:

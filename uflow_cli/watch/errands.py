@@ -139,9 +139,7 @@ def webhook_of(url: str, key_file: Path | None) -> Webhook:
     except ValueError:  # of a port that is no number
         is_one = False
     if not is_one or any(letter <= " " for letter in url):
-        raise UflowError(
-            f"webhook {url!r}: an address such as https://host:8443/path is needed, without spaces or umlauts"
-        )
+        raise UflowError(f"webhook {url!r}: an address such as https://host:8443/path is needed, all of it ASCII")
     if key_file is None:
         return Webhook(url, None)
     try:

@@ -48,7 +48,10 @@ ERRANDS = "errands"
 
 @dataclass(frozen=True)
 class Watched:
-    """A folder that images come into, where their results go, and where they are moved afterwards (None: they stay)."""
+    """A folder that images come into, where their results go, and where they are moved afterwards (None: they stay).
+
+    UflowError where there is no such folder, or images would be moved to where they come from.
+    """
 
     folder: Path
     out: Path
@@ -56,6 +59,15 @@ class Watched:
     defect: Path | None = None
     masks: bool = True
     overlays: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.folder.is_dir():
+            raise UflowError(f"{self.folder}: no such folder; name one that images come into")
+        for place in (self.good, self.defect):
+            if place is not None and place.exists() and not place.is_dir():
+                raise UflowError(f"{place}: is no folder; name one that images can be moved to")
+            if place is not None and place.resolve() == self.folder.resolve():
+                raise UflowError(f"{place}: images moved there would come again; choose a folder that is not watched")
 
     @property
     def without(self) -> list[Path]:
@@ -194,16 +206,8 @@ def watch_folder(
     """Inspect the images that are in a folder and those that come, until `is_over`; how many, and how many defects.
 
     `on_line` hears of the line of each in detections.jsonl, `on_trouble` of what goes on all the same. See `arrivals`
-    for `poll` and `settle`. UflowError where nothing more can be written, another process writes there, or images would
-    be moved to where they come from.
+    for `poll` and `settle`. UflowError where nothing more can be written, or another process writes there.
     """
-    if not watched.folder.is_dir():
-        raise UflowError(f"{watched.folder}: no such folder; name one that images come into")
-    for place in (watched.good, watched.defect):
-        if place is not None and place.resolve() == watched.folder.resolve():
-            raise UflowError(
-                f"{place}: images moved there would come again; move them out of the folder that is watched"
-            )
     detector = open_detector(
         run, device=device, runtime=runtime, nfa_threshold=nfa_threshold, false_alarm_rate=false_alarm_rate, roi=roi
     )
