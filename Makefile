@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 
-.PHONY: demo test test-python test-native sanitize lint format stubs bench release clean
+.PHONY: demo test test-python test-native oldest newest sanitize lint format stubs bench release clean
 
 demo: $(VENV)/.installed
 	$(BIN)/uflow sample --out $(DEMO)/data
@@ -21,6 +21,9 @@ test-python: $(VENV)/.installed-dev
 test-native:
 	.ci/system-packages test
 	cmake --workflow --preset test
+
+oldest newest: $(VENV)/.installed
+	.ci/versions $@ $(PYTHON)
 
 sanitize:
 	.ci/system-packages sanitize
@@ -60,13 +63,17 @@ stubs: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/nfa.py
 
-# Wheel and sdist of the last commit, its date the only one in them; what they need and whether a weakness is known in it.
+# Wheel and sdist of the last commit, its date the only one in them; the sdist installed where nothing else is, what came
+# with it, and whether a weakness is known in any of that.
 release: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --group release
+	rm -rf dist
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m build --outdir dist .
 	$(BIN)/auditwheel show dist/*.whl
-	$(BIN)/cyclonedx-py environment $(VENV) --output-file dist/sbom.json
-	$(BIN)/pip-audit --skip-editable
+	.ci/clean-install dist/*.tar.gz
+	$(BIN)/cyclonedx-py environment build/clean/venv --output-file dist/sbom.json
+	build/clean/venv/bin/python -m pip freeze --exclude uflow-cli > dist/requirements.txt
+	$(BIN)/pip-audit --strict --no-deps --disable-pip --requirement dist/requirements.txt
 
 clean:
 	rm -rf build $(DEMO) $(VENV)
