@@ -381,6 +381,17 @@ def test_clear_removes_all_but_what_is_used(model, paths, cache):
     assert CacheFolder(cache.path / "none", limit=GIB).clear() == (0, 0)
 
 
+def test_clear_leaves_the_folder_that_somebody_is_about_to_write_to(tmp_path):
+    cache = CacheFolder(tmp_path, limit=GIB)
+    lease = cache.reserve(["features/a.f16"], 10)
+    (tmp_path / "features").mkdir()  # as a write begins
+    cache.clear()
+    assert (tmp_path / "features").is_dir()
+    del lease
+    cache.clear()
+    assert not (tmp_path / "features").exists()
+
+
 def test_full_disk_is_an_error_before_the_work(model, paths, cache, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 0}))
     with pytest.raises(UflowError, match="its disk has 0 GiB free"):

@@ -219,3 +219,8 @@ def test_a_flow_that_does_not_fit_its_networks_is_one_line(ms_cait, tmp_path):
     with pytest.raises(CheckpointError, match="does not fit ms-cait"):
         import_published(path, out=tmp_path / "run", dataset="mvtec", category="x", device=CPU)
     assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").touch()
+    with pytest.raises(CheckpointError, match="does not fit ms-cait"):
+        import_published(path, out=tmp_path / "run", dataset="mvtec", category="x", device=CPU)
+    assert [file.name for file in (tmp_path / "run").iterdir()] == ["notes.txt"]

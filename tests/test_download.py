@@ -247,6 +247,25 @@ def test_a_disk_without_room_is_told_before_and_one_that_fills_up_keeps_what_cam
     assert files_in(tmp_path / "parts") == FILES
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_what_was_cut_off_while_it_took_its_place_goes_on_without_another_transfer(server, tmp_path, monkeypatch, late):
+    take = module._take_place
+
+    def cut_off(made, place):
+        if late:
+            take(made, place)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_take_place", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        download(source_of(server), tmp_path)
+    monkeypatch.undo()
+    download(source_of(server), tmp_path)
+    assert files_in(tmp_path / "parts") == FILES
+    assert [path.name for path in tmp_path.iterdir()] == ["parts"]
+    assert len(server.asked) == 1
+
+
 def test_the_table_names_known_data_sets_with_all_that_is_needed():
     for name, source in sources().items():
         assert name in DATASETS

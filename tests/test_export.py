@@ -16,7 +16,7 @@ from products import SMALL_MODEL, defective_image, good_image
 from uflow_cli import export
 from uflow_cli.config import ModelConfig
 from uflow_cli.detect import detect_images
-from uflow_cli.engine import build_engine
+from uflow_cli.engine import build_engine, simplified
 from uflow_cli.errors import CheckpointError, ExportError, UflowError
 from uflow_cli.export import LARGEST_DIFFERENCE, export_run, graph_of, relative_difference
 from uflow_cli.features.cait import CaitBackbone, CaitScale
@@ -173,6 +173,22 @@ def test_a_recalibration_that_is_killed_at_any_write_leaves_a_folder_that_detect
     assert after.calibration in (run.calibration, other)
     after.recalibrate(other)
     load_engine(load_run(run.folder))
+
+
+def test_a_recalibration_between_two_reads_of_a_detection_is_no_damage(exported: Path, tmp_path: Path) -> None:
+    run = load_run(copy_of(exported, tmp_path))
+    before = find_graph(run)
+    run.recalibrate(replace(run.calibration, lowest_log_nfa=run.calibration.lowest_log_nfa[1:]))
+    load_engine(run, before)
+
+
+def test_a_folder_for_temporary_files_that_takes_none_is_one_line(tmp_path: Path, monkeypatch) -> None:
+    model = build_model(replace(SMALL_MODEL, precision="fp32"), device=CPU, pretrained=False)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "file"))
+    for make in (lambda: graph_of(model), lambda: simplified(b"")):
+        with pytest.raises(ExportError, match=r"file.* folder for temporary files with TMPDIR"):
+            make()
 
 
 def test_no_graph_is_made_without_images_to_compare_it_on(graph_run: Path) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import stat
 
 import pytest
 
 from uflow_cli.errors import UflowError
-from uflow_cli.files import replacing, write_text
+from uflow_cli.files import replacing, swap_folder, workshop, write_text
 
 
 def test_failure_leaves_the_old_file_and_no_litter(tmp_path):
@@ -46,3 +47,35 @@ def test_full_disk_is_one_clear_error(tmp_path, monkeypatch):
     with pytest.raises(UflowError, match="No space left"):
         write_text(tmp_path / "a.txt", "text" * 100_000)
     assert not (tmp_path / "a.txt").exists()
+
+
+def killed_in_a_workshop(place, *, swapping):
+    """A process that dies as by a kill while it makes `place` anew, or between the two halves of the swap."""
+    if child := os.fork():
+        os.waitpid(child, 0)
+        return
+    with workshop(place) as bench:
+        (bench / "made").mkdir()
+        if swapping:
+            place.rename(bench / "old")
+        os._exit(0)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("swapping", [False, True])
+def test_what_a_kill_left_of_a_workshop_goes_and_what_was_replaced_comes_back(tmp_path, swapping):
+    place = tmp_path / "place"
+    write_text(place / "a.txt", "old")
+    killed_in_a_workshop(place, swapping=swapping)
+    assert place.exists() != swapping
+    with workshop(tmp_path / "other"):
+        assert place.exists() != swapping  # others' are left alone
+    with workshop(place) as bench:
+        assert (place / "a.txt").read_text() == "old"
+        with workshop(place) as second:  # of a living process
+            assert bench.exists()
+            assert second != bench
+        write_text(bench / "made" / "a.txt", "new")
+        swap_folder(bench / "made", place, old=bench / "old")
+    assert (place / "a.txt").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["place"]

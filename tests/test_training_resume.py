@@ -186,6 +186,23 @@ def test_run_to_be_replaced_stays_whole_until_the_new_one_is(few_paths, tmp_path
         assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.parametrize(("place", "call"), [("training.trainer.write_suspects", 2), ("export.export_run", 1)])
+def test_a_kill_after_the_last_epoch_costs_neither_suspects_nor_graph(few_paths, tmp_path, monkeypatch, place, call):
+    calls = []
+
+    def die(*_, **__):
+        calls.append(place)
+        if len(calls) == call:
+            raise Killed
+
+    monkeypatch.setattr(f"uflow_cli.{place}", die)
+    with pytest.raises(Killed):
+        begin(few_paths, tmp_path / "run", compile_graph=True)
+    go_on(few_paths, tmp_path / "run", compile_graph=True)
+    assert len(calls) == call + 1
+    assert not has_state(tmp_path / "run")
+
+
 def test_state_is_gone_when_training_is_over(few_paths, tmp_path):
     begin(few_paths, tmp_path / "run", should_stop=lambda: True)
     assert has_state(tmp_path / "run")

@@ -130,10 +130,12 @@ class CacheFolder:
         with self._explained(), self._alone():
             used, _ = self._leased()
             removed = sum(file.n_bytes for file in self.files() if file.name not in used and self._remove(file.name))
+            busy = _folders_of(used)
             for folder in self._folders():
                 with contextlib.suppress(OSError):  # not empty
-                    folder.rmdir()
-                    (self.path / f"{folder.name}.json").unlink(missing_ok=True)
+                    if folder.name not in busy:  # somebody is about to write there
+                        folder.rmdir()
+                        (self.path / f"{folder.name}.json").unlink(missing_ok=True)
             return removed, sum(file.n_bytes for file in self.files())
 
     def reserve(self, names: Sequence[str], record_bytes: int) -> Lease | None:
@@ -184,7 +186,7 @@ class CacheFolder:
                     to_come += lease["record_bytes"] * sum(not (self.path / name).exists() for name in names)
             else:
                 _end_lease(path, lock, os.getpid())
-        busy = {name.partition("/")[0] for name in used}
+        busy = _folders_of(used)
         for folder in self._folders():
             if folder.name not in busy:
                 remove_litter(folder)  # of killed writers
@@ -234,6 +236,10 @@ class CacheFolder:
                 f"cannot keep features in {self.path}: {cause.strerror or cause}; "
                 "choose another --cache-dir, free its disk, or take --no-cache"
             ) from error
+
+
+def _folders_of(names: Iterable[str]) -> set[str]:
+    return {name.partition("/")[0] for name in names}
 
 
 def record_layout(model: Model) -> RecordLayout:

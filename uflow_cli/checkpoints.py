@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import filecmp
 import os
 import re
@@ -23,7 +24,7 @@ from uflow_cli.errors import CheckpointError, UflowError, WeightsError
 from uflow_cli.evaluation import published_categories
 from uflow_cli.features import EXTRACTORS, extractor_spec, needed_weights
 from uflow_cli.features.weights import read_weights
-from uflow_cli.files import replacing
+from uflow_cli.files import remove_litter, replacing
 from uflow_cli.flow import state_from_published
 from uflow_cli.model import Model, build_model
 from uflow_cli.presets import resolve
@@ -137,8 +138,10 @@ def import_published(
         "paper_exact": not calibration_images,
     }  # fmt: skip
     model_config, training = resolve(settings, dataset=dataset, category=category)
-    files = _write_networks(out, published, model_config)
+    files = [out.absolute() / f"{source.network}.safetensors" for source in extractor_spec(model_config).sources]
+    remove_litter(out)
     try:
+        _write_networks(files, published, model_config)
         model = build_model(replace(model_config, weights=tuple(map(str, files))), device=device)
         model.load_state_dict(published.trained)
         model.flow.eval()
@@ -146,8 +149,9 @@ def import_published(
     except (RuntimeError, UflowError) as error:
         if not is_run(out):
             for file in files:
-                file.unlink()
-            out.rmdir()
+                file.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # of a folder that holds something else, or was never made
+                out.rmdir()
         if isinstance(error, UflowError) and not isinstance(error, WeightsError):
             raise
         raise CheckpointError(f"{path} does not fit {published.extractor} ({in_one_line(error)})") from error
@@ -178,20 +182,16 @@ def _write(
     return load_run(out)
 
 
-def _write_networks(out: Path, published: PublishedModel, config: ModelConfig) -> list[Path]:
-    """Write what is used of the extractor's networks into `out`; runs beside it that have the same share the space."""
-    files = []
+def _write_networks(files: Sequence[Path], published: PublishedModel, config: ModelConfig) -> None:
+    """Write what is used of the extractor's networks into `files`; runs beside theirs that have the same share them."""
     needed = needed_weights(config)
-    for source, state in zip(extractor_spec(config).sources, published.networks, strict=True):
-        path = out / f"{source.network}.safetensors"
+    for path, state in zip(files, published.networks, strict=True):
         with replacing(path) as temporary:
             save_file({name: value.contiguous() for name, value in state.items() if name in needed}, temporary)
-        for twin in out.absolute().parent.glob(f"*/{path.name}"):
-            if twin.parent != out.absolute() and filecmp.cmp(twin, path, shallow=False):
+        for twin in path.parent.parent.glob(f"*/{path.name}"):
+            if twin.parent != path.parent and filecmp.cmp(twin, path, shallow=False):
                 _share(twin, path)
                 break
-        files.append(path.absolute())
-    return files
 
 
 def _share(twin: Path, path: Path) -> None:

@@ -11,7 +11,6 @@ import hashlib
 import shutil
 import stat
 import tarfile
-import tempfile
 import tomllib
 import urllib.error
 import urllib.request
@@ -27,6 +26,7 @@ from urllib.parse import urlsplit
 
 import uflow_cli
 from uflow_cli.errors import DatasetError, UflowError
+from uflow_cli.files import workshop
 
 CHUNK = 2**20  # bytes
 TIMEOUT = 30.0  # seconds without a byte
@@ -98,24 +98,26 @@ def download(
     is taken, a network that fails (the same call goes on where it ended), a wrong checksum, a hostile archive, no such
     category, and a full disk.
     """
-    place = folder / source.name
-    _require_free(place, category)
+    place, archive = folder / source.name, folder / source.file
+    unpacked = archive.with_name(f"{source.file}.unpacked")  # what it holds is being put in place
     try:
+        if unpacked.is_file():  # and a kill came in between
+            unpacked.replace(archive)
+        else:
+            _require_free(place, category)
         folder.mkdir(parents=True, exist_ok=True)
-        archive = folder / source.file
         if not archive.is_file():
             _fetch(source, archive, on_progress)
         _check(source, archive, on_progress)
-        with tempfile.TemporaryDirectory(
-            dir=folder, prefix=f".{source.name}-", ignore_cleanup_errors=True
-        ) as temporary:
-            made = Path(temporary) / source.name
+        with workshop(place) as bench:
+            made = bench / source.name
             made.mkdir()
             _unpack(archive, made, category, on_progress)
             if category and not any(path.name == category for path in made.rglob(category)):
                 raise DatasetError(f"{archive} holds no category {category!r} of {source.name}")
+            archive.replace(unpacked)
             _take_place(made, place)
-        archive.unlink()
+        unpacked.unlink()
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         way_out = "free some of it, and the same command goes on" if full else "choose another folder with --data-root"

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uflow_cli.config import ModelConfig
-from uflow_cli.errors import CheckpointError
+from uflow_cli.errors import CheckpointError, ExportError
 from uflow_cli.images import resize_image
 from uflow_cli.text import in_one_line
 
@@ -116,17 +116,24 @@ def simplified(graph: bytes) -> bytes:
     """The ONNX model `graph` with its constants computed and what does nothing left out, lest every start does that.
 
     It has the operators of ONNX alone, and computes the same bits; what suits one processor is done as it is loaded.
+    ExportError where the folder for temporary files cannot be written.
     """
     import onnxruntime  # noqa: TID251
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 4
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "graph.onnx"
-        options.optimized_model_filepath = str(path)
-        onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        return path.read_bytes()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "graph.onnx"
+            options.optimized_model_filepath = str(path)
+            onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+            return path.read_bytes()
+    except Exception as error:  # ONNX Runtime's own have no common kind
+        raise ExportError(
+            f"the graph cannot be simplified in {tempfile.gettempdir()} ({in_one_line(error)}); free its disk, or name "
+            "another folder for temporary files with TMPDIR"
+        ) from error
 
 
 def available_cores() -> int:

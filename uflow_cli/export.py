@@ -96,6 +96,11 @@ def graph_of(model: Model) -> bytes:
         raise ExportError(
             f"{model.config.extractor} cannot be exported ({in_one_line(error)}); use the run as it is"
         ) from error
+    except OSError as error:
+        raise ExportError(
+            f"{tempfile.gettempdir()}: cannot be written ({error.strerror or error}); free its disk, or name another "
+            "folder for temporary files with TMPDIR"
+        ) from error
     if len(files) > 1 or len(data) > LARGEST_GRAPH:
         raise ExportError(f"{model.config.extractor} is larger than the 2 GiB of one ONNX file; use the run as it is")
     return simplified(data)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
+import shutil
 import stat
 import sys
 import tempfile
@@ -86,16 +88,45 @@ def hold(file: IO[Any], refusal: str) -> None:
 
     UflowError with the line `refusal` where one does. Windows and some network drives have no such locks.
     """
+    if _held(file) is False:
+        raise UflowError(refusal)
+
+
+def _held(file: IO[Any]) -> bool | None:
+    """Whether this process holds the open `file` now; None where there are no such locks."""
     if sys.platform == "win32":
-        return
+        return None
     import fcntl
 
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise UflowError(refusal) from error
+    except BlockingIOError:
+        return False
     except OSError:
-        pass
+        return None
+    return True
+
+
+@contextlib.contextmanager
+def workshop(place: Path) -> Iterator[Path]:
+    """A new folder beside `place` in which that is made, gone at the end; what is in its way goes to `old` in there.
+
+    Of what killed processes left of theirs, an `old` whose place is empty goes back there, and the rest is removed.
+    Raises OSError.
+    """
+    prefix = f".{hashlib.sha256(os.fsencode(place.name)).hexdigest()[:8]}-"
+    for left in place.parent.glob(f"{prefix}*"):
+        with contextlib.suppress(FileNotFoundError, PermissionError), (left / "lock").open("rb") as file:
+            if _held(file):
+                if (left / "old").exists() and not place.exists():
+                    (left / "old").rename(place)
+                shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=place.parent, ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        with (folder / "lock.tmp").open("wb") as file:
+            _held(file)
+            (folder / "lock.tmp").rename(folder / "lock")  # nobody sees it before it is held
+            yield folder
 
 
 def swap_folder(made: Path, folder: Path, *, old: Path) -> None:

@@ -31,6 +31,7 @@ from uflow_cli.detection.stream import UnreadableImage
 from uflow_cli.errors import UflowError
 from uflow_cli.files import hold, replacing
 from uflow_cli.images import IMAGE_SUFFIXES, page_of, roi_beside
+from uflow_cli.ledger import Ledger
 from uflow_cli.run.record import load_run
 from uflow_cli.schema import (
     VERSION,
@@ -175,7 +176,7 @@ class ResultLines:
         self.path = path
         self.n_outdated = 0  # images of earlier lines that hold no longer: they, the run or the settings have changed
         self._terms = terms
-        self._places: dict[str, int] = {}
+        self._places = Ledger()  # -1: a line that holds no longer
         self._end = 0
         self._file = file
         if not resume:
@@ -186,13 +187,13 @@ class ResultLines:
             if is_result and values.get("settings") == terms.digest and _stamp_in(values) == stamp_of(Path(name)):
                 self._places[name] = place
             else:
-                self._places.pop(name, None)
+                self._places[name] = -1
                 self.n_outdated += is_result
             self._end = place + len(line)
         self._file.truncate(self._end)  # of a line that a kill broke off nothing stays
 
     def __contains__(self, path: Path) -> bool:
-        return str(path) in self._places
+        return self._place(path) >= 0
 
     def add(self, found: DetectedImage | UnreadableImage, stamp: Stamp) -> str:
         """Append the line, and give it, of what was found in an image whose file had `stamp` before it was read."""
@@ -206,7 +207,7 @@ class ResultLines:
 
     def finish(self, paths: Sequence[Path], *, promise: str, caveat: str | None, out: Path) -> Detected:
         """Put the lines in the order of `paths`, all of which have one, and make JSON and table of them."""
-        places = array("q", (self._places[str(path)] for path in paths))
+        places = array("q", map(self._place, paths))
         self._put_in_order(places)
         good, errors, n_defects = array("q"), list[UnreadableImage](), 0
         for place, _line, values in stored_lines(self.path):
@@ -221,6 +222,10 @@ class ResultLines:
         _write_table(result, out / TABLE_NAME)
         _write_json(result, images.values(), out / RESULT_NAME)
         return result
+
+    def _place(self, path: Path) -> int:
+        place = self._places.get(str(path))
+        return -1 if place is None else place
 
     def _put_in_order(self, places: Sequence[int]) -> None:
         lengths = 0

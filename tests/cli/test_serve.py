@@ -70,6 +70,52 @@ def test_a_server_answers_beside_slow_clients_without_torch_and_stops_when_told(
         process.stderr.close()
 
 
+MALFORMED = {
+    "no HTTP": b"GARBAGE\r\n\r\n",
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n",
+    "a length that is negative": b"POST /detect HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
+    "a length of many digits": b"POST /detect HTTP/1.1\r\nHost: a\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n",
+    "two lengths": b"POST /detect HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+    "no chunk": b"POST /detect HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n\r\n",
+    "an endless header": b"GET /health HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 200_000,
+    "no host": b"GET /health HTTP/1.1\r\n\r\n",
+}
+
+
+def test_a_server_outlasts_malformed_requests_and_more_connections_than_it_takes(graph_run):
+    code = (
+        "from uflow_cli.serve import server\nserver.MOST_CONNECTIONS, server.GRACE = 20, 0.5\n"
+        "from uflow_cli.cli import main\nmain()"
+    )
+    words = ["serve", "--model", f"stripes={graph_run}", "--port", "0", "--device", "cpu", "--max-seconds", "0.5"]
+    process = subprocess.Popen([sys.executable, "-c", code, *words], stderr=subprocess.PIPE, text=True)
+    try:
+        line = process.stderr.readline()
+        port = int(re.search(r"http://127\.0\.0\.1:(\d+)", line)[1])
+        for name, data in MALFORMED.items():
+            with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
+                client.sendall(data)
+                assert client.recv(100).startswith(b"HTTP/1.1 4"), name
+        with socket.create_connection(("127.0.0.1", port)) as client:  # which goes before its image has come
+            client.sendall(b"POST /detect HTTP/1.1\r\nHost: a\r\nContent-Length: 99\r\n\r\nx")
+        assert post(port)[0] == 200
+        silent = [socket.create_connection(("127.0.0.1", port), timeout=30) for _ in range(25)]
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
+            client.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert b" 503 " in client.recv(100)
+        assert [client.recv(10) for client in silent] == [b""] * 25  # cut off
+        assert post(port)[0] == 200
+        for client in silent:
+            client.close()
+        process.send_signal(signal.SIGTERM)
+        said = process.stderr.read()
+        assert (process.wait(30), "Traceback" in said) == (0, False), said
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
 def test_a_port_that_is_taken_is_one_line(uflow, graph_run):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]

@@ -4,7 +4,6 @@ import base64
 import contextlib
 import functools
 import math
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from uflow_cli.charts import WIDTH, loss_chart
 from uflow_cli.errors import UflowError
-from uflow_cli.files import swap_folder, write_text
+from uflow_cli.files import swap_folder, workshop, write_text
 from uflow_cli.images import encode_jpeg, encode_png
 from uflow_cli.inputs import REPORT_MARK
 from uflow_cli.render import SCORE_RANGE, fit_mask, heat, heat_png, outline_path, shrunk
@@ -70,11 +69,11 @@ def report_writer(place: Path, *, picture_side: int | None = None) -> Iterator[R
 
         yield ReportWriter(_inside, put_page, picture_side=picture_side or _SINGLE_SIDE)
         return
-    _check_replaceable(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".report-", dir=folder.parent, ignore_cleanup_errors=True) as workshop:
-            made = Path(workshop) / "new"
+        with workshop(folder) as bench:
+            _check_replaceable(folder)
+            made = bench / "new"
             (made / _PICTURES).mkdir(parents=True)
 
             def keep(name: str, picture: NDArray[np.uint8] | bytes) -> str:
@@ -84,7 +83,7 @@ def report_writer(place: Path, *, picture_side: int | None = None) -> Iterator[R
 
             def put_in_place(page: str) -> Path:
                 (made / PAGE_NAME).write_text(page, encoding="utf-8")
-                swap_folder(made, folder, old=Path(workshop) / "old")
+                swap_folder(made, folder, old=bench / "old")
                 return folder / PAGE_NAME
 
             yield ReportWriter(keep, put_in_place, picture_side=picture_side or _PICTURE_SIDE)

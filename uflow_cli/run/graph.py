@@ -78,6 +78,8 @@ def load_engine(run: Run, graph: Graph | None = None) -> Engine:
     from uflow_cli.engine import build_engine
 
     graph = graph or find_graph(run)
+    if graph is not None and not _is_of(graph, run.folder):
+        graph = find_graph(run)  # a recalibration may have come between
     if graph is None:
         raise CheckpointError(f"{run.folder} has no graph of its weights; make one with `uflow export --model RUN`")
     path = run.folder / graph.file
@@ -87,13 +89,18 @@ def load_engine(run: Run, graph: Graph | None = None) -> Engine:
         raise CheckpointError(f"{path} cannot be read ({error.strerror or error}); export the run again") from error
     if _digest(data) != graph.sha256:
         raise CheckpointError(f"{path} is damaged: its checksum is another; export the run again")
-    expected = {graph.config_sha256, graph.coming_config_sha256}
-    if graph.config_sha256 is not None and _digest((run.folder / CONFIG_NAME).read_bytes()) not in expected:
+    if not _is_of(graph, run.folder):
         raise CheckpointError(
             f"{run.folder / CONFIG_NAME} is not as it was exported: its checksum is another; export the run again"
         )
     channels, reach = graph.source_channels, graph.reach
     return build_engine(data, config=run.model, source_channels=channels, reach=reach)
+
+
+def _is_of(graph: Graph, folder: Path) -> bool:
+    """Whether the configuration in `folder` is one that `graph` goes with."""
+    expected = {graph.config_sha256, graph.coming_config_sha256}
+    return graph.config_sha256 is None or _digest((folder / CONFIG_NAME).read_bytes()) in expected
 
 
 def open_model(run: Run, *, device: DeviceChoice = "auto", runtime: Runtime = "auto") -> EvidenceModel:

@@ -131,7 +131,7 @@ def has_state(folder: Path) -> bool:
 
 
 def write_best_epoch(folder: Path, state: TrainingState, word: RunState) -> Run:
-    """Make the best epoch of `state` the run in `folder`, with its log; a finished training leaves no state."""
+    """Make the best epoch of `state` the run in `folder`, with its log."""
     assert state.progress is not None
     assert state.calibration is not None
     assert state.weights is not None
@@ -143,13 +143,11 @@ def write_best_epoch(folder: Path, state: TrainingState, word: RunState) -> Run:
     if word != "training":
         write_calibration_chart(run)
     write_log(folder, state.log, title=f"{state.origin.dataset}/{state.origin.category}")
-    if word == "finished":
-        remove_state(folder)
     return run
 
 
 def remove_state(folder: Path) -> None:
-    """Forget the training in `folder`: it cannot go on."""
+    """Forget the training in `folder`: it is over, or cannot go on."""
     (folder / STATE_NAME).unlink(missing_ok=True)
 
 

@@ -1,7 +1,6 @@
 """The sample as files in MVTec layout: all of it or nothing, and never over something that is not a sample."""
 
 import json
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uflow_cli.errors import DatasetError
-from uflow_cli.files import swap_folder
+from uflow_cli.files import swap_folder, workshop
 from uflow_cli.images import write_png
 from uflow_cli.sample import cloth, defects, label, metal, strip
 from uflow_cli.schema import refuse_newer
@@ -110,20 +109,20 @@ def write_sample(
     size = size or (PRODUCTS[category].size if category in PRODUCTS else (MIN_SIDE, MIN_SIDE))
     _check(category=category, seed=seed, counts=(n_train, n_test_good, n_test_per_defect), size=size, lots=lots)
     root, folder = Path(root), Path(root) / category
-    _check_replaceable(folder)
     counts = {("train", "good"): n_train, ("test", "good"): n_test_good}
     counts |= {("test", kind): n_test_per_defect for kind in KINDS[category]}
     recipes = list(_recipes(counts, lots))
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{category}-", dir=root, ignore_cleanup_errors=True) as workshop:
-            made = Path(workshop) / "new"
+        with workshop(folder) as bench:
+            _check_replaceable(folder)
+            made = bench / "new"
             files = _write_images(made, recipes, category=category, seed=seed, size=size)
             settings = {"category": category, "seed": seed, "size": list(size)}
             settings |= {"lots": lots} if lots > 1 else {}
             marker = {"format": _FORMAT, "made_by": "uflow sample", **settings, "files": files}
             (made / MARKER).write_text(json.dumps(marker, indent=1) + "\n", encoding="utf-8")
-            swap_folder(made, folder, old=Path(workshop) / "old")
+            swap_folder(made, folder, old=bench / "old")
     except OSError as error:
         raise DatasetError(
             f"{folder}: cannot be written ({error.strerror or error}); choose another folder or free its disk"

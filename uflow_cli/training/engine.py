@@ -26,9 +26,9 @@ from uflow_cli.run.state import (
     TrainingState,
     has_state,
     read_state,
+    remove_state,
     require_same_images,
     with_recalibration,
-    write_best_epoch,
     write_state,
 )
 from uflow_cli.training.criterion import Criterion, HeldOutLoss
@@ -110,7 +110,8 @@ def train(
         )  # fmt: skip
         state = group.on_rank_zero(lambda: stack.enter_context(_claimed(out, state, model, roi)))
         run = _go_on(out, state, {}, model, group, observer, criterion, should_stop, cache)
-        _compile(run, state, group, observer, wanted=compile_graph)
+        if group.is_rank_zero:
+            _conclude(run, state, observer, compile_graph=compile_graph)
         return run
 
 
@@ -138,8 +139,6 @@ def resume(
         state, tensors = group.on_rank_zero(claim)
         if weights:
             state = replace(state, model=replace(state.model, weights=weights).located())
-        if state.is_over and not state.split.folds:  # killed between the last epoch and the end
-            return group.on_rank_zero(lambda: write_best_epoch(folder, state, "finished"))
         group.on_rank_zero(lambda: require_same_images(state, paths, on_progress=observer.on_images))
         model = group.rank_zero_first(lambda: build_model(state.model, device=own_device, seed=state.training.seed))
         if model.extractor.digest != state.extractor_digest:
@@ -148,7 +147,8 @@ def resume(
                 "name those with --weights, or start anew with --overwrite"
             )
         run = _go_on(folder, state, tensors, model, group, observer, criterion, should_stop, cache)
-        _compile(run, state, group, observer, wanted=compile_graph)
+        if group.is_rank_zero:
+            _conclude(run, state, observer, compile_graph=compile_graph)
         return run
 
 
@@ -163,17 +163,22 @@ def _go_on(
     return trainer.run(should_stop)
 
 
-def _compile(run: Run, state: TrainingState, group: Processes, observer: Observer, *, wanted: bool) -> None:
-    """Add the graph of the finished `run` to its folder, by rank 0, where it can have one; a warning where it fails."""
-    if not (wanted and group.is_rank_zero and run.progress.state == "finished" and run.model.precision == "fp32"):
-        return
-    from uflow_cli.export import export_run
+def _conclude(run: Run, state: TrainingState, observer: Observer, *, compile_graph: bool) -> None:
+    """Add the graph of a finished `run` where it can have one, and forget the training, which so goes on until then.
 
-    held_out = sorted({*state.split.selection, *state.split.calibration}) or state.split.training
-    try:
-        export_run(run, [Path(state.images[i][0]) for i in held_out], which="held-out images")
-    except UflowError as error:
-        observer.on_warning(f"no graph was made: {error}")
+    A graph that fails is a warning.
+    """
+    if run.progress.state != "finished":
+        return
+    if compile_graph and run.model.precision == "fp32":
+        from uflow_cli.export import export_run
+
+        held_out = sorted({*state.split.selection, *state.split.calibration}) or state.split.training
+        try:
+            export_run(run, [Path(state.images[i][0]) for i in held_out], which="held-out images")
+        except UflowError as error:
+            observer.on_warning(f"no graph was made: {error}")
+    remove_state(run.folder)
 
 
 def _features(

@@ -211,7 +211,8 @@ class Errands:
                 file.unlink(missing_ok=True)
             except FailedError as error:
                 self._on_trouble(f"{kind.name} for {number} is given up: {error}")
-                file.replace(file.with_suffix(".failed"))
+                with contextlib.suppress(OSError):  # it stays for the next time
+                    file.replace(file.with_suffix(".failed"))
             except InterruptedError:
                 return
             except UflowError as error:

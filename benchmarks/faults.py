@@ -1,0 +1,172 @@
+"""Break commands wherever they touch the disk, and see that nothing is lost and that they go on.
+
+    python benchmarks/faults.py [kill] [full] [readonly] [moments] [--only train,detect,...] [--most 200] [--seed 0]
+
+`kill`, `full` and `readonly` count what a command does to files (opening one to write, renaming, removing, linking,
+making a folder): at the n-th of these the process dies by SIGKILL, or that and all later ones fail as on a full or a
+read-only disk, for each n, or for `--most` of them drawn by the seed. `moments` kills at random moments, which also
+breaks into single writes. After each break all files are whole, and what is half written has another name; a failure is
+one line and exit code 1. Then the same command is given again, as a user would, and in the end the folder holds what an
+uninterrupted run leaves, and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from fault_injection import Fault, Scenario, Stage, require_whole
+from fault_scenarios import archive, at_an_address, scenarios, write_base
+
+from uflow_cli.files import remove_litter
+from uflow_cli.results import RESULT_NAME
+
+
+def broken_at_each_change(
+    stage: Stage, scenario: Scenario, root: Path, *, kinds: Sequence[str], most: int, rng: random.Random
+) -> dict[str, tuple[int, int]]:
+    """Let faults strike at each change of a file: by kind, at how many they did and how many there are."""
+    expected, n_changes = uninterrupted(stage, scenario, root)
+    struck = dict.fromkeys(kinds, 0)
+    for kind in kinds:
+        numbers = range(1, n_changes + 1)
+        for number in numbers if n_changes <= most else sorted(rng.sample(numbers, most)):
+            folder = prepared(scenario, root)
+            process, count = stage.start(scenario, folder, Fault(kind, number, folder))
+            code = stage.finish(scenario, folder, process)
+            struck[kind] += count.value >= number
+            where = f"{scenario.name}, {kind} at change {number} of {n_changes}, exit code {code}: {stage.said}"
+            if kind == "kill":  # of a worker it may be, which its parent tells
+                assert code in (-signal.SIGKILL, 1) or count.value < number, where
+            elif code:
+                lines = [line for line in stage.said.splitlines() if line.startswith("uflow: ")]
+                assert (code, len(lines), "Traceback" in stage.said) == (1, 1, False), where
+            require_whole(folder)
+            stage.all(scenario, folder)
+            require_same(outcome_of(scenario, folder), expected, where)
+    return {kind: (n, n_changes) for kind, n in struck.items()}
+
+
+def killed_at_moments(
+    stage: Stage, scenario: Scenario, root: Path, *, n_kills: int, rng: random.Random
+) -> tuple[int, int]:
+    """Kill `n_kills` times at random moments, often several times before an end: how many kills and ends."""
+    expected, _ = uninterrupted(stage, scenario, root)
+    folder = prepared(scenario, root)
+    begun = time.monotonic()
+    stage.all(scenario, folder)
+    seconds = time.monotonic() - begun
+    kills = ends = 0
+    while kills < n_kills:
+        folder, ends = prepared(scenario, root), ends + 1
+        while True:
+            process, _ = stage.start(scenario, folder)
+            end = time.monotonic() + rng.uniform(0, 1.1 * seconds)
+            while process.exitcode is None and time.monotonic() < end:
+                process.join(min(0.02, max(0.0, end - time.monotonic())))
+                if scenario.is_done and scenario.is_done(folder):
+                    break
+            if process.exitcode is not None or kills >= n_kills or (scenario.is_done and scenario.is_done(folder)):
+                code = stage.finish(scenario, folder, process)
+                assert code == 0, f"{scenario.name} ended with {code}: {stage.said}"
+                break
+            process.kill()
+            process.join()
+            kills += process.exitcode == -signal.SIGKILL
+            require_whole(folder)
+        require_same(outcome_of(scenario, folder), expected, f"{scenario.name} after {kills} kills")
+    return kills, ends
+
+
+def prepared(scenario: Scenario, root: Path) -> Path:
+    """The folder of the scenario as it is before the command."""
+    folder = root / "folder"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    scenario.begin(folder)
+    return folder
+
+
+def uninterrupted(stage: Stage, scenario: Scenario, root: Path) -> tuple[object, int]:
+    """What the command leaves, and the number of its changes of files."""
+    folder = prepared(scenario, root)
+    n_changes = stage.all(scenario, folder)
+    require_whole(folder)
+    return outcome_of(scenario, folder), n_changes
+
+
+def outcome_of(scenario: Scenario, folder: Path) -> object:
+    """What is to be the same as without a break."""
+    if scenario.leaves_litter:
+        remove_litter(folder, below=True)
+    return scenario.outcome(folder)
+
+
+def require_same(found: object, expected: object, where: str) -> None:
+    """AssertionError that names the differences."""
+    if found == expected:
+        return
+    if isinstance(found, dict) and isinstance(expected, dict):
+        differing = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+        raise AssertionError(f"{where}\n{differing} are not as they would be without it")
+    raise AssertionError(f"{where}\n{found} instead of {expected}")
+
+
+def main() -> None:
+    """Break all commands, and print how often."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kinds", nargs="*", default=["kill", "full", "readonly", "moments"])
+    parser.add_argument("--only", help="Commands, by their first words, with commas between.")
+    parser.add_argument("--most", type=int, default=200, help="Breaks of a kind for each command.")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=Path, help="Folder to work in; what all begin with stays there.")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        root = (options.work or Path(folder)).resolve()
+        stage = Stage(root / "output.txt")
+        if not (root / "base" / "detected" / RESULT_NAME).is_file():  # the last of it
+            shutil.rmtree(root / "base", ignore_errors=True)
+            write_base(stage, root / "base")
+        checkpoint = _published(root / "bolt.ckpt")
+        with at_an_address(archive(root / "base" / "data")) as address:
+            for scenario in scenarios(root / "base", address, checkpoint):
+                if options.only and not any(scenario.name.startswith(name) for name in options.only.split(",")):
+                    continue
+                _report(stage, scenario, root, options)
+
+
+def _report(stage: Stage, scenario: Scenario, root: Path, options: argparse.Namespace) -> None:
+    rng, begun, told = random.Random(options.seed), time.monotonic(), []
+    try:
+        for kind in options.kinds:
+            if kind == "moments":
+                kills, ends = killed_at_moments(stage, scenario, root, n_kills=options.most, rng=rng)
+                told.append(f"{kills} kills at random moments in {ends} runs")
+            else:
+                found = broken_at_each_change(stage, scenario, root, kinds=[kind], most=options.most, rng=rng)
+                told.append(f"{kind} at {found[kind][0]} of {found[kind][1]} changes")
+    except AssertionError as error:
+        told.append(f"FAULT {error}")
+    print(f"{scenario.name}: {', '.join(told)} ({time.monotonic() - begun:.0f} s)", flush=True)
+
+
+def _published(path: Path) -> Path | None:
+    """A checkpoint as the authors publish them; None where the tests that can make one are not here."""
+    sys.path.append(str(Path(__file__).parents[1] / "tests"))
+    try:
+        from test_checkpoints import resnet_checkpoint
+    except ImportError:
+        return None
+    resnet_checkpoint(path)
+    return path
+
+
+if __name__ == "__main__":
+    main()
