@@ -175,7 +175,7 @@ def scenarios(base: Path, address: str, checkpoint: Path | None) -> list[Scenari
                  lambda folder: [*evaluate, "--model", folder / "runs" / "bolt", "--report", folder / "page"],
                  leaves_litter=True),
         Scenario("evaluate --category all", with_copies("runs"),
-                 lambda folder: [*evaluate, "--dataset", "mvtec", "--category", "all", "--runs", folder / "runs"],
+                 lambda folder: [*evaluate, "--dataset", "mvtec", "--category", "all", "--model", folder / "runs"],
                  leaves_litter=True),
         Scenario("export --out", nothing, lambda folder: ["export", "--model", run, "--out", folder / "exported"],
                  leaves_litter=True),
