@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 from dataclasses import replace
@@ -24,9 +25,14 @@ from uflow_cli.detection.stream import squared_norm_maps
 from uflow_cli.errors import CheckpointError, ImageError, UflowError
 from uflow_cli.evaluation import evaluate_images
 from uflow_cli.evaluation.tally import EvaluatedImage, Tally
+from uflow_cli.features.gaussian import FeatureGaussians
+from uflow_cli.flow import UFlow, negative_log_likelihood
 from uflow_cli.images import (
+    RoiFile,
     Rois,
+    Source,
     Stitcher,
+    View,
     lay_out,
     list_images,
     read_mask,
@@ -41,6 +47,7 @@ from uflow_cli.report import report_stored, report_writer
 from uflow_cli.run.graph import Graph, write_graph
 from uflow_cli.run.record import load_model, load_run
 from uflow_cli.training import resume
+from uflow_cli.training.roi import CellShares
 
 CPU = torch.device("cpu")
 ROI = np.zeros(STRIP, dtype=np.bool_)
@@ -316,3 +323,71 @@ def test_measures_of_pixels_leave_out_what_does_not_count(run, tmp_path):
     expected.add(found.score_map[inside][None], truth[inside][None])
     assert tally.measures()["pixel_auroc"] == expected.curve().auroc
     assert tally.measures()["pixel_ap"] == expected.curve().average_precision
+
+
+@pytest.mark.parametrize("coupling", ["affine", "uniform"])
+def test_the_loss_counts_cells_by_share_and_its_gradient_follows(coupling):
+    """With shares of 1 nothing changes; with shares of 0 neither the square nor the log-determinant counts."""
+    torch.manual_seed(0)
+    flow = UFlow([8, 16], [(8, 8), (4, 4)], coupling=coupling, kernel_sizes=[1]).double()
+    for parameter in flow.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    features = [torch.randn(2, 8, 8, 8).double(), torch.randn(2, 16, 4, 4).double()]
+
+    def loss(coarse):
+        shares = [torch.nn.functional.interpolate(coarse, grid) for grid in flow.grids]
+        with flow.weighted(shares):
+            return negative_log_likelihood(*flow(features), shares)
+
+    left = torch.zeros(2, 1, 4, 4).double()
+    left[..., :2] = 1
+    whole = negative_log_likelihood(*flow(features))
+    assert torch.equal(loss(torch.ones(2, 1, 4, 4).double()), whole)
+    torch.testing.assert_close(loss(left) + loss(1 - left), whole)
+    torch.testing.assert_close(loss(0.25 * left), 0.25 * loss(left))
+    changed = [torch.cat([f[..., : f.shape[3] // 2], torch.randn_like(f[..., f.shape[3] // 2 :])], 3) for f in features]
+    kept, features = loss(left), changed
+    torch.testing.assert_close(loss(left), kept)  # no convolution here looks beside a cell
+    shares = torch.rand(2, 1, 4, 4).double()
+    loss(shares).sum().backward()
+    for parameter in flow.parameters():
+        place = parameter.data.view(-1)
+        ends = []
+        for step in (1e-6, -2e-6):
+            place[0] += step
+            ends.append(loss(shares).sum().item())
+        place[0] += 1e-6
+        assert float(parameter.grad.view(-1)[0]) == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-4, abs=1e-6)
+
+
+def test_gaussians_are_of_the_cells_inside():
+    torch.manual_seed(0)
+    fine, coarse = torch.randn(6, 4, 8, 8), torch.randn(6, 6, 4, 4)
+    shares = torch.zeros(6, 1, 8, 8)
+    shares[..., :4] = 1
+    part, alone = FeatureGaussians([4, 6]), FeatureGaussians([4, 6])
+    part.fit([[fine, coarse]], [shares])
+    alone.fit([[fine[..., :4], coarse[..., :2]]])
+    for name, value in part.state_dict().items():
+        torch.testing.assert_close(value, alone.state_dict()[name])
+
+
+def test_shares_follow_tiles_and_views(tmp_path):
+    write_png(tmp_path / "mask.png", ROI)
+    file = RoiFile(tmp_path / "mask.png", hashlib.sha256((tmp_path / "mask.png").read_bytes()).digest())
+    layout = lay_out(STRIP, fit="tile", input_size=(64, 64), step=16)
+    shares = layout.shares(layout.grid((4, 4)), roi=ROI)
+    seen = np.zeros_like(shares)
+    for tile, (top, left) in enumerate(layout.corners):
+        source = Source(tmp_path / "a.png", b"a", layout=layout, tile=tile, roi=file)
+        own = source.shares((4, 4))
+        seen[top // 16 : top // 16 + 4, left // 16 : left // 16 + 4] = own
+        turned = replace(source, view=View(mirror=True, quarter_turns=1, brightness=0.9)).shares((4, 4))
+        np.testing.assert_allclose(turned, np.rot90(own[:, ::-1]), atol=1 / 255)
+    np.testing.assert_array_equal(seen, shares)
+    assert Source(tmp_path / "a.png", b"a", layout=layout).shares((4, 4)) is None
+    counted = CellShares(lambda _epoch: [source], (4, 4))
+    [fine, coarse] = counted.of([0, 0], [(8, 8), (4, 4)], CPU)
+    assert fine.shape == (2, 1, 8, 8)
+    np.testing.assert_array_equal(coarse[1, 0], own)
+    assert counted.mean(0) == pytest.approx(own.mean())

@@ -7,7 +7,7 @@ fitted to the training images in one pass.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from itertools import pairwise, repeat
 
 import torch
 import torch.nn.functional as F
@@ -40,17 +40,24 @@ class FeatureGaussians(nn.Module):
         ]
 
     @torch.no_grad()
-    def fit(self, batches: Iterable[Sequence[Tensor]]) -> None:
-        """Set means and covariances from `batches` of training features; one pass, sums in float64."""
+    def fit(self, batches: Iterable[Sequence[Tensor]], shares: Iterable[Tensor | None] = repeat(None)) -> None:
+        """Set means and covariances from `batches` of training features; one pass, sums in float64.
+
+        Of each batch the cells count by their `shares`, (B, 1, H, W) on the finest grid; None: all alike.
+        """
         sums = [torch.zeros(n, dtype=torch.float64) for n in self.n_channels]
         products = [torch.zeros(n, n, dtype=torch.float64) for n in self.n_channels]
-        counts = [0] * len(sums)
-        for features in batches:
+        counts = [0.0] * len(sums)
+        for features, counted in zip(batches, shares, strict=False):
             for number, x in enumerate(_cells(features)):
                 rows = x.reshape(-1, x.shape[-1]).double().cpu()
-                sums[number] += rows.sum(dim=0)
-                products[number] += rows.T @ rows
-                counts[number] += len(rows)
+                weighted = rows
+                if counted is not None:
+                    weights = F.adaptive_avg_pool2d(counted, (x.shape[1], x.shape[2])).reshape(-1, 1).double().cpu()
+                    weighted = rows * weights
+                sums[number] += weighted.sum(dim=0)
+                products[number] += weighted.T @ rows
+                counts[number] += len(rows) if counted is None else float(weights.sum())
         for number, (total, product, n) in enumerate(zip(sums, products, counts, strict=True)):
             mean = total / n
             covariance = product / n - torch.outer(mean, mean)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle, islice, pairwise
 from typing import Any
 
@@ -71,6 +72,18 @@ class UFlow(GraphINN):
             spread = sum(steps if below > (own + below) // 2 else steps[1:])
             reach.append(max(sum(steps), 2 * reach[-1] + spread if below else 0))
         return tuple(reversed(reach))
+
+    @contextlib.contextmanager
+    def weighted(self, shares: Sequence[Tensor] | None) -> Iterator[None]:
+        """Within, the log-determinant counts each cell by its share, (B, 1, H_s, W_s) per scale; None: all alike."""
+        steps = [module for module in self.module_list if isinstance(module, FlowStep)]
+        try:
+            for step in steps if shares is not None else ():
+                step.shares = shares[self.grids.index(step.grid)] if shares is not None else None
+            yield
+        finally:
+            for step in steps:
+                step.shares = None
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As of every module; a state that names stages and steps, as older run folders do, fits too."""

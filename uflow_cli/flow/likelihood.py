@@ -12,9 +12,17 @@ from torch import Tensor
 MAX_SQUARED_NORM = 1e30  # finite, and far beyond any threshold
 
 
-def negative_log_likelihood(embeddings: Sequence[Tensor], log_det_jacobian: Tensor) -> Tensor:
-    """½ Σ z² - ln|det J| per image, (B,), in nats; the constant ½ D ln 2π is left out."""
-    squares = torch.stack([z.square().flatten(1).sum(dim=1) for z in embeddings]).sum(dim=0)  # (B,)
+def negative_log_likelihood(
+    embeddings: Sequence[Tensor], log_det_jacobian: Tensor, shares: Sequence[Tensor] | None = None
+) -> Tensor:
+    """½ Σ z² - ln|det J| per image, (B,), in nats; the constant ½ D ln 2π is left out.
+
+    With `shares` (B, 1, H_s, W_s) per scale each cell counts by its share, as it must in `log_det_jacobian`.
+    """
+    squared = [z.square() for z in embeddings]
+    if shares is not None:
+        squared = [z * share for z, share in zip(squared, shares, strict=True)]
+    squares = torch.stack([z.flatten(1).sum(dim=1) for z in squared]).sum(dim=0)  # (B,)
     return 0.5 * squares - log_det_jacobian
 
 

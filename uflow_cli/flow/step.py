@@ -32,6 +32,8 @@ class FlowStep(InvertibleModule):
     This is FrEIA's `AllInOneBlock` with affine_clamping=2 and permute_soft=False, under the same names, except that P
     is a gather by index instead of a product with a matrix: channel i of its result is channel `permutation`[i].
 
+    Where `shares` (B, 1, H, W) are set, the log-determinant counts each cell by its share; see `UFlow.weighted`.
+
     A "uniform" coupling has no sigma: all scaling is by g, one learned number per channel, so that log|det J| is the
     same for all x and the likelihood is a function of |z| alone (uniformly scaling flows, arXiv 2510.09452).
     """
@@ -46,6 +48,7 @@ class FlowStep(InvertibleModule):
     ) -> None:
         super().__init__(dims_in)
         [(channels, *grid)] = dims_in
+        self.shares: Tensor | None = None
         self.grid = tuple(grid)
         self.halves = passive, active = channels - channels // 2, channels // 2
         self.global_scale = nn.Parameter(torch.full((1, channels, 1, 1), IDENTITY_SCALE))
@@ -73,9 +76,10 @@ class FlowStep(InvertibleModule):
         passive, active = x.split_with_sizes(self.halves, dim=1)
         scale = self.scale
         y, log_det = couple(
-            passive, active, self.subnet(passive), scale, self.global_offset, self.permutation, self.inverse_permutation
-        )
-        of_scale = log_det_of_scale(scale, x)
+            passive, active, self.subnet(passive), scale, self.global_offset,
+            self.permutation, self.inverse_permutation, self.shares,
+        )  # fmt: skip
+        of_scale = log_det_of_scale(scale, x, self.shares)
         return y, of_scale if log_det is None else log_det + of_scale
 
     def _inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -100,24 +104,28 @@ def coupling_subnet(channels_in: int, channels_out: int, kernel_size: int) -> nn
     )
 
 
-def log_det_of_scale(scale: Tensor, x: Tensor) -> Tensor:
-    """H W Σ ln g, (B,), in single precision at least."""
+def log_det_of_scale(scale: Tensor, x: Tensor, shares: Tensor | None = None) -> Tensor:
+    """H W Σ ln g, (B,), or of as many cells as `shares` (B, 1, H, W) add up to; in single precision at least."""
     total = torch.log(scale).sum(dtype=torch.promote_types(scale.dtype, torch.float32))
+    if shares is not None:
+        return shares.sum(dim=(1, 2, 3)) * total
     return (x.shape[2] * x.shape[3] * total).expand(len(x))
 
 
 def couple(
-    passive: Tensor, active: Tensor, a: Tensor, scale: Tensor, offset: Tensor, permutation: Tensor, inverse: Tensor
-) -> tuple[Tensor, Tensor | None]:
+    passive: Tensor, active: Tensor, a: Tensor, scale: Tensor, offset: Tensor, permutation: Tensor, inverse: Tensor,
+    shares: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """y = P (g · [x1 ; x2 · exp(sigma) + 0.1 a_t] + b), (B, C, H, W), and Σ sigma, (B,).
 
     `a` is [a_s ; a_t] with sigma = 2 tanh(0.1 a_s), or a_t alone for a uniform coupling, which has no sigma and no sum.
     It may be of a lower precision than x. `scale` and `offset` are (1, C, 1, 1), `inverse` undoes `permutation`.
+    `shares` (B, 1, H, W) weight the cells in the sum.
     """
     if torch.is_grad_enabled():
-        y, log_det = _Couple.apply(passive, active, a, scale, offset, permutation, inverse)
+        y, log_det = _Couple.apply(passive, active, a, scale, offset, permutation, inverse, shares)
         return y, log_det
-    joined, _, _, log_det = _joined(passive, active, a)
+    joined, _, _, log_det = _joined(passive, active, a, shares)
     return _permuted(joined, scale, offset, permutation), log_det
 
 
@@ -128,18 +136,21 @@ def coefficients(a: Tensor, *, n_active: int, dtype: torch.dtype) -> tuple[Tenso
     return (SUBNET_FACTOR * a_s.to(dtype)).tanh_() if a_s.shape[1] else None, shift
 
 
-def log_det_of(tanh: Tensor) -> Tensor:
-    """Σ sigma, (B,), in single precision at least: it is a sum of many small numbers."""
+def log_det_of(tanh: Tensor, shares: Tensor | None = None) -> Tensor:
+    """Σ sigma, (B,), each cell by its share; in single precision at least: it is a sum of many small numbers."""
+    tanh = tanh if shares is None else tanh * shares
     return AFFINE_CLAMPING * tanh.sum(dim=(1, 2, 3), dtype=torch.promote_types(tanh.dtype, torch.float32))
 
 
-def _joined(passive: Tensor, active: Tensor, a: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+def _joined(
+    passive: Tensor, active: Tensor, a: Tensor, shares: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """[x1 ; x2 · exp(sigma) + 0.1 a_t], tanh(0.1 a_s), exp(sigma) and Σ sigma."""
     tanh, shift = coefficients(a, n_active=active.shape[1], dtype=active.dtype)
     if tanh is None:
         return torch.cat([passive, active + shift], dim=1), None, None, None
     growth = torch.exp(AFFINE_CLAMPING * tanh)
-    return torch.cat([passive, torch.addcmul(shift, active, growth)], dim=1), tanh, growth, log_det_of(tanh)
+    return torch.cat([passive, torch.addcmul(shift, active, growth)], dim=1), tanh, growth, log_det_of(tanh, shares)
 
 
 def _permuted(joined: Tensor, scale: Tensor, offset: Tensor, permutation: Tensor) -> Tensor:
@@ -152,17 +163,17 @@ class _Couple(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, passive: Tensor, active: Tensor, a: Tensor, scale: Tensor, offset: Tensor, permutation: Tensor,
-        inverse: Tensor,
+        inverse: Tensor, shares: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-        joined, tanh, growth, log_det = _joined(passive, active, a)
-        ctx.save_for_backward(active, joined, tanh, growth, scale, inverse)
+        joined, tanh, growth, log_det = _joined(passive, active, a, shares)
+        ctx.save_for_backward(active, joined, tanh, growth, scale, inverse, shares)
         ctx.dtype = a.dtype
         return _permuted(joined, scale, offset, permutation), log_det
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_y: Tensor, of_log_det: Tensor | None) -> tuple[Tensor | None, ...]:
-        active, joined, tanh, growth, scale, inverse = ctx.saved_tensors
+        active, joined, tanh, growth, scale, inverse, shares = ctx.saved_tensors
         n_active = active.shape[1]
         of_joined = of_y.index_select(1, inverse)  # of g · joined + b, so far
         of_offset = of_joined.sum(dim=(0, 2, 3), keepdim=True)
@@ -170,11 +181,21 @@ class _Couple(torch.autograd.Function):
         of_joined.mul_(scale)
         of_passive, of_active = of_joined.split_with_sizes([joined.shape[1] - n_active, n_active], dim=1)
         if of_log_det is None:
-            return of_passive, of_active, (SUBNET_FACTOR * of_active).to(ctx.dtype), of_scale, of_offset, None, None
+            return (
+                of_passive,
+                of_active,
+                (SUBNET_FACTOR * of_active).to(ctx.dtype),
+                of_scale,
+                of_offset,
+                None,
+                None,
+                None,
+            )
         of_a_t = (SUBNET_FACTOR * of_active).to(ctx.dtype)
         of_active = of_active * growth
-        of_sigma = torch.addcmul(of_log_det.view(-1, 1, 1, 1), of_active, active)
+        of_each = of_log_det.view(-1, 1, 1, 1) if shares is None else of_log_det.view(-1, 1, 1, 1) * shares
+        of_sigma = torch.addcmul(of_each, of_active, active)
         of_sigma = of_sigma.addcmul(of_sigma * tanh, tanh, value=-1.0)  # tanh' = 1 - tanh²
         of_a_s = (SUBNET_FACTOR * AFFINE_CLAMPING * of_sigma).to(ctx.dtype)
         of_a = torch.cat([of_a_s, of_a_t], dim=1)
-        return of_passive, of_active, of_a, of_scale, of_offset, None, None
+        return of_passive, of_active, of_a, of_scale, of_offset, None, None, None

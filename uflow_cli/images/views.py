@@ -138,6 +138,23 @@ class Source:
             about.append(self.roi.digest.hex())
         return hashlib.sha256(self.digest + "".join(about).encode()).digest() if about else self.digest
 
+    def shares(self, grid: tuple[int, int]) -> NDArray[np.float32] | None:
+        """How much of each cell of `grid` (H, W) of the view is in the region of interest, 0 to 1; None: all."""
+        if self.roi is None or self.layout is None:
+            return None
+        layout = self.layout
+        whole = layout.shares(layout.grid(grid), roi=self.roi.mask())
+        assert whole is not None
+        top, left = (
+            n * cells // side for n, cells, side in zip(layout.corners[self.tile], grid, layout.tile, strict=True)
+        )
+        tile = whole[top : top + grid[0], left : left + grid[1]]
+        if self.view == ORIGINAL:
+            return tile
+        picture = np.repeat(np.rint(255 * tile).astype(np.uint8)[..., None], 3, axis=2)
+        turned = resize_image(replace(self.view, brightness=1.0).apply(picture), grid)
+        return np.asarray(turned[..., 0] / np.float32(255))
+
     def pixels(self, size: tuple[int, int]) -> NDArray[np.uint8]:
         """Pixels of the view in `size` (H, W): (H, W, 3). Raises ImageError, also if the file has changed since."""
         return pixels_of([self], size)[0]

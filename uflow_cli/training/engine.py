@@ -36,7 +36,7 @@ from uflow_cli.training.fit import rows_of_images
 from uflow_cli.training.observer import Observer, Silent
 from uflow_cli.training.processes import Processes, processes
 from uflow_cli.training.proportions import with_fit
-from uflow_cli.training.roi import layouts_of, roi_files, training_rois, with_own_rois
+from uflow_cli.training.roi import CellShares, layouts_of, roi_files, training_rois, with_own_rois
 from uflow_cli.training.trainer import Trainer
 
 COPIES_ON_DISK = 8  # of the flow, at most: old and new state of three copies each, old and new weights
@@ -157,9 +157,14 @@ def _go_on(
     criterion: Criterion | None, should_stop: Callable[[], bool], cache: CacheFolder | None,
 ) -> Run:  # fmt: skip
     observer = observer if group.is_rank_zero else Silent()
-    features = group.rank_zero_first(lambda: _features(folder, state, model, cache, observer))
+    sources_of = _sources(folder, state)
+    features = group.rank_zero_first(lambda: _features(state, model, sources_of, cache, observer))
     features = on_gpu_if_room(features, model.device)
-    trainer = Trainer(folder, state, tensors, model, features, group, observer, criterion or HeldOutLoss())
+    has_roi = any(source.roi is not None for source in sources_of(0))
+    shares = CellShares(sources_of, model.flow.grids[-1]) if has_roi else None
+    trainer = Trainer(
+        folder, state, tensors, model, features, group, observer, criterion or HeldOutLoss(), cell_shares=shares
+    )
     return trainer.run(should_stop)
 
 
@@ -181,10 +186,8 @@ def _conclude(run: Run, state: TrainingState, observer: Observer, *, compile_gra
     remove_state(run.folder)
 
 
-def _features(
-    folder: Path, state: TrainingState, model: Model, cache: CacheFolder | None, observer: Observer
-) -> FeatureStore:
-    """Features of the images, and after them of the views of those that train the flow."""
+def _sources(folder: Path, state: TrainingState) -> Callable[[int], list[Source]]:
+    """What has features in an epoch: the images or their tiles, and after them views of those that train the flow."""
     sources = [
         Source(Path(path), bytes.fromhex(digest), roi=roi)
         for (path, digest), roi in zip(state.images, roi_files(folder, state), strict=True)
@@ -197,6 +200,15 @@ def _features(
     def sources_of(epoch: int) -> list[Source]:
         return with_views(sources, training, augmentation, epoch=epoch)
 
+    return sources_of
+
+
+def _features(
+    state: TrainingState, model: Model, sources_of: Callable[[int], list[Source]], cache: CacheFolder | None,
+    observer: Observer,
+) -> FeatureStore:  # fmt: skip
+    """Features of all sources."""
+    augmentation = _augmentation(state.training)
     fresh = augmentation.kinds and state.training.fresh_views
     feature_cache = FeatureCache(cache, model) if cache and not fresh else None
     return load_features(model, sources_of, cache=feature_cache, on_progress=observer.on_features)

@@ -21,6 +21,7 @@ from uflow_cli.images import Layout, Stitcher
 from uflow_cli.model import Model
 from uflow_cli.training.observer import Observer
 from uflow_cli.training.processes import Processes
+from uflow_cli.training.roi import CellShares
 from uflow_cli.training.steps import adam, batched, compiled, rate_factor
 
 
@@ -28,17 +29,17 @@ class FlowFit:
     """A flow under training. `rows` are what trains it, as indices of `features`; it is to see them `n_epochs` times.
 
     `tensors` are those that `copies` gave, to go on from there; without any, training begins. `layouts` are those of
-    all images where `features` are of their tiles.
+    all images where `features` are of their tiles. `shares` say how much each cell counts; None: all alike.
     """
 
     def __init__(
         self, model: Model, features: FeatureStore, rows: Sequence[int], config: TrainingConfig, group: Processes,
         observer: Observer, *, n_epochs: int, tensors: Mapping[str, Tensor] | None = None,
-        layouts: Sequence[Layout] = (),
+        layouts: Sequence[Layout] = (), shares: CellShares | None = None,
     ) -> None:  # fmt: skip
         self.model, self.features, self.rows = model, features, rows
         self.config, self.group, self.observer = config, group, observer
-        self.n_epochs, self.layouts = n_epochs, layouts
+        self.n_epochs, self.layouts, self.shares = n_epochs, layouts, shares
         self.generator = torch.Generator(model.device)  # of the noise
         self.steps_per_epoch = -(-len(rows) // config.batch_size)
         self.optimiser = adam(model.flow.parameters(), weight_decay=config.weight_decay)
@@ -51,7 +52,7 @@ class FlowFit:
         self.synchronised_model = replace(model, flow=cast(UFlow, flow))  # its gradients are those of all processes
 
     def _training_flow(self) -> nn.Module:
-        if not self.config.compile:
+        if not self.config.compile or self.shares is not None:
             return self.model.flow
         n_images = len(self.group.part(range(self.config.batch_size)))
         return compiled(
@@ -65,6 +66,8 @@ class FlowFit:
         order = np.random.default_rng([self.config.seed, 1, epoch]).permutation(self.rows).tolist()
         self.generator.manual_seed(int(np.random.SeedSequence([self.config.seed, 2, epoch]).generate_state(1)[0]))
         self.features.start_epoch(epoch)
+        if self.shares is not None:
+            self.shares.start_epoch(epoch)
         total = torch.zeros((), dtype=torch.float64, device=self.model.device)  # stays there: no waiting per step
         seen = (epoch - 1) * len(order)
         for step, batch in enumerate(batched(order, self.config.batch_size), start=(epoch - 1) * self.steps_per_epoch):
@@ -72,7 +75,7 @@ class FlowFit:
             seen += len(batch)
             self.observer.on_batch(seen, self.n_epochs * len(order))
         total = self.group.sum(total)
-        return bits_per_dimension(float(total) / len(order), self.model.flow.n_dimensions)
+        return bits_per_dimension(float(total) / self._n_counted(order), self.model.flow.n_dimensions)
 
     def _step(self, batch: Sequence[int], rate: float) -> Tensor:
         """One step on the images `batch`; the sum of this process's negative log-likelihoods, in nats."""
@@ -81,9 +84,11 @@ class FlowFit:
         part = self.group.part(batch)
         features = self.features.read(part or batch[:1], device=self.model.device)
         noise = self._noise(len(batch))
-        with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.half):
+        shares = self._shares(part or batch[:1])
+        autocast = torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.half)
+        with autocast, self.model.flow.weighted(shares):
             embeddings, log_det_jacobian = self.synchronised_model.embed(features, noise)
-        nll = negative_log_likelihood(embeddings, log_det_jacobian).sum()
+        nll = negative_log_likelihood(embeddings, log_det_jacobian, shares).sum()
         if not part:  # fewer images than processes: all must take part in the exchange of gradients
             nll = 0.0 * nll
         self.optimiser.zero_grad(set_to_none=True)
@@ -108,6 +113,14 @@ class FlowFit:
             for shape in shapes
         ]
 
+    def _shares(self, rows: Sequence[int]) -> list[Tensor] | None:
+        """How much the cells of `rows` count, (B, 1, H_s, W_s) per scale of the flow."""
+        return None if self.shares is None else self.shares.of(rows, self.model.flow.grids, self.model.device)
+
+    def _n_counted(self, rows: Sequence[int]) -> float:
+        """The number of `rows`, each by the share of it that counts."""
+        return len(rows) if self.shares is None else sum(map(self.shares.mean, rows))
+
     def _rate(self, step: int) -> float:
         n_steps = self.n_epochs * self.steps_per_epoch
         factor = rate_factor(self.config.schedule, step, n_steps=n_steps, warm_up=self.config.warm_up)
@@ -125,7 +138,9 @@ class FlowFit:
         model.normalisation.fit(self.features.read(batch, device=model.device) for batch in batches)
         if model.gaussians is not None:
             features = (self.features.read(batch, device=model.device) for batch in batches)
-            model.gaussians.fit([of_image[scale] for scale in model.scales] for of_image in features)
+            own = ([of_image[scale] for scale in model.scales] for of_image in features)
+            counted = map(self._shares, batches)
+            model.gaussians.fit(own, (None if shares is None else shares[0] for shares in counted))
         return {key: value for key, value in model.state_dict().items() if not key.startswith("flow.")}
 
     def copies(self) -> dict[str, Tensor]:
@@ -154,10 +169,12 @@ class FlowFit:
         rows = rows_of_images(indices, self.layouts)
         for batch in batched(rows, self.config.batch_size):
             features = self.features.read(batch, device=self.model.device)
-            embeddings, log_det_jacobian = self.model.embed(features)
-            total += float(negative_log_likelihood(embeddings, log_det_jacobian).double().sum())
+            shares = self._shares(batch)
+            with flow.weighted(shares):
+                embeddings, log_det_jacobian = self.model.embed(features)
+            total += float(negative_log_likelihood(embeddings, log_det_jacobian, shares).double().sum())
             norms.append([u.cpu() for u in self.model.evidence(features, embeddings)])
-        loss = bits_per_dimension(total / len(rows), flow.n_dimensions)
+        loss = bits_per_dimension(total / self._n_counted(rows), flow.n_dimensions)
         maps = [torch.cat(of_source) for of_source in zip(*norms, strict=True)]
         return loss, self._stitched(maps, indices) if self.layouts else maps
 

@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from uflow_cli.detection.fitted import layout_of
@@ -48,6 +49,39 @@ def roi_files(folder: Path, state: TrainingState) -> list[RoiFile | None]:
     if state.roi is None or state.roi.file is None or state.roi.sha256 is None:
         return [None] * len(state.images)
     return [RoiFile(folder / state.roi.file, bytes.fromhex(state.roi.sha256))] * len(state.images)
+
+
+class CellShares:
+    """How much each cell of what trains counts: by its share in the region of interest of its image.
+
+    `sources_of(epoch)` are the images, tiles and views of an epoch, `grid` (H, W) is the flow's coarsest: all that is
+    computed from such a cell counts alike, or the log-determinant would count where the squares do not.
+    """
+
+    def __init__(self, sources_of: Callable[[int], Sequence[Source]], grid: tuple[int, int]) -> None:
+        self._sources_of, self._grid = sources_of, grid
+        self._sources = sources_of(0)
+        self._known: dict[bytes, NDArray[np.float32]] = {}
+
+    def start_epoch(self, epoch: int) -> None:
+        """From now on the views are those of `epoch`."""
+        self._sources = self._sources_of(epoch)
+
+    def of(self, rows: Sequence[int], grids: Sequence[tuple[int, int]], device: torch.device) -> list[torch.Tensor]:
+        """The shares of the cells of some of the sources on each of `grids`, (B, 1, H_s, W_s)."""
+        found = np.stack([self._of(self._sources[row]) for row in rows])[:, None]
+        coarse = torch.from_numpy(found).to(device)
+        return [torch.nn.functional.interpolate(coarse, grid, mode="nearest") for grid in grids]
+
+    def mean(self, row: int) -> float:
+        """The share of all of a source that counts."""
+        return float(self._of(self._sources[row]).mean())
+
+    def _of(self, source: Source) -> NDArray[np.float32]:
+        if source.key not in self._known:
+            shares = source.shares(self._grid)
+            self._known[source.key] = np.ones(self._grid, np.float32) if shares is None else shares
+        return self._known[source.key]
 
 
 def roi_masks(files: Sequence[RoiFile | None]) -> Callable[[int], NDArray[np.bool_] | None]:

@@ -29,7 +29,7 @@ from uflow_cli.training.criterion import Criterion
 from uflow_cli.training.fit import FlowFit, largest_canvas, rows_of_images
 from uflow_cli.training.observer import Observer
 from uflow_cli.training.processes import Processes
-from uflow_cli.training.roi import layouts_of, roi_files, roi_masks
+from uflow_cli.training.roi import CellShares, layouts_of, roi_files, roi_masks
 
 EXPLODED = 0.5 * (1 + math.log(2 * math.pi)) / math.log(2) + 1.0  # a bit more than an untrained flow, which is at 2.05
 RATE_CUT = 0.1  # of the learning rate, after a divergence
@@ -43,11 +43,12 @@ class Trainer:
 
     def __init__(
         self, folder: Path, state: TrainingState, tensors: dict[str, Tensor], model: Model, features: FeatureStore,
-        group: Processes, observer: Observer, criterion: Criterion,
+        group: Processes, observer: Observer, criterion: Criterion, *, cell_shares: CellShares | None = None,
     ) -> None:  # fmt: skip
         self.folder, self.state, self.config, self.split = folder, state, state.training, state.split
         self.model, self.features = model, features
         self.layouts = layouts_of(folder, state)
+        self.cell_shares = cell_shares
         self._cell_shares: dict[int, NDArray[np.float32] | None] = {}  # of held-out images
         n_rows = sum(len(layout.corners) for layout in self.layouts) or len(state.images)
         own = rows_of_images(state.split.training, self.layouts)
@@ -56,7 +57,7 @@ class Trainer:
         self.n_epochs = self.config.n_epochs(len(rows))
         self.fit = FlowFit(
             model, features, rows, self.config, group, observer, n_epochs=self.n_epochs, tensors=tensors,
-            layouts=self.layouts,
+            layouts=self.layouts, shares=cell_shares,
         )  # fmt: skip
         self.tensors = tensors or self.fit.copies()
 
@@ -227,7 +228,7 @@ class Trainer:
             )
             fit = FlowFit(
                 model, self.features, rows, self.config, self.group, self.observer, n_epochs=self.n_epochs,
-                layouts=self.layouts,
+                layouts=self.layouts, shares=self.cell_shares,
             )  # fmt: skip
             for epoch in range(1, self.state.progress.best_epoch + 1):
                 loss = fit.epoch(epoch, rate_share=self.state.rate_share)
