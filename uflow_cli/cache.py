@@ -311,7 +311,7 @@ def _checksum(key: bytes, record: NDArray[np.int16]) -> bytes:
 
 
 def feature_settings(model: Model) -> dict[str, Any]:
-    """Everything but the image that features depend on; a GPU's features are not a CPU's to the bit."""
+    """Everything but the image that features depend on; those of another engine or of a GPU are not the same bits."""
     return {
         "format": FORMAT,
         "extractor": json.loads(json.dumps(asdict(model.extractor.spec), default=str)),
@@ -325,6 +325,7 @@ def feature_settings(model: Model) -> dict[str, Any]:
             "timm": importlib.metadata.version("timm"),
             "opencv": OPENCV_VERSION,
             **decoder_versions(),
+            **model.extractor.engine,
         },
     }
 
@@ -426,8 +427,8 @@ def _sent(tensor: Tensor, device: torch.device) -> Tensor:
 def _compute(model: Model, sources: Sequence[Source], layout: RecordLayout) -> Iterator[Records]:
     """Records of `sources` in batches of EXTRACTION_BATCH (B, n), images read ahead.
 
-    The last batch is filled up with its last image: convolutions may round differently for another batch size, and an
-    image's features shall not depend on how many others were missing beside it.
+    In PyTorch the last batch is filled up with its last image: convolutions may round differently for another batch
+    size, and an image's features shall not depend on how many others were missing beside it.
     """
     size = model.config.input_size
     files = [list(group) for _, group in itertools.groupby(sources, key=lambda source: source.path)]
@@ -435,7 +436,8 @@ def _compute(model: Model, sources: Sequence[Source], layout: RecordLayout) -> I
     ahead = max(1, 2 * EXTRACTION_BATCH // most)
     pixels = itertools.chain.from_iterable(done_ahead(lambda file: pixels_of(file, size), files, ahead=ahead))
     while images := list(itertools.islice(pixels, EXTRACTION_BATCH)):
-        full = [*images, *[images[-1]] * (EXTRACTION_BATCH - len(images))]
+        n_more = EXTRACTION_BATCH - len(images) if model.extractor.is_batched else 0
+        full = [*images, *[images[-1]] * n_more]
         yield pack([maps[: len(images)] for maps in model.features(full)], layout)
 
 

@@ -25,8 +25,9 @@ from uflow_cli.text import in_one_line
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession  # noqa: TID251
 
+RUNTIME = "onnxruntime"  # the package
 INPUT = "pixels"  # (B, H, W, 3) uint8 RGB
-EXTERNAL_DATA, DATA_LOCATION = 13, 14  # fields of a tensor in onnx.proto
+RAW_DATA, EXTERNAL_DATA, DATA_LOCATION = 9, 13, 14  # fields of a tensor in onnx.proto
 LOCATION = b"location"  # the key under which a tensor names its file
 KIND_OF_NODE, LOOPS = 4, (b"Loop", b"Scan")
 # Where tensors can be in a model: kinds of messages, and what their fields hold, by number in onnx.proto.
@@ -95,6 +96,15 @@ def build_engine(graph: bytes, *, config: ModelConfig, source_channels: Sequence
 
     It computes as many images beside each other as there are cores.
     """
+    session = open_session(graph)
+    names = [value.name for value in session.get_outputs()]
+    if [value.name for value in session.get_inputs()] != [INPUT] or len(names) != len(source_channels):
+        raise CheckpointError(f"the graph gives {len(names)} maps for {len(source_channels)} sources; export it again")
+    return Engine(config, tuple(source_channels), tuple(reach), session, available_cores())
+
+
+def open_session(graph: bytes) -> InferenceSession:
+    """The ONNX model `graph`, ready to compute on one thread; CheckpointError as `build_engine`."""
     import onnxruntime  # noqa: TID251
 
     if refusal := why_refused(graph):
@@ -103,13 +113,9 @@ def build_engine(graph: bytes, *, config: ModelConfig, source_channels: Sequence
     options.intra_op_num_threads = 1
     options.log_severity_level = 4  # what it has to say comes as an exception, and nothing is to be printed
     try:
-        session = onnxruntime.InferenceSession(graph, options, ["CPUExecutionProvider"], enable_fallback=0)
+        return onnxruntime.InferenceSession(graph, options, ["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:
         raise CheckpointError(f"the graph cannot be loaded ({in_one_line(error)}); export it again") from error
-    names = [value.name for value in session.get_outputs()]
-    if [value.name for value in session.get_inputs()] != [INPUT] or len(names) != len(source_channels):
-        raise CheckpointError(f"the graph gives {len(names)} maps for {len(source_channels)} sources; export it again")
-    return Engine(config, tuple(source_channels), tuple(reach), session, available_cores())
 
 
 def simplified(graph: bytes) -> bytes:
@@ -147,8 +153,6 @@ def why_refused(model: bytes) -> str:
     ONNX Runtime would read the files that it names for its tensors from anywhere it may, and a loop may never end.
     CheckpointError for what is no protocol buffer, where there is anything to look into.
     """
-    if not any(word in model for word in (LOCATION, *LOOPS)):  # looking at every field takes 25 ms more
-        return ""
     found = ""
 
     def look(message: memoryview, kind: str) -> None:
@@ -163,10 +167,31 @@ def why_refused(model: bytes) -> str:
                 look(value, TENSORS_IN[kind][number])
 
     try:
+        if not _may_hold(model, (LOCATION, *LOOPS)):  # to look at every field would take longer
+            return ""
         look(memoryview(model), "model")
     except (IndexError, ValueError, RecursionError) as error:
         raise CheckpointError("the graph is damaged: it is no ONNX model; export it again") from error
     return found
+
+
+def _may_hold(model: bytes, words: Sequence[bytes]) -> bool:
+    """Whether any of `words` is anywhere in the ONNX `model` but among the numbers of the weights of its graph."""
+    parts: list[memoryview] = []
+    for number, value in _fields(memoryview(model)):
+        if isinstance(value, int):
+            continue
+        if TENSORS_IN["model"].get(number) != "graph":
+            parts.append(value)
+            continue
+        for inner, message in _fields(value):
+            if isinstance(message, int):
+                continue
+            if TENSORS_IN["graph"].get(inner) != "tensor":
+                parts.append(message)
+                continue
+            parts += [part for field, part in _fields(message) if field != RAW_DATA and not isinstance(part, int)]
+    return any(word in bytes(part) for part in parts for word in words)
 
 
 def _fields(message: memoryview) -> list[tuple[int, memoryview | int]]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import tempfile
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,18 +13,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import uflow_cli
-from uflow_cli.engine import INPUT, Engine, build_engine, simplified
+from uflow_cli.compiled import OPSET, onnx_graph
+from uflow_cli.engine import Engine, build_engine, simplified
 from uflow_cli.errors import ExportError
 from uflow_cli.images import read_image
 from uflow_cli.model import Model
 from uflow_cli.run.graph import Graph, write_graph
 from uflow_cli.run.record import Run, load_model
-from uflow_cli.text import in_one_line
 
-OPSET = 17  # the first with LayerNormalization, which every ONNX Runtime since 2022 knows
 LARGEST_DIFFERENCE = 1e-4  # of U, relative: more could move a verdict
 N_COMPARED = 16  # images
-LARGEST_GRAPH = 2**31 - 1  # bytes of a protocol buffer
 
 
 class PixelsToEvidence(nn.Module):
@@ -79,31 +75,9 @@ def graph_of(model: Model) -> bytes:
         raise ExportError(
             f"precision {model.extractor.precision}: a graph computes in fp32; train with --precision fp32"
         )
-    pixels = torch.zeros((2, *model.config.input_size, 3), dtype=torch.uint8)
     names = [f"u_{source}" for source in range(len(model.source_channels))]
-    axes = {name: {0: "batch"} for name in (INPUT, *names)}
-    try:
-        with torch.no_grad(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
-            warnings.simplefilter("ignore")  # of shapes that become constants: they are, but for the batch
-            path = Path(folder) / "graph.onnx"
-            torch.onnx.export(
-                PixelsToEvidence(model).eval(), (pixels,), str(path), dynamo=False, opset_version=OPSET,
-                input_names=[INPUT], output_names=names, dynamic_axes=axes,
-            )  # fmt: skip
-            files = list(Path(folder).iterdir())
-            data = path.read_bytes()
-    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:  # how the tracer refuses a network
-        raise ExportError(
-            f"{model.config.extractor} cannot be exported ({in_one_line(error)}); use the run as it is"
-        ) from error
-    except OSError as error:
-        raise ExportError(
-            f"{tempfile.gettempdir()}: cannot be written ({error.strerror or error}); free its disk, or name another "
-            "folder for temporary files with TMPDIR"
-        ) from error
-    if len(files) > 1 or len(data) > LARGEST_GRAPH:
-        raise ExportError(f"{model.config.extractor} is larger than the 2 GiB of one ONNX file; use the run as it is")
-    return simplified(data)
+    network = PixelsToEvidence(model)
+    return simplified(onnx_graph(network, size=model.config.input_size, outputs=names, name=model.config.extractor))
 
 
 def relative_difference(engine: Engine, model: Model, image: NDArray[np.uint8]) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from uflow_cli.config import DeviceChoice, ModelConfig
 from uflow_cli.errors import CheckpointError, UflowError
 from uflow_cli.features import (
-    FeatureExtractor,
+    Extractor,
     FeatureNormalisation,
     build_extractor,
     check_input_size,
@@ -34,7 +34,7 @@ class Model:
     """A frozen extractor, a flow and the configuration that joins them, on one device."""
 
     config: ModelConfig
-    extractor: FeatureExtractor
+    extractor: Extractor
     normalisation: FeatureNormalisation
     flow: UFlow
     device: torch.device
@@ -50,8 +50,7 @@ class Model:
         size = self.config.input_size
         batch = stack_images([torch.from_numpy(resize_image(image, size)) for image in images])  # (B, 3, H, W)
         batch = batch.to(self.device).contiguous(memory_format=torch.channels_last)
-        maps: list[Tensor] = self.extractor(batch)
-        return maps
+        return self.extractor(batch)
 
     def embed(self, features: Sequence[Tensor], noise: Sequence[Tensor] = ()) -> tuple[list[Tensor], Tensor]:
         """Embeddings of `features`, per scale (B, C_s, H_s, W_s), and the flow's log_det_jacobian (B,).

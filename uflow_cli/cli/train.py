@@ -98,7 +98,7 @@ def train(
         typer.Option(
             "--graph/--no-graph",
             envvar="UFLOW_GRAPH",
-            help="End with the run's compiled graph, as `uflow export` makes it, where it can have one.",
+            help="Compute features by a compiled graph and end with the run's, where there can be one.",
         ),
     ] = True,
     tensorboard: Annotated[

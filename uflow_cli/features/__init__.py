@@ -10,6 +10,7 @@ from uflow_cli.features.catalogue import (
     needed_weights,
 )
 from uflow_cli.features.extractor import (
+    Extractor,
     ExtractorSpec,
     FeatureExtractor,
     check_input_size,
@@ -21,6 +22,7 @@ from uflow_cli.features.normalisation import FeatureNormalisation
 
 __all__ = [
     "EXTRACTORS",
+    "Extractor",
     "ExtractorFacts",
     "ExtractorSpec",
     "FeatureExtractor",

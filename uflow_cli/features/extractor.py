@@ -103,6 +103,33 @@ class Backbone(Protocol):
         """The same with the weights in `files`, one per source of `spec`; WeightsError if they do not fit."""
 
 
+class Extractor(Protocol):
+    """A frozen network that maps images to feature maps, on whichever engine."""
+
+    @property
+    def spec(self) -> ExtractorSpec:
+        """What is known of it."""
+
+    @property
+    def precision(self) -> Literal["fp32", "bf16"]:
+        """Of matrix products and convolutions."""
+
+    @property
+    def digest(self) -> str:
+        """Of its weights, as they came."""
+
+    @property
+    def engine(self) -> dict[str, str]:
+        """Names and versions of what computes beside PyTorch, which every extractor comes from."""
+
+    @property
+    def is_batched(self) -> bool:
+        """Whether the last bits of an image's features may follow how many images are computed together."""
+
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        """Features of uint8 RGB `images` (B, 3, H, W): a list of (B, C_s, H_s, W_s) float32, finest first."""
+
+
 class FeatureExtractor(nn.Module):
     """A frozen network in eval mode that maps images to feature maps.
 
@@ -111,6 +138,7 @@ class FeatureExtractor(nn.Module):
 
     mean: Tensor
     std: Tensor
+    is_batched = True
 
     def __init__(
         self, spec: ExtractorSpec, backbone: nn.Module, *, precision: Literal["fp32", "bf16"] = "fp32"
@@ -123,6 +151,11 @@ class FeatureExtractor(nn.Module):
             round_matrices(self.backbone)
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1), persistent=False)
+
+    @property
+    def engine(self) -> dict[str, str]:
+        """PyTorch computes."""
+        return {}
 
     def train(self, mode: bool = True) -> FeatureExtractor:  # noqa: ARG002 - frozen: batch statistics never move
         """Stay in eval mode: a frozen extractor has no training mode."""

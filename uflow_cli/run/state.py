@@ -76,6 +76,7 @@ class TrainingState:
     groups: tuple[str, ...] = ()  # of each image; none where nothing is known
     roi: RunRoi | None = None
     rois: tuple[tuple[FileName, str], ...] = ()  # of each image that has its own: absolute path and SHA-256
+    compiled_features: bool = False  # whether the extractor's graph computes them, and not PyTorch
     is_recalibrated: bool = False  # the calibration of the best epoch is by fresh images, see `Run.recalibrate`
 
     @property

@@ -14,8 +14,9 @@ from torch import Tensor
 
 import uflow_cli
 from uflow_cli.cache import CacheFolder, FeatureCache, FeatureStore, KeptFeatures, ResidentFeatures, load_features
+from uflow_cli.compiled import CompiledExtractor, with_compiled_extractor, with_original_extractor
 from uflow_cli.config import MIN_HELD_OUT, ModelConfig, TrainingConfig
-from uflow_cli.errors import TrainingError, UflowError
+from uflow_cli.errors import ExportError, TrainingError, UflowError
 from uflow_cli.files import remove_litter
 from uflow_cli.images import EVERYWHERE, Augmentation, Source, survey_images, with_tiles, with_views
 from uflow_cli.model import Model, build_model, check_model_config
@@ -57,10 +58,11 @@ def train(
     absolute paths of images that were left out, for one who resumes.
     `should_stop` is asked after every epoch; `criterion` chooses the epoch, by default the held-out loss. `root` or
     `good` is the folder that `paths` came from, for one who resumes. Features are kept in `cache`; without one they are
-    computed anew in every epoch, to the same numbers. `compile_graph` ends a training in fp32 with the run's graph, or
-    a warning why there is none. `roi` is a mask of the pixels that count in every image; without it, masks that lie
-    beside the images are taken. UflowError for images that cannot be read, masks that do not fit, an existing run
-    without `overwrite`, a training that diverged twice, a disk that refuses.
+    computed anew in every epoch, to the same numbers. With `compile_graph` a training in fp32 ends with the run's
+    graph, and on a CPU the extractor's graph computes the features; a warning says where there is none, and why. `roi`
+    is a mask of the pixels that count in every image; without it, masks that lie beside the images are taken.
+    UflowError for images that cannot be read, masks that do not fit, an existing run without `overwrite`, a training
+    that diverged twice, a disk that refuses.
     """
 
     given_config = model_config
@@ -93,6 +95,7 @@ def train(
         if reason is not None and group.is_rank_zero:
             observer.on_warning(reason)
         model = group.rank_zero_first(lambda: build_model(model_config, device=own_device, seed=config.seed))
+        model = with_compiled_extractor(model) if compile_graph else model
         sources = group.on_rank_zero(survey)
         images = tuple((str(source.path.absolute()), source.digest.hex()) for source in sources)
         own_rois = tuple((str(source.roi.path), source.roi.digest.hex()) for source in sources if source.roi)
@@ -107,6 +110,7 @@ def train(
             model.config, config, origin, images, split, model.extractor.digest, groups=tuple(groups),
             sizes=tuple(source.size for source in sources if source.size) if fits else (), rois=own_rois,
             roi=RunRoi(None, None) if own_rois else None,
+            compiled_features=isinstance(model.extractor, CompiledExtractor),
         )  # fmt: skip
         state = group.on_rank_zero(lambda: stack.enter_context(_claimed(out, state, model, roi)))
         run = _go_on(out, state, {}, model, group, observer, criterion, should_stop, cache)
@@ -146,6 +150,7 @@ def resume(
                 f"{folder} was begun with other weights of {state.model.extractor} than are here; "
                 "name those with --weights, or start anew with --overwrite"
             )
+        model = with_compiled_extractor(model) if state.compiled_features else model
         run = _go_on(folder, state, tensors, model, group, observer, criterion, should_stop, cache)
         if group.is_rank_zero:
             _conclude(run, state, observer, compile_graph=compile_graph)
@@ -158,7 +163,8 @@ def _go_on(
 ) -> Run:  # fmt: skip
     observer = observer if group.is_rank_zero else Silent()
     sources_of = _sources(folder, state)
-    features = group.rank_zero_first(lambda: _features(state, model, sources_of, cache, observer))
+    features, model = group.rank_zero_first(lambda: _features(state, model, sources_of, cache, observer))
+    state = replace(state, compiled_features=isinstance(model.extractor, CompiledExtractor))
     features = on_gpu_if_room(features, model.device)
     has_roi = any(source.roi is not None for source in sources_of(0))
     shares = CellShares(sources_of, model.flow.grids[-1]) if has_roi else None
@@ -206,11 +212,28 @@ def _sources(folder: Path, state: TrainingState) -> Callable[[int], list[Source]
 def _features(
     state: TrainingState, model: Model, sources_of: Callable[[int], list[Source]], cache: CacheFolder | None,
     observer: Observer,
+) -> tuple[FeatureStore, Model]:  # fmt: skip
+    """Features of all sources, and the model that gives them.
+
+    That is `model`, or where its extractor has no graph, which the observer hears, the same in PyTorch.
+    """
+    try:
+        return _features_by(model, state, sources_of, cache, observer), model
+    except ExportError as error:
+        observer.on_warning(f"PyTorch computes the features: {error}")
+        model = with_original_extractor(model)
+        return _features_by(model, state, sources_of, cache, observer), model
+
+
+def _features_by(
+    model: Model, state: TrainingState, sources_of: Callable[[int], list[Source]], cache: CacheFolder | None,
+    observer: Observer,
 ) -> FeatureStore:  # fmt: skip
-    """Features of all sources."""
     augmentation = _augmentation(state.training)
     fresh = augmentation.kinds and state.training.fresh_views
     feature_cache = FeatureCache(cache, model) if cache and not fresh else None
+    if feature_cache is None and isinstance(model.extractor, CompiledExtractor):
+        model.extractor.make()  # now, and not when the first epoch has begun
     return load_features(model, sources_of, cache=feature_cache, on_progress=observer.on_features)
 
 
