@@ -52,12 +52,12 @@ def commands(run: Path, images: Path, before: Path | None) -> dict[str, Job]:
 ENGINE = """
 import sys
 from pathlib import Path
-from uflow_cli.images import read_image
+from uflow_cli.detection.stream import squared_norm_maps
 from uflow_cli.run.graph import load_engine
 from uflow_cli.run.record import load_run
-engine, images = load_engine(load_run(Path(sys.argv[1]))), [read_image(Path(name)) for name in sys.argv[2:]]
-for start in range(0, len(images), engine.batch_size):
-    engine.evidence_maps(images[start : start + engine.batch_size])
+run = load_run(Path(sys.argv[1]))
+for _ in squared_norm_maps(load_engine(run), [Path(name) for name in sys.argv[2:]], rois=run.rois()):
+    pass
 """
 
 

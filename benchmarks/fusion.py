@@ -152,7 +152,7 @@ def best_on_map(findings: Findings, images: NDArray[np.intp], truth: Sequence[ND
     """The best mIoU over all images at one threshold on the map of a fused detector."""
     if findings.fusion is None:
         return math.nan
-    maps = findings.localised
+    maps = [findings.localised(image) for image in range(len(images))]
     thresholds = np.quantile(maps, 1 - np.geomspace(0.3, 1e-5, 40))
     overlaps = [
         [iou(drawn > threshold, truth[image]) for threshold in thresholds]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,10 +11,12 @@ import torch
 from products import defective_image, good_image
 
 from uflow_cli.detection import stream
+from uflow_cli.detection.detector import Detector, Fusion
+from uflow_cli.detection.nfa import Background
 from uflow_cli.detection.prediction import predict
 from uflow_cli.detection.stream import predictions, squared_norm_maps
-from uflow_cli.errors import ImageError
-from uflow_cli.images import write_png
+from uflow_cli.errors import CheckpointError, ImageError
+from uflow_cli.images import EVERYWHERE, write_png
 from uflow_cli.run.record import load_model, load_run
 
 
@@ -79,3 +82,67 @@ def test_the_next_batch_is_read_while_the_model_works_and_no_further(loaded, pat
 
 def test_no_path_gives_nothing(loaded):
     assert not list(predictions(*loaded, []))
+
+
+IMAGES = [np.full((4, 4, 3), number, np.uint8) for number in range(7)]
+
+
+def test_regions_of_one_batch_are_sought_while_the_next_one_is_computed():
+    begun = [threading.Event() for _ in range(4)]
+
+    def compute(images, masks):
+        number = int(images[0][0, 0, 0]) // 2
+        begun[number].set()
+        return number
+
+    def judge(images, masks, number):
+        assert number == 3 or begun[number + 1].wait(10)
+        return [int(image[0, 0, 0]) for image in images]
+
+    found = list(stream._in_batches(IMAGES, compute, judge, 2, EVERYWHERE))
+    assert [result for _, result in found] == list(range(7))
+    assert [int(source[0, 0, 0]) for source, _ in found] == list(range(7))
+
+
+def test_what_the_model_raises_comes_in_its_place_and_no_more_is_taken():
+    taken = []
+
+    def sources():
+        for image in IMAGES:
+            taken.append(image)
+            yield image
+
+    def compute(images, masks):
+        if int(images[0][0, 0, 0]) == 2:
+            raise CheckpointError("damaged")
+        return images
+
+    results = stream._in_batches(sources(), compute, lambda images, masks, found: found, 2, EVERYWHERE)
+    assert [int(next(results)[1][0, 0, 0]) for _ in range(2)] == [0, 1]
+    with pytest.raises(CheckpointError, match="damaged"):
+        next(results)
+    assert len(taken) == 6
+
+
+def test_maps_are_made_only_when_they_are_asked_for(monkeypatch):
+    """A folder that is inspected without pictures has no use for those of good images."""
+    sides = (8, 4)
+    maps = [np.random.default_rng(side).chisquare(5, (2, side, side)).astype(np.float32) for side in sides]
+    model = SimpleNamespace(
+        config=SimpleNamespace(is_squashed=True), source_channels=(5, 5), reach=(1, 1), evidence_maps=lambda _: maps
+    )
+    laws = (Background(5), Background(5))
+    fusion = Fusion((1.0, 1.0), Background(2), Background(2), map_weights=(1.0, 0.5))
+    detector = Detector(laws, "by-size", (1, 1), fusion=fusion)
+    asked = []
+    monkeypatch.setattr(
+        "uflow_cli.detection.detector.clear_halos", lambda maps, **_: asked.append(len(maps[0])) or list(maps)
+    )
+    first, second = predict(model, detector, IMAGES[:2], threshold=-1e9)
+    assert (first.verdict, first.detections) == ("good", ())
+    assert first.anomaly_score != second.anomaly_score
+    assert not asked
+    assert first.score_map.shape == (256, 256)
+    assert not first.mask.any()
+    assert asked == [1]  # once, and for the one image
+    np.testing.assert_array_equal(first.findings.localised(1), detector.localised(maps)[1])

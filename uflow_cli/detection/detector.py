@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -277,6 +277,7 @@ class Findings:
     sources: tuple[NDArray[np.float32], ...] = ()
     shares: NDArray[np.float32] | None = None  # how much each cell counts, (B, H, W)
     extent: tuple[float, float] = (1.0, 1.0)  # of the maps over the images
+    _localised: dict[int, NDArray[np.float32]] = field(default_factory=dict, init=False)  # what was asked for
 
     @property
     def regions(self) -> Regions:
@@ -293,11 +294,13 @@ class Findings:
         """How the evidence of all sources was fused, if it was."""
         return self.detector.fusion if self.detector is not None else None
 
-    @cached_property
-    def localised(self) -> NDArray[np.float32]:
-        """Where the images are strange, on the grid of the fused evidence; see `Detector.localised`."""
+    def localised(self, image: int) -> NDArray[np.float32]:
+        """Where `image` is strange, on the grid of the fused evidence, (H, W); see `Detector.localised`."""
         assert self.detector is not None
-        return self.detector.localised(self.sources, self.shares)
+        if image not in self._localised:
+            shares = None if self.shares is None else self.shares[image, None]
+            self._localised[image] = self.detector.localised([u[image, None] for u in self.sources], shares)[0]
+        return self._localised[image]
 
     def of_source(self, source: int) -> NDArray[np.float32]:
         """The evidence ln(1 + c) of one source alone, (B, H_s, W_s); of what counts, on its own grid."""
@@ -359,14 +362,16 @@ class Findings:
     ) -> tuple[NDArray[np.int32], NDArray[np.int32], list[int]]:
         """See `contours`; the image as a whole is a group of its own and has no contour."""
         assert self.fusion is not None
-        has_map = bool(self.fusion.map_weights)
-        evidence = self.localised if has_map else self.evidence[0]
-        mean = self.fusion.map_mean if has_map else self.fusion.law.degrees_of_freedom * self.fusion.law.scale
         longest = max(LONGEST_SIDE, PIXELS_PER_CELL * max(self.evidence[0].shape[1:]))
         shrink = min(1.0, longest / max(size))
         drawn = (max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink)))
+        if not len(ranked):
+            return np.full(drawn, -1, dtype=np.int32), np.zeros(drawn, dtype=np.int32), []
+        has_map = bool(self.fusion.map_weights)
+        evidence = self.localised(image) if has_map else self.evidence[0][image]
+        mean = self.fusion.map_mean if has_map else self.fusion.law.degrees_of_freedom * self.fusion.law.scale
         first, group, groups = contours(
-            evidence[image], self.result.labels[0][image], ranked, mean=mean, size=self._whole(drawn)
+            evidence, self.result.labels[0][image], ranked, mean=mean, size=self._whole(drawn)
         )
         return first[: drawn[0], : drawn[1]], group[: drawn[0], : drawn[1]], groups
 

@@ -32,10 +32,11 @@ class Prediction:
     """The prediction for one image; maps and masks are made when they are asked for."""
 
     image: NDArray[np.uint8]  # (H, W, 3) RGB
-    score_map: NDArray[np.float32]  # (256, 256), or see `score_size`; high is anomalous
+    score_size: tuple[int, int]  # of the score map, (H, W)
     threshold: float  # on log_nfa
     findings: Findings
     index: int  # of the image in the batch of `findings`
+    channels: tuple[int, ...]  # that U of each scale of the flow sums over
     roi: NDArray[np.bool_] | None = None  # the pixels that count, (H, W); None: all
 
     @property
@@ -48,6 +49,19 @@ class Prediction:
         """The lowest of all regions."""
         return float(self.findings.lowest_log_nfa[self.index])
 
+    @cached_property
+    def score_map(self) -> NDArray[np.float32]:
+        """Anomaly scores, (256, 256) or see `score_size`: 1 - mean likelihood (paper eq. 2) or from fused evidence."""
+        size, extent = self.score_size, self.findings.extent
+        if self.findings.fusion is not None:  # 1 - the geometric mean over sources of 1 / sqrt(1 + c)
+            return _shown(1.0 - np.exp(-0.5 * self.findings.localised(self.index)), size, extent)
+        likelihoods = [
+            on_content(np.exp(-0.5 * u[self.index] / c), size, extent)
+            for u, c in zip(self.findings.evidence, self.channels, strict=False)  # what does not count is none
+        ]
+        scores: NDArray[np.float32] = 1.0 - np.mean(likelihoods, axis=0)
+        return scores
+
     @property
     def anomaly_score(self) -> float:
         """See `Findings.scores`; the highest of the map where that rests on the same evidence."""
@@ -57,7 +71,7 @@ class Prediction:
 
     def maps_of_sources(self) -> list[NDArray[np.float32]]:
         """The score map that each source of fused evidence would give alone, of the size of the score map."""
-        size, extent = (self.score_map.shape[0], self.score_map.shape[1]), self.findings.extent
+        size, extent = self.score_size, self.findings.extent
         alone = [self.findings.of_source(source)[self.index] for source in range(len(self.findings.sources))]
         return [_shown(1.0 - np.exp(-0.5 * evidence), size, extent) for evidence in alone]
 
@@ -91,7 +105,7 @@ class Prediction:
     @cached_property
     def log_nfa_map(self) -> NDArray[np.float32]:
         """The lowest log NFA over scales, as large as the score map. At its size, what is below t is the mask at t."""
-        height, width = self.score_map.shape
+        height, width = self.score_size
         values = self.findings.log_nfa_map(self.index, size=(height, width))
         if self.counted is not None:
             values[~self.counted] = self.findings.ceiling
@@ -110,6 +124,55 @@ class Prediction:
         return self.findings.scales(self.index)
 
 
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """The evidence in some images that lie alike on the model's input."""
+
+    images: list[int]  # their places among all
+    sources: Sequence[NDArray[np.float32]]  # U maps (B, H_s, W_s) of every source
+    shares: NDArray[np.float32] | None  # how much each cell counts, (B, H, W); None: all of it
+    extent: tuple[float, float]  # of the maps over the images
+    score_size: tuple[int, int]
+    channels: tuple[int, ...]  # that U of each scale of the flow sums over
+
+
+def evidence_in(
+    model: EvidenceModel, images: Sequence[NDArray[np.uint8]], rois: Sequence[NDArray[np.bool_] | None], *,
+    hides: bool = True,
+) -> list[Evidence]:  # fmt: skip
+    """What `model` computes of RGB `images`, each (H, W, 3) of any size, within `rois`, each (H, W) or None."""
+    channels = model.source_channels[: len(model.reach)]
+    if model.config.is_squashed and all(roi is None for roi in rois):
+        maps = model.evidence_maps(images)
+        return [Evidence(list(range(len(images))), maps, None, (1.0, 1.0), SCORE_SIZE, channels)]
+    found = list(fitted_evidence(model, images, rois, hides=hides))
+    alike: dict[Layout, list[int]] = {}
+    for index, one in enumerate(found):
+        alike.setdefault(one.layout, []).append(index)
+    return [
+        Evidence(
+            indices, *stack_evidence([found[index] for index in indices]), layout.extent,
+            SCORE_SIZE if model.config.is_squashed else score_size(layout), channels,
+        )
+        for layout, indices in alike.items()
+    ]  # fmt: skip
+
+
+def judged(
+    detector: Detector, images: Sequence[NDArray[np.uint8]], rois: Sequence[NDArray[np.bool_] | None],
+    evidence: Sequence[Evidence], *, threshold: float,
+) -> list[Prediction]:  # fmt: skip
+    """Predictions for `images` from the `evidence` in them; a region is detected where log_nfa < `threshold`."""
+    predictions: dict[int, Prediction] = {}
+    for one in evidence:
+        findings = detector.find(one.sources, shares=one.shares, extent=one.extent)
+        for row, index in enumerate(one.images):
+            predictions[index] = Prediction(
+                images[index], one.score_size, threshold, findings, row, one.channels, rois[index]
+            )
+    return [predictions[index] for index in range(len(images))]
+
+
 def predict(
     model: EvidenceModel, detector: Detector, images: Sequence[NDArray[np.uint8]], *, threshold: float = 0.0,
     rois: Sequence[NDArray[np.bool_] | None] | None = None, hides: bool = True,
@@ -120,40 +183,7 @@ def predict(
     model unless `hides` is false.
     """
     rois = rois or [None] * len(images)
-    if model.config.is_squashed and all(roi is None for roi in rois):
-        sources = model.evidence_maps(images)
-        findings = detector.find(sources)
-        scores = _score_maps(model, sources, findings, size=SCORE_SIZE)
-        return [Prediction(image, scores[index], threshold, findings, index) for index, image in enumerate(images)]
-    found = list(fitted_evidence(model, images, rois, hides=hides))
-    alike: dict[Layout, list[int]] = {}
-    for index, one in enumerate(found):
-        alike.setdefault(one.layout, []).append(index)
-    predictions: dict[int, Prediction] = {}
-    for layout, indices in alike.items():
-        sources, shares = stack_evidence([found[index] for index in indices])
-        findings = detector.find(sources, shares=shares, extent=layout.extent)
-        size = SCORE_SIZE if model.config.is_squashed else score_size(layout)
-        scores = _score_maps(model, sources, findings, size=size)
-        for row, index in enumerate(indices):
-            predictions[index] = Prediction(images[index], scores[row], threshold, findings, row, rois[index])
-    return [predictions[index] for index in range(len(images))]
-
-
-def _score_maps(
-    model: EvidenceModel, sources: Sequence[NDArray[np.float32]], findings: Findings, *,
-    size: tuple[int, int],
-) -> list[NDArray[np.float32]]:  # fmt: skip
-    """Anomaly scores of each image, (H, W): 1 - mean likelihood (paper eq. 2), or from fused evidence."""
-    if findings.fusion is not None:  # 1 - the geometric mean over sources of 1 / sqrt(1 + c)
-        return [_shown(1.0 - np.exp(-0.5 * e), size, findings.extent) for e in findings.localised]
-    channels = model.source_channels[: len(model.reach)]
-    sources = sources if findings.shares is None else findings.evidence  # what does not count is no evidence
-    likelihoods = [
-        np.stack([on_content(np.exp(-0.5 * one / c), size, findings.extent) for one in u])
-        for u, c in zip(sources, channels, strict=False)
-    ]
-    return list(1.0 - np.mean(likelihoods, axis=0))
+    return judged(detector, images, rois, evidence_in(model, images, rois, hides=hides), threshold=threshold)
 
 
 def _shown(values: NDArray[np.float32], size: tuple[int, int], extent: tuple[float, float]) -> NDArray[np.float32]:

@@ -1,4 +1,8 @@
-"""Many images through a model: read ahead, taken in batches, handed over one by one in their order."""
+"""Many images through a model: read ahead, taken in batches, handed over one by one in their order.
+
+One thread decodes the images of a batch and another computes its evidence, while regions are sought in the batch before
+and whoever asks for its images does with them what he likes.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -15,14 +20,16 @@ from numpy.typing import NDArray
 
 from uflow_cli.detection.detector import Detector
 from uflow_cli.detection.fitted import EvidenceModel, FittedEvidence, fitted_evidence
-from uflow_cli.detection.prediction import Prediction, predict
+from uflow_cli.detection.prediction import Prediction, evidence_in, judged
 from uflow_cli.errors import ImageError
 from uflow_cli.images import EVERYWHERE, Rois, read_image
 
 Image = NDArray[np.uint8]
-Seen = tuple[Image, NDArray[np.bool_] | None]  # an image and the pixels of it that count
+Masks = Sequence[NDArray[np.bool_] | None]  # the pixels of each image that count
+Seen = tuple[Image, NDArray[np.bool_] | None]
 Source = TypeVar("Source", bound=Path | Image)  # a file, or an image that is at hand
 Item = TypeVar("Item")
+Evidence = TypeVar("Evidence")
 
 
 @dataclass(frozen=True)
@@ -43,11 +50,9 @@ def predictions(
     In PyTorch the last bits of a prediction follow the size of its batch, which by default is the model's own.
     """
 
-    def work(seen: Sequence[Seen]) -> list[Prediction]:
-        images, masks = [image for image, _ in seen], [mask for _, mask in seen]
-        return predict(model, detector, images, threshold=threshold, rois=masks, hides=rois.hides)
-
-    return _in_batches(sources, work, batch_size or model.batch_size, rois)
+    compute = partial(evidence_in, model, hides=rois.hides)
+    judge = partial(judged, detector, threshold=threshold)
+    return _in_batches(sources, compute, judge, batch_size or model.batch_size, rois)
 
 
 def squared_norm_maps(
@@ -55,34 +60,53 @@ def squared_norm_maps(
 ) -> Iterator[tuple[Path, FittedEvidence | ImageError]]:
     """Each path in turn with the U maps of its image within `rois`, or why it cannot be read."""
 
-    def work(seen: Sequence[Seen]) -> list[FittedEvidence]:
-        images, masks = [image for image, _ in seen], [mask for _, mask in seen]
+    def compute(images: Sequence[Image], masks: Masks) -> list[FittedEvidence]:
         return list(fitted_evidence(model, images, masks, hides=rois.hides))
 
-    return _in_batches(paths, work, batch_size or model.batch_size, rois)
+    return _in_batches(paths, compute, lambda _images, _masks, found: found, batch_size or model.batch_size, rois)
 
 
 def _in_batches(
-    sources: Iterable[Source], work: Callable[[Sequence[Seen]], Sequence[Item]], batch_size: int, rois: Rois
-) -> Iterator[tuple[Source, Item | ImageError]]:
-    """`work` on `batch_size` images at a time, while a thread decodes those of the next batch."""
-    with ThreadPoolExecutor(1) as reader:
+    sources: Iterable[Source], compute: Callable[[Sequence[Image], Masks], Evidence],
+    judge: Callable[[Sequence[Image], Masks, Evidence], Sequence[Item]], batch_size: int, rois: Rois,
+) -> Iterator[tuple[Source, Item | ImageError]]:  # fmt: skip
+    """What `judge` makes of each image, by what `compute` finds in `batch_size` of them at a time."""
+
+    def computed(reading: Sequence[Future[Seen | ImageError]]) -> tuple[list[Seen | ImageError], Evidence | None]:
+        read = [future.result() for future in reading]
+        images, masks = _seen_in(read)
+        return read, compute(images, masks) if images else None
+
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as computer:
         coming = iter(sources)
-        ahead: deque[tuple[Source, Future[Seen | ImageError]]] = deque()
+        reading: list[Future[Seen | ImageError]] = []
+        computing: deque[tuple[list[Source], Future[tuple[list[Seen | ImageError], Evidence | None]]]] = deque()
         try:
             while True:
-                ready = [ahead.popleft() for _ in range(len(ahead))]
-                ahead.extend((source, reader.submit(_read, source, rois)) for source in islice(coming, batch_size))
-                if not ready and not ahead:
+                batch = list(islice(coming, batch_size))
+                if batch:
+                    reading = [reader.submit(_read, source, rois) for source in batch]
+                    computing.append((batch, computer.submit(computed, reading)))
+                    if len(computing) == 1:
+                        continue
+                elif not computing:
                     return
-                read = [(source, future.result()) for source, future in ready]
-                seen = [one for _, one in read if not isinstance(one, ImageError)]
-                results = iter(work(seen) if seen else ())
-                for source, one in read:
+                batch, future = computing.popleft()
+                read, evidence = future.result()
+                results = iter(() if evidence is None else judge(*_seen_in(read), evidence))
+                for source, one in zip(batch, read, strict=True):
                     yield source, one if isinstance(one, ImageError) else next(results)
         finally:
-            for _, future in ahead:
+            for waiting in reading:
+                waiting.cancel()
+            for _, future in computing:
                 future.cancel()
+
+
+def _seen_in(read: Iterable[Seen | ImageError]) -> tuple[list[Image], Masks]:
+    """The images that could be read, and their masks."""
+    seen = [one for one in read if not isinstance(one, ImageError)]
+    return [image for image, _ in seen], [mask for _, mask in seen]
 
 
 def _read(source: Path | Image, rois: Rois) -> Seen | ImageError:
