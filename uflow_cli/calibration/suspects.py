@@ -15,7 +15,7 @@ from typing import Unpack
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from uflow_cli.calibration.fitting import FUSED_TAILS, EvidenceKind, calibrate, fit_curves
+from uflow_cli.calibration.fitting import EvidenceKind, calibrate, fit_curves
 from uflow_cli.detection.detector import Detector, FalseAlarmCurve, counted_log_nfa, lowest_log_nfa
 
 MOST = 0.25  # of the images, from the strangest on: all others are taken for good
@@ -46,12 +46,11 @@ def suspicious_images(
         values: NDArray[np.float64] = lowest_log_nfa(judged, n_images=n, ceiling=math.inf)[images]
         return values + kind["log_lot"]
 
-    priors = FUSED_TAILS if kind["is_fused"] else ()
     order = np.argsort(lowest(plain.curves, np.arange(n)), kind="stable")
     for count in range(int(MOST * n), 0, -1):
         strange = order[:count]
         others = regions.select(~np.isin(regions.image, strange))
-        curves = fit_curves(others, n_images=n - count, n_scales=len(plain.curves), priors=priors)
+        curves = fit_curves(others, n_images=n - count, n_scales=len(plain.curves))
         if lowest(curves, strange[-1:])[0] < -STOP:
             named = sorted(zip(lowest(curves, strange), strange, strict=True))
             return {int(image): float(value) for value, image in named if value < 0}
