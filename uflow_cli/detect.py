@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Literal
 
 import uflow_cli
-from uflow_cli.cluster import mapped
 from uflow_cli.config import DeviceChoice, Runtime
 from uflow_cli.detection.prediction import Prediction
 from uflow_cli.detection.stream import UnreadableImage
@@ -142,6 +141,8 @@ def spread(
     n_workers: int | None,
 ) -> Iterator[tuple[DetectedImage | UnreadableImage, Stamp]]:  # fmt: skip
     """What `inspected` gives, from workers that open the same detector each; UflowError as `cluster.mapped`."""
+    from uflow_cli.cluster import mapped  # not at every start: it opens sockets
+
     model = detector.model
     is_graph = isinstance(model, Engine)
     on_gpu = not is_graph and str(getattr(model, "device", "cpu")).startswith("cuda")

@@ -177,21 +177,21 @@ def why_refused(model: bytes) -> str:
 
 def _may_hold(model: bytes, words: Sequence[bytes]) -> bool:
     """Whether any of `words` is anywhere in the ONNX `model` but among the numbers of the weights of its graph."""
-    parts: list[memoryview] = []
+    parts: list[bytes] = []
     for number, value in _fields(memoryview(model)):
         if isinstance(value, int):
             continue
         if TENSORS_IN["model"].get(number) != "graph":
-            parts.append(value)
+            parts.append(bytes(value))
             continue
         for inner, message in _fields(value):
             if isinstance(message, int):
                 continue
             if TENSORS_IN["graph"].get(inner) != "tensor":
-                parts.append(message)
+                parts.append(bytes(message))
                 continue
-            parts += [part for field, part in _fields(message) if field != RAW_DATA and not isinstance(part, int)]
-    return any(word in bytes(part) for part in parts for word in words)
+            parts += [bytes(part) for at, part in _fields(message) if at != RAW_DATA and not isinstance(part, int)]
+    return any(word in part for part in parts for word in words)
 
 
 def _fields(message: memoryview) -> list[tuple[int, memoryview | int]]:

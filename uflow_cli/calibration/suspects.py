@@ -50,6 +50,7 @@ def suspicious_images(
     for count in range(int(MOST * n), 0, -1):
         strange = order[:count]
         others = regions.select(~np.isin(regions.image, strange))
+        # no prior of tails: it knows trained flows, and would name good images of a poor one
         curves = fit_curves(others, n_images=n - count, n_scales=len(plain.curves))
         if lowest(curves, strange[-1:])[0] < -STOP:
             named = sorted(zip(lowest(curves, strange), strange, strict=True))

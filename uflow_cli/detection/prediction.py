@@ -99,8 +99,7 @@ class Prediction:
     @cached_property
     def counted(self) -> NDArray[np.bool_] | None:
         """The pixels of the score map that count; None: all."""
-        size = (self.score_map.shape[0], self.score_map.shape[1])
-        return None if self.roi is None else resize_mask(self.roi, size)
+        return None if self.roi is None else resize_mask(self.roi, self.score_size)
 
     @cached_property
     def log_nfa_map(self) -> NDArray[np.float32]:

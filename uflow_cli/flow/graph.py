@@ -76,10 +76,13 @@ class UFlow(GraphINN):
     @contextlib.contextmanager
     def weighted(self, shares: Sequence[Tensor] | None) -> Iterator[None]:
         """Within, the log-determinant counts each cell by its share, (B, 1, H_s, W_s) per scale; None: all alike."""
+        if shares is None:
+            yield
+            return
         steps = [module for module in self.module_list if isinstance(module, FlowStep)]
         try:
-            for step in steps if shares is not None else ():
-                step.shares = shares[self.grids.index(step.grid)] if shares is not None else None
+            for step in steps:
+                step.shares = shares[self.grids.index(step.grid)]
             yield
         finally:
             for step in steps:

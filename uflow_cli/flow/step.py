@@ -180,18 +180,9 @@ class _Couple(torch.autograd.Function):
         of_scale = (of_joined * joined).sum(dim=(0, 2, 3), keepdim=True)
         of_joined.mul_(scale)
         of_passive, of_active = of_joined.split_with_sizes([joined.shape[1] - n_active, n_active], dim=1)
-        if of_log_det is None:
-            return (
-                of_passive,
-                of_active,
-                (SUBNET_FACTOR * of_active).to(ctx.dtype),
-                of_scale,
-                of_offset,
-                None,
-                None,
-                None,
-            )
         of_a_t = (SUBNET_FACTOR * of_active).to(ctx.dtype)
+        if of_log_det is None:
+            return of_passive, of_active, of_a_t, of_scale, of_offset, None, None, None
         of_active = of_active * growth
         of_each = of_log_det.view(-1, 1, 1, 1) if shares is None else of_log_det.view(-1, 1, 1, 1) * shares
         of_sigma = torch.addcmul(of_each, of_active, active)
