@@ -9,6 +9,8 @@ import shutil
 import numpy as np
 
 from uflow_cli.images import read_image, write_png
+from uflow_cli.report import page
+from uflow_cli.run.record import load_run
 
 
 def test_a_page_of_earlier_results_says_what_they_say(uflow, small_run, product, tmp_path):
@@ -34,6 +36,27 @@ def test_a_page_of_earlier_results_says_what_they_say(uflow, small_run, product,
     shutil.move(out / "report", images / "report")
     again = uflow("detect", images, "--model", small_run, "--out", tmp_path / "again", "--json")
     assert json.loads(again.out)["n_images"] == 7  # none of the page's pictures
+
+
+def test_held_out_images_stand_in_the_histogram_where_thresholds_count_them(
+    uflow, small_run, photographs, product, tmp_path, monkeypatch
+):
+    """The calibration stores what is counted per image; thresholds and the images that are inspected count in lots."""
+    drawn, draw = [], page.lowest_histogram
+
+    def histogram(cards, *, threshold, held_out):
+        drawn.append(held_out)
+        return draw(cards, threshold=threshold, held_out=held_out)
+
+    monkeypatch.setattr(page, "lowest_histogram", histogram)
+    uflow("detect", *photographs, "--model", small_run, "--out", tmp_path / "out", "--report", tmp_path / "page")
+    uflow("evaluate", "--model", small_run, "--data-root", product, "--report", tmp_path / "evaluated")
+    calibration = load_run(small_run).calibration
+    assert calibration.log_lot == 2.0
+    assert [len(held_out) for held_out in drawn] == [calibration.n_images] * 2
+    for held_out in drawn:
+        for threshold in (-1.0, 0.0, 1.0, 2.0, 3.0):
+            assert sum(value < threshold for value in held_out) == calibration.false_alarm_images(threshold)
 
 
 def test_a_folder_without_results_is_named(uflow, tmp_path):

@@ -106,6 +106,11 @@ class Calibration:
         return len(self.lowest_log_nfa)
 
     @property
+    def held_out_log_nfas(self) -> tuple[float, ...]:
+        """The lowest log NFA of each held-out image, sorted, counted in a lot as thresholds are."""
+        return tuple(value + self.log_lot for value in self.lowest_log_nfa)
+
+    @property
     def smallest_rate(self) -> float:
         """The smallest false-alarm rate these images can promise, 1 / (n + 1)."""
         return 1.0 / (self.n_images + 1)
@@ -183,7 +188,7 @@ def threshold_for_rate(calibration: Calibration, rate: float) -> float:
 
     UflowError if `rate` is no probability, or smaller than the held-out images can promise.
     """
-    return calibration.lowest_log_nfa[conformal_rank(calibration, rate) - 1] + calibration.log_lot
+    return calibration.held_out_log_nfas[conformal_rank(calibration, rate) - 1]
 
 
 def conformal_rank(calibration: Calibration, rate: float) -> int:

@@ -82,7 +82,7 @@ def _finish(
         facts=(Fact("model", str(result.model)), fact),
         warnings=(*([result.caveat] if result.caveat else []), *warnings),
         log_lot=calibration.log_lot if calibration else None,
-        held_out=calibration.lowest_log_nfa if calibration else (),
+        held_out=calibration.held_out_log_nfas if calibration else (),
     )  # fmt: skip
     return writer.finish(title=f"{len(result.images)} images by {result.model.name}", summary=summary)
 

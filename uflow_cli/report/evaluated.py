@@ -72,7 +72,7 @@ def report_summary(run: Run, evaluation: Evaluation) -> ReportSummary:
         best_epoch=run.progress.best_epoch,
         drawings=_drawings(run, evaluation),
         log_lot=calibration.log_lot,
-        held_out=calibration.lowest_log_nfa,
+        held_out=calibration.held_out_log_nfas,
     )
 
 
