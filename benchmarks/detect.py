@@ -31,7 +31,7 @@ Job = tuple[Path, list[str]]  # checkout and arguments
 def starts(run: Path, image: Path, before: Path | None) -> dict[str, dict[str, Job]]:
     """Tables of what is as good as nothing but a start."""
     checkouts = {**({"before": before} if before else {}), "now": HERE}
-    detect = ["detect", str(image), "--model", str(run), "--runtime", "onnx"]
+    detect = ["detect", str(image), "--model", str(run)]  # with the graph; the first uflow had none, nor the option
     each = {"one image, cold": detect, "uflow --help": ["--help"], "uflow detect --help": ["detect", "--help"]}
     return {what: {name: (place, job) for name, place in checkouts.items()} for what, job in each.items()}
 
@@ -81,11 +81,16 @@ def print_rates(run: Path, files: list[Path], *, rounds: int) -> None:
         print(f"| {name} | {quartiles(values)} | {quartiles(shares)} |")
 
 
+def environment_of(checkout: Path) -> dict[str, str]:
+    """That of a process which runs the code of `checkout`, and keeps it compiled as an installed package is."""
+    return {**os.environ, "PYTHONPATH": str(checkout), "PYTHONDONTWRITEBYTECODE": ""}
+
+
 def processor_time(arguments: list[str]) -> float:
     """Of a Python process, in seconds."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with tempfile.TemporaryDirectory() as folder:
-        environment = {**os.environ, "PYTHONPATH": str(HERE)}
+        environment = environment_of(HERE)
         subprocess.run([sys.executable, *arguments], check=True, capture_output=True, env=environment, cwd=folder)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -95,7 +100,7 @@ def measure(checkout: Path, arguments: list[str]) -> tuple[float, float]:
     """Processor and wall time in seconds."""
     out = Path(tempfile.mkdtemp())
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    environment = {**os.environ, "PYTHONPATH": str(checkout)}
+    environment = environment_of(checkout)
     where = [] if "--help" in arguments else ["--out", str(out)]
     command = [sys.executable, "-m", "uflow_cli", *arguments, *where]
     subprocess.run(command, check=True, capture_output=True, env=environment, cwd=checkout)
@@ -126,9 +131,11 @@ def main() -> None:
     )
     for what, jobs in tables.items():
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in jobs}
-        for _ in range(options.rounds):
+        for counted in [False] * options.start + [True] * options.rounds:  # the first start compiles
             for name, job in jobs.items():
-                times[name].append(measure(*job))
+                found = measure(*job)
+                if counted:
+                    times[name].append(found)
         print(f"\n| {what} | processor s | wall s | ratio of processor times |\n|---|---|---|---|")
         first = next(iter(times.values()))
         for name, values in times.items():
