@@ -14,7 +14,7 @@ from uflow_cli.detect import detect_images
 from uflow_cli.images import read_image, read_mask, write_png
 from uflow_cli.model import build_model
 from uflow_cli.run.record import load_run
-from uflow_cli.training import train
+from uflow_cli.training import fit, train
 
 CPU = torch.device("cpu")
 STRIP = (70, 210)  # pixels of the images, height and width
@@ -82,6 +82,24 @@ def test_tiles_and_letterboxes_train_detect_and_check_alike(fitted, tmp_path):
             assert 0 <= top < bottom <= image.height
     fresh = write_strips(tmp_path / "fresh", range(50, 60)) + write_strips(tmp_path / "large", [61], size=(90, 260))
     assert check_run(load_run(fitted.folder), fresh, device=CPU, recalibrate=True).n_images == 11
+
+
+def test_the_border_of_a_letterbox_trains_nothing(paths, tmp_path, monkeypatch):
+    seen = []
+    loss = fit.negative_log_likelihood
+
+    def spy(embeddings, log_det_jacobian, shares=None):
+        seen.append(shares)
+        return loss(embeddings, log_det_jacobian, shares)
+
+    monkeypatch.setattr(fit, "negative_log_likelihood", spy)
+    trained(paths, tmp_path / "run", ModelConfig(input_size=128, fit="letterbox", precision="fp32"))
+    content = STRIP[0] / STRIP[1]  # of a square
+    for shares in seen:
+        assert shares is not None
+        for scale in shares:
+            assert float(scale.mean()) == pytest.approx(content, abs=0.02)
+            assert float(scale[:, :, scale.shape[2] // 2 :].max()) == 0
 
 
 def test_input_size_of_a_run_comes_back_from_its_folder(rectangular):

@@ -385,7 +385,13 @@ def test_shares_follow_tiles_and_views(tmp_path):
         turned = replace(source, view=View(mirror=True, quarter_turns=1, brightness=0.9)).shares((4, 4))
         np.testing.assert_allclose(turned, np.rot90(own[:, ::-1]), atol=1 / 255)
     np.testing.assert_array_equal(seen, shares)
-    assert Source(tmp_path / "a.png", b"a", layout=layout).shares((4, 4)) is None
+    last = Source(tmp_path / "a.png", b"a", layout=layout, tile=len(layout.corners) - 1)
+    assert not last.counts_whole
+    np.testing.assert_array_equal(last.shares((4, 4)), layout.shares(layout.grid((4, 4)))[-4:, -4:])
+    whole = lay_out(STRIP, fit="squash", input_size=(64, 64), step=16)
+    for source_of_all in (replace(last, layout=whole, tile=0), Source(tmp_path / "a.png", b"a")):
+        assert source_of_all.counts_whole
+        assert source_of_all.shares((4, 4)) is None
     counted = CellShares(lambda _epoch: [source], (4, 4))
     [fine, coarse] = counted.of([0, 0], [(8, 8), (4, 4)], CPU)
     assert fine.shape == (2, 1, 8, 8)

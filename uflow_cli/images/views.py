@@ -129,6 +129,11 @@ class Source:
     roi: RoiFile | None = None  # with a layout only
 
     @property
+    def counts_whole(self) -> bool:
+        """Whether all of it is image that counts: no border, no region of interest."""
+        return self.roi is None and (self.layout is None or self.layout.content == self.layout.canvas)
+
+    @property
     def key(self) -> bytes:
         """A digest that no other image or view has, whatever its file is called."""
         about = [repr(self.view)] if self.view != ORIGINAL else []
@@ -139,12 +144,13 @@ class Source:
         return hashlib.sha256(self.digest + "".join(about).encode()).digest() if about else self.digest
 
     def shares(self, grid: tuple[int, int]) -> NDArray[np.float32] | None:
-        """How much of each cell of `grid` (H, W) of the view is in the region of interest, 0 to 1; None: all."""
-        if self.roi is None or self.layout is None:
-            return None
+        """How much of each cell of `grid` (H, W) of the view is image in the region of interest, 0 to 1; None: all."""
         layout = self.layout
-        whole = layout.shares(layout.grid(grid), roi=self.roi.mask())
-        assert whole is not None
+        if layout is None:
+            return None
+        whole = layout.shares(layout.grid(grid), roi=None if self.roi is None else self.roi.mask())
+        if whole is None:
+            return None
         top, left = (
             n * cells // side for n, cells, side in zip(layout.corners[self.tile], grid, layout.tile, strict=True)
         )

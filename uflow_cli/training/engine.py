@@ -166,8 +166,8 @@ def _go_on(
     features, model = group.rank_zero_first(lambda: _features(state, model, sources_of, cache, observer))
     state = replace(state, compiled_features=isinstance(model.extractor, CompiledExtractor))
     features = on_gpu_if_room(features, model.device)
-    has_roi = any(source.roi is not None for source in sources_of(0))
-    shares = CellShares(sources_of, model.flow.grids[-1]) if has_roi else None
+    counts_whole = all(source.counts_whole for source in sources_of(0))
+    shares = None if counts_whole else CellShares(sources_of, model.flow.grids[-1])
     trainer = Trainer(
         folder, state, tensors, model, features, group, observer, criterion or HeldOutLoss(), cell_shares=shares
     )

@@ -52,7 +52,7 @@ def roi_files(folder: Path, state: TrainingState) -> list[RoiFile | None]:
 
 
 class CellShares:
-    """How much each cell of what trains counts: by its share in the region of interest of its image.
+    """How much each cell of what trains counts: by its share of image, not border, in the region of interest.
 
     `sources_of(epoch)` are the images, tiles and views of an epoch, `grid` (H, W) is the flow's coarsest: all that is
     computed from such a cell counts alike, or the log-determinant would count where the squares do not.
