@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from peers_measures import Scored, measure
 from peers_spade import Spade
 from peers_weights import resnet_backbone
 
+from uflow_cli.cache import GIB, CacheFolder
 from uflow_cli.config import ModelConfig
 from uflow_cli.detection.prediction import SCORE_SIZE, predict
 from uflow_cli.features import ExtractorSpec, build_extractor
@@ -148,10 +150,12 @@ def extractor_facts(job: Job, spec: ExtractorSpec) -> dict[str, str]:
 def train_uflow(job: Job, selection: Selection) -> Trained:
     """uflow as `uflow train` trains it, on all good images: it holds out its part itself, by the same seed."""
     settings = uflow_settings(job, len(selection.good))
-    result = train(
-        selection.good, out=job.folder / f"uflow-{settings['model_config'].extractor}", dataset="comparison",
-        category="comparison", device=CPU, observer=LogObserver(), overwrite=True, **settings,
-    )  # fmt: skip
+    with tempfile.TemporaryDirectory(dir=job.folder) as folder:  # no features of earlier runs
+        result = train(
+            selection.good, out=job.folder / f"uflow-{settings['model_config'].extractor}", dataset="comparison",
+            category="comparison", device=CPU, observer=LogObserver(), overwrite=True,
+            cache=CacheFolder(Path(folder), limit=50 * GIB), **settings,
+        )  # fmt: skip
     run = load_run(result.folder)
     model = load_model(run, device=CPU)
     detector = run.calibration.detector(model)
