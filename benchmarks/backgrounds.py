@@ -13,7 +13,8 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import genpareto
 
 from uflow_cli.calibration import fit_background, fit_curve, fit_curves
-from uflow_cli.detection.detector import FalseAlarmCurve, clear_halos, counted_log_nfa
+from uflow_cli.detection.detector import FalseAlarmCurve, counted_log_nfa
+from uflow_cli.detection.evidence import clear_halos
 from uflow_cli.detection.nfa import AContrario, Background, a_contrario
 
 Maps = list[np.ndarray]  # per scale (N, H_s, W_s), finest first

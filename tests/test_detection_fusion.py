@@ -7,7 +7,8 @@ import pytest
 
 from uflow_cli.calibration import Calibration, calibrate
 from uflow_cli.calibration.fitting import FLOW_SHARE, fit_fusion
-from uflow_cli.detection.detector import AREA_EXPONENT, WHOLE_SHARE, Detector, image_levels
+from uflow_cli.detection.detector import AREA_EXPONENT, WHOLE_SHARE, Detector
+from uflow_cli.detection.evidence import image_levels
 from uflow_cli.detection.masks import CONTRAST
 from uflow_cli.detection.nfa import Background, chi2_log_tail, fuse_evidence
 from uflow_cli.images import resize_map

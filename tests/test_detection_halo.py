@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from oracles import log_pfa_map
 
-from uflow_cli.detection.detector import clear_halos
+from uflow_cli.detection.evidence import clear_halos
 from uflow_cli.detection.nfa import Background, a_contrario
 
 LAW = Background(20.0, 1.5)  # mean 30

@@ -17,15 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from uflow_cli.calibration.record import FALSE_BELOW, PROBABILITIES, Calibration, Reference
 from uflow_cli.config import Tests
-from uflow_cli.detection.detector import (
-    Detector,
-    FalseAlarmCurve,
-    Fusion,
-    counted_log_nfa,
-    counting_grids,
-    image_levels,
-    lowest_log_nfa,
-)
+from uflow_cli.detection.detector import Detector, FalseAlarmCurve, Fusion, counted_log_nfa, lowest_log_nfa
+from uflow_cli.detection.evidence import counting_grids, image_levels
 from uflow_cli.detection.fitted import EvidenceModel
 from uflow_cli.detection.nfa import Background, Regions, fuse_evidence
 
