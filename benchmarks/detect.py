@@ -6,7 +6,7 @@ RUN has a graph. Each command is a process of its own; the commands take turns. 
 its threads and the wall time, median and quartiles, in seconds, and the ratio of processor times to the first
 command's, of the same round. `--start` is about starts alone: one image with the graph, and the help. `--rate` is about
 images alone: processor time of all of them less that of one, of decoder and engine, and of detection without and with
-pictures.
+pictures. Beside anomalib's inferencers: inferencers.py.
 """
 
 from __future__ import annotations

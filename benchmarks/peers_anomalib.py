@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import tempfile
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import lightning
 import torch
 from anomalib.callbacks import ModelCheckpoint
 from anomalib.data import ImageBatch
 from anomalib.engine import Engine
+from anomalib.models.components import AnomalibModule
 from lightning.pytorch.callbacks import Callback
 from peers_images import BATCH, InputImages, Selection
 from peers_models import BUILDERS, FixedReference, build_patchcore
@@ -68,17 +71,8 @@ def train_peer(job: Job, selection: Selection) -> Trained:
     model = build(backbone, job.input_size)
     recipe = RECIPES[job.method]
     epochs = job.epochs or recipe.epochs
-    loader = DataLoader(
-        InputImages(selection.training, input_size=job.input_size), batch_size=BATCH, shuffle=True, collate_fn=_as_batch
-    )
-    with tempfile.TemporaryDirectory(dir=job.folder) as scratch, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*does not have many workers.*")
-        engine = Engine(
-            callbacks=[ModelCheckpoint(save_top_k=0), _EpochLog()], default_root_dir=scratch, max_epochs=epochs,
-            accelerator="cpu", devices=1, enable_progress_bar=False, enable_model_summary=False,
-        )  # fmt: skip
-        engine.fit(model, train_dataloaders=loader)
-    model.eval()
+    with tempfile.TemporaryDirectory(dir=job.folder) as scratch:
+        fit(model, selection.training, input_size=job.input_size, epochs=epochs, folder=Path(scratch))
     score = score_by(model, job.input_size)
     generator = getattr(model.model, "anomaly_map_generator", None)
     if isinstance(generator, FixedReference):
@@ -94,6 +88,22 @@ def train_peer(job: Job, selection: Selection) -> Trained:
         "training": f"{epochs} epoch(s){published}, batch {BATCH}, {recipe.training}{kept}",
         "image score": recipe.image_score,
     })  # fmt: skip
+
+
+def fit(model: AnomalibModule, images: Sequence[Path], *, input_size: int, epochs: int, folder: Path) -> Engine:
+    """Fit `model` to good images on the CPU; the engine that did it, which may leave files in `folder`."""
+    loader = DataLoader(
+        InputImages(images, input_size=input_size), batch_size=BATCH, shuffle=True, collate_fn=_as_batch
+    )
+    engine = Engine(
+        callbacks=[ModelCheckpoint(save_top_k=0), _EpochLog()], default_root_dir=folder, max_epochs=epochs,
+        accelerator="cpu", devices=1, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        engine.fit(model, train_dataloaders=loader)
+    model.eval()
+    return engine
 
 
 def _backbone(job: Job) -> Backbone:
