@@ -72,8 +72,8 @@ def main() -> None:
     ]
     if n > n_flow:
         kinds += [
-            Kind("Gaussians, fused", every[n_flow:], n - n_flow, True),
-            Kind("flow and Gaussians, fused", every, n_flow, True),
+            Kind("witnesses, fused", every[n_flow:], n - n_flow, True),
+            Kind("flow and witnesses, fused", every, n_flow, True),
         ]
     kinds += [
         Kind(f"area^{power:g} x log P, {share:.2f} for whole images", every, n_flow, True, power, share)

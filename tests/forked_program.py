@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import traceback
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -25,7 +26,11 @@ def run(arguments: list[str], output: Path, environment: dict[str, str]) -> None
     with output.open("a", buffering=1) as stream:
         sys.stdout = sys.stderr = stream
         sys.argv = ["uflow", *arguments]
-        main()
+        try:
+            main()
+        except Exception:
+            traceback.print_exc(file=stream)  # before it is closed
+            raise
 
 
 def start(arguments: list[object], output: Path, **environment: object) -> BaseProcess:

@@ -131,8 +131,8 @@ def test_the_fair_threshold_is_the_lowest_that_leaves_one_pixel_per_training_ima
     evaluation = evaluate_run(run, data, device="cpu", fair=True)
     model = load_model(run, device=CPU)
     good = [read_image(item.path) for item in data.train]
-    batches = [good[:8], good[8:16], good[16:]]  # as it is done: the last bits of a score follow the batch
-    predictions = [p for batch in batches for p in predict(model, run.calibration.detector(model), batch)]
+    detector = run.calibration.detector(model)
+    predictions = [p for image in good for p in predict(model, detector, [image])]  # last bits follow the batch
     scores = np.concatenate([prediction.score_map.ravel() for prediction in predictions])
     fair = np.float32(evaluation.score_fair.threshold)
     assert (scores > fair).sum() <= len(good) < (scores >= fair).sum()  # equal scores stand or fall together

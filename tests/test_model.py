@@ -59,6 +59,24 @@ def test_every_architecture_from_training_to_evaluation(architecture, product, t
     assert evaluation.image_auroc > 0.9
 
 
+@pytest.mark.parametrize(
+    ("settings", "names", "channels"),
+    [
+        ({}, ["nearest patch"], (152,)),
+        ({"gaussian": True}, ["Gaussian 1", "Gaussian 2", "nearest patch"], (152, 432, 152)),
+        ({"gaussian": True, "neighbours": 0}, ["Gaussian 1", "Gaussian 2"], (152, 432)),
+        ({"neighbours": 0}, [], ()),
+        ({"merge": "min", "gaussian": True}, [], ()),
+    ],
+)
+def test_witnesses_beside_the_flow_are_those_of_the_settings(settings, names, channels):
+    model = build_model(ModelConfig(input_size=64, **settings), device=CPU)
+    assert model.source_channels[len(model.reach) :] == channels
+    assert model.config.witness_names(len(channels)) == names
+    maps = model.evidence_maps([defective_image(0)[0]])
+    assert [u.shape[1] for u in maps[3:]] == [2 if n == 432 else 4 for n in channels]
+
+
 def test_one_scale_alone_sees_nothing_of_the_others():
     model = build_model(ModelConfig(input_size=96, architecture="single:2"), device=CPU)
     features = [torch.randn(1, c, n, n) for c, n in ((40, 12), (112, 6), (320, 3))]

@@ -242,7 +242,7 @@ def test_the_whole_road_from_image_to_log_nfa_map(lite):
 
     config = replace(lite.config, tests="paper", paper_exact=True)
     detector = Detector(tuple(laws), "paper", lite.flow.reach, paper_exact=True)
-    [prediction] = predict(replace(lite, config=config, gaussians=None), detector, [image])
+    [prediction] = predict(replace(lite, config=config, neighbours=None), detector, [image])
     merged = np.minimum.reduce([bilinear(e[None], SCORE_SIZE)[0] for e in log_pfas])
     assert_agree(prediction.log_nfa_map - log_n_tests, merged)
     assert_agree(prediction.score_map, 1 - likelihood(expected, SCORE_SIZE)[0])

@@ -77,7 +77,8 @@ def write(out, found, *, order=None, end=True):
         for one in found:
             lines.add(one, stamp_of(one.path))
         if end:
-            lines.finish([one.path for one in order or found], promise="a promise", caveat=None, out=out)
+            return lines.finish([one.path for one in order or found], promise="a promise", caveat=None, out=out)
+    return None
 
 
 def test_the_json_is_what_it_would_be_if_it_was_written_at_once(tmp_path, found):
@@ -87,6 +88,14 @@ def test_the_json_is_what_it_would_be_if_it_was_written_at_once(tmp_path, found)
     assert (tmp_path / "out" / RESULT_NAME).read_text() == to_json(expected)
     write(tmp_path / "none", [])
     assert from_json(DetectionResult, (tmp_path / "none" / RESULT_NAME).read_text()).images == ()
+
+
+def test_results_that_another_process_replaces_are_one_line(tmp_path, found):
+    result = write(tmp_path / "out", found)
+    assert len(list(result.images)) == 3
+    (tmp_path / "out" / LINES_NAME).write_bytes(b'{"path": "other.png"}\n')
+    with pytest.raises(UflowError, match="another process writes results there since"):
+        list(result.images)
 
 
 def test_lines_are_in_the_order_of_the_images_in_the_end_and_tell_what_the_json_tells(tmp_path, found):

@@ -150,7 +150,7 @@ def test_run_of_an_older_version_lacks_settings_and_takes_their_defaults(copied_
     values = json.loads((copied_run / CONFIG_NAME).read_text())
     edit_config(copied_run, model={"extractor": values["model"]["extractor"]}, training={"epochs": 3})
     run = load_run(copied_run)
-    assert run.model == ModelConfig(merge="min", gaussian=False)  # what that version did
+    assert run.model == ModelConfig(merge="min", gaussian=False, neighbours=0)  # what that version did
     assert run.training == TrainingConfig(epochs=3)
 
 
@@ -220,7 +220,7 @@ def test_a_run_folder_of_release_0_1_0_is_read(tmp_path):
     assert run.progress.held_out_loss == values["progress"]["held_out_loss"]
     old = from_dict(Calibration, values["calibration"])
     assert run.calibration == dataclasses.replace(old, log_lot=2.0)
-    assert (run.model.merge, run.model.has_gaussians) == ("min", False)
+    assert (run.model.merge, run.model.has_gaussians, run.model.n_patches) == ("min", False, 0)
     assert run.calibration.false_alarm_images(2.0) == old.false_alarm_images(0.0)  # counted per image then
     write_run(run)
     assert load_run(tmp_path) == run

@@ -306,7 +306,7 @@ def test_litter_of_a_kill_is_removed(stopped):
 def test_state_tells_where_training_stands(stopped):
     state, tensors = read_state(stopped[1])
     assert [record.epoch for record in state.log] == [1]
-    assert {name.split(".")[0] for name in tensors} == {"flow", "normalisation", "gaussians", "adam"}
+    assert {name.split(".")[0] for name in tensors} == {"flow", "normalisation", "neighbours", "adam"}
     assert not state.is_over
 
 

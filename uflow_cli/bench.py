@@ -197,8 +197,8 @@ def _pipeline_comparisons(seed: int, *, quick: bool, device: torch.device) -> It
     model.normalisation.fit(features)
     yield Comparison("flow, forward", "image", 4, {device.type: _synchronised(_forward(model, features))})
     yield Comparison("flow, training step", "image", 4, {device.type: _synchronised(_training_step(model, features))})
-    assert model.gaussians is not None
-    model.gaussians.fit([[f.clone() for f in batch] for batch in features])
+    assert model.neighbours is not None
+    model.neighbours.fit([[f.clone() for f in batch] for batch in features], n_images=16)
     with torch.inference_mode():
         maps = [model.evidence(batch, model.embed(batch)[0]) for batch in features]
     calibration = calibrate(

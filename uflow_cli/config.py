@@ -128,7 +128,13 @@ class ModelConfig(Settings):
         description="Scales: their evidence fused before one max-tree, or a tree each and the minimum, as published.",
     )
     gaussian: bool = Field(
-        default=True, description="Fuse the evidence of Gaussians over the features with the flow's."
+        default=False, description="Fuse the evidence of Gaussians over the features with the flow's."
+    )
+    neighbours: int = Field(
+        default=1000,
+        ge=0,
+        le=100_000,
+        description="Patches of good images that are kept, to fuse how far new ones are from the nearest; 0: none.",
     )
     lot: int = Field(
         default=100,
@@ -182,6 +188,16 @@ class ModelConfig(Settings):
     def has_gaussians(self) -> bool:
         """Whether Gaussians over the features are part of the model."""
         return self.is_fused and self.gaussian
+
+    @property
+    def n_patches(self) -> int:
+        """Patches of good images that are part of the model, 0 for none."""
+        return self.neighbours if self.is_fused else 0
+
+    def witness_names(self, n: int) -> list[str]:
+        """What the `n` sources of evidence beside the flow are called."""
+        patches = ["nearest patch"] if self.n_patches else []
+        return [*(f"Gaussian {number}" for number in range(1, n - len(patches) + 1)), *patches][:n]
 
     @property
     def log_lot(self) -> float:

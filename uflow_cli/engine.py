@@ -62,7 +62,7 @@ class Engine:
         return self.n_threads
 
     def evidence_maps(self, images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
-        """U maps (B, H_s, W_s) of RGB `images`, each (H, W, 3) of any size: of the flow's scales, then the Gaussians.
+        """U maps (B, H_s, W_s) of RGB `images`, each (H, W, 3) of any size: of the flow's scales, then the witnesses.
 
         CheckpointError where the graph does not take what the configuration says.
         """

@@ -32,7 +32,7 @@ class PixelsToEvidence(nn.Module):
         super().__init__()
         self.model = model  # no module, so its parts are named, too
         self.extractor, self.normalisation, self.flow = model.extractor, model.normalisation, model.flow
-        self.gaussians = model.gaussians
+        self.gaussians, self.neighbours = model.gaussians, model.neighbours
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """U maps."""

@@ -21,6 +21,7 @@ from uflow_cli.features import (
     stack_images,
 )
 from uflow_cli.features.gaussian import FeatureGaussians
+from uflow_cli.features.neighbours import FeatureNeighbours
 from uflow_cli.flow import UFlow
 from uflow_cli.flow.likelihood import squared_norms
 from uflow_cli.images import resize_image
@@ -39,6 +40,13 @@ class Model:
     flow: UFlow
     device: torch.device
     gaussians: FeatureGaussians | None = None
+    neighbours: FeatureNeighbours | None = None
+
+    @property
+    def witnesses(self) -> dict[str, FeatureGaussians | FeatureNeighbours]:
+        """The sources of evidence beside the flow, by name, in their order."""
+        all_there_are = {"gaussians": self.gaussians, "neighbours": self.neighbours}
+        return {name: module for name, module in all_there_are.items() if module is not None}
 
     @property
     def scales(self) -> tuple[int, ...]:
@@ -70,11 +78,9 @@ class Model:
         return self.embed(self.features(images))[0]
 
     def evidence(self, features: Sequence[Tensor], embeddings: Sequence[Tensor]) -> list[Tensor]:
-        """U maps (B, H_s, W_s) of all sources: of the flow's scales, finest first, then of the Gaussians."""
-        norms = squared_norms(embeddings)
-        if self.gaussians is not None:
-            norms += self.gaussians([features[scale] for scale in self.scales])
-        return norms
+        """U maps (B, H_s, W_s) of all sources: of the flow's scales, finest first, then of the witnesses."""
+        own = [features[scale] for scale in self.scales]
+        return [*squared_norms(embeddings), *(u for witness in self.witnesses.values() for u in witness(own))]
 
     @torch.inference_mode()
     def evidence_maps(self, images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
@@ -97,11 +103,11 @@ class Model:
 
     @property
     def source_channels(self) -> tuple[int, ...]:
-        """Channels that U of each source sums over: those of the flow's embeddings, then of the Gaussians."""
-        return (*self.flow.embedding_channels, *(self.gaussians.n_channels if self.gaussians is not None else ()))
+        """Channels that U of each source sums over: those of the flow's embeddings, then of the witnesses."""
+        return (*self.flow.embedding_channels, *(n for one in self.witnesses.values() for n in one.n_channels))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything that training sets, on the CPU: flow, normalisation and Gaussians."""
+        """Everything that training sets, on the CPU: flow, normalisation and witnesses."""
         return {
             f"{name}.{key}": value.detach().cpu().contiguous()
             for name, module in self._modules.items()
@@ -119,8 +125,7 @@ class Model:
 
     @property
     def _modules(self) -> dict[str, nn.Module]:
-        modules: dict[str, nn.Module] = {"flow": self.flow, "normalisation": self.normalisation}
-        return modules if self.gaussians is None else {**modules, "gaussians": self.gaussians}
+        return {"flow": self.flow, "normalisation": self.normalisation, **self.witnesses}
 
 
 def check_model_config(config: ModelConfig) -> None:
@@ -149,7 +154,9 @@ def build_model(config: ModelConfig, *, device: torch.device, seed: int = 0, pre
     normalisation = FeatureNormalisation(spec.normalisation, spec.channels).to(device)
     channels = [spec.channels[scale] for scale in scales]
     gaussians = FeatureGaussians(channels).to(device) if config.has_gaussians else None
-    return Model(config, extractor, normalisation, flow, device, gaussians)
+    n_patches = config.n_patches
+    neighbours = FeatureNeighbours(channels, n_patches).to(device) if n_patches else None
+    return Model(config, extractor, normalisation, flow, device, gaussians, neighbours)
 
 
 def choose_device(choice: DeviceChoice) -> torch.device:

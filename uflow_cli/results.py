@@ -152,11 +152,15 @@ class StoredImages(Sequence[DetectedImage]):
         return map(_image_of, self.values())
 
     def values(self) -> Iterator[dict[str, Any]]:
-        """The fields of each as JSON has them."""
+        """The fields of each as JSON has them; UflowError where the lines are others by now."""
         with self._lines.open("rb") as file:
             for place in self._places:
                 file.seek(place)
-                values = json.loads(file.readline())
+                values = _values_of(file.readline())
+                if any(name not in values for name in FIELDS):
+                    raise UflowError(
+                        f"{self._lines}: another process writes results there since; give each a folder of its own"
+                    )
                 yield {name: values[name] for name in FIELDS}
 
     @overload

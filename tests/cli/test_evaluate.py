@@ -80,14 +80,11 @@ def test_files_are_written_beside_the_run_or_where_told(uflow, small_run, produc
 def test_each_source_can_be_measured_alone(uflow, small_run, product, tmp_path):
     outcome = uflow("evaluate", "--model", small_run, "--data-root", product, "--out", tmp_path / "e", "--sources")
     assert outcome.code == 0, outcome.err
-    assert "Gaussian 1, alone" in outcome.out
+    assert "nearest patch, alone" in outcome.out
     values = json.loads((tmp_path / "e" / "evaluation.json").read_text())
     weights = json.loads((small_run / "config.json").read_text())["calibration"]["fusion"]["weights"]
-    n_gaussians = sum(of["source"].startswith("Gaussian") for of in values["sources"])
-    assert [of["source"] for of in values["sources"]] == [
-        *(f"flow, scale {n + 1}" for n in range(len(weights) - n_gaussians)),
-        *(f"Gaussian {n + 1}" for n in range(n_gaussians)),
-    ]
+    scales = [f"flow, scale {n + 1}" for n in range(len(weights) - 1)]
+    assert [of["source"] for of in values["sources"]] == [*scales, "nearest patch"]
     assert max(of["image_auroc"] for of in values["sources"]) == 1.0
     assert all(of["pixel_auroc"] > 0.5 and 0 < of["aupro"] <= 1 for of in values["sources"])
 

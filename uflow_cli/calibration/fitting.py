@@ -26,7 +26,7 @@ TAIL_IMAGES = 6  # of all held-out images, at most half: those that make the tai
 MEAN_EXCESS = 1 / math.log(10)  # of log NFA below any level, under the background law: P(log NFA < t) grows as 10^t
 KNOT_RATIO = 1.25  # between the ranks of two knots: 40 of them span 5 to 10,000 regions
 FOLDS = 10
-FLOW_SHARE = 0.75  # of fused evidence; see benchmarks/results/fused.md
+FLOW_SHARE = 0.7  # of fused evidence; see benchmarks/results/fused.md
 IMAGE_POWER = 3.0  # of what an image as a whole says; see benchmarks/results/fused.md
 FINE_SHARE, COARSE_SHARE = 0.3, 0.1  # of the map, for the flow's two finest scales and for all others
 STEEPEST = 1e4  # degrees of freedom of a fitted law, at most
@@ -134,7 +134,7 @@ def fit_fusion(
     """How evidence of sources with these `laws` is fused, and its own laws, from U maps (N, H_s, W_s) of good images.
 
     The first `n_flow` sources are the flow's scales. All of them together, and each as much as the others, count for
-    `FLOW_SHARE`; the rest goes to the Gaussians, where there are any. The map has weights of its own, see
+    `FLOW_SHARE`; the rest goes to the witnesses beside it, where there are any. The map has weights of its own, see
     `_map_weights`; its mean on good images is not fitted here.
     """
     others = len(maps) - n_flow
@@ -149,10 +149,10 @@ def fit_fusion(
     )
 
 
-def _map_weights(n_flow: int, n_gaussians: int) -> tuple[float, ...]:
-    """Weights of the map: most for what tells where an image is strange, Gaussians and the flow's two finest scales."""
+def _map_weights(n_flow: int, n_others: int) -> tuple[float, ...]:
+    """Weights of the map: most for what tells where an image is strange, other sources and the two finest scales."""
     fine, coarse = min(2, n_flow), max(0, n_flow - 2)
-    ranks = np.arange(n_gaussians, 0, -1) + 1.0  # the finer the more, 3 : 2 for two
+    ranks = np.arange(n_others, 0, -1) + 1.0  # the finer the more, 3 : 2 for two
     weights = np.array([
         *[FINE_SHARE / fine] * fine, *[COARSE_SHARE / max(1, coarse)] * coarse,
         *(1.0 - FINE_SHARE - COARSE_SHARE) * ranks / ranks.sum(),

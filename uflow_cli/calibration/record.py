@@ -64,7 +64,7 @@ class Calibration:
     false_log_nfas: tuple[float, ...]  # sorted, of the regions of those n_images below `FALSE_BELOW`
     references: tuple[Reference, ...]  # per scale, of all held-out images; none where none were held out
     log_lot: float = 0.0  # log10 of the good images among which thresholds count false detections
-    fusion: Fusion | None = None  # of the sources' evidence; the Gaussians' laws stand behind the scales'
+    fusion: Fusion | None = None  # of the sources' evidence; the other witnesses' laws stand behind the scales'
     n_groups: int = 0  # held out as a whole; 0: siblings of the images trained on may be among those that calibrate
 
     def __post_init__(self) -> None:
@@ -131,7 +131,7 @@ class Calibration:
 
     @property
     def n_scales(self) -> int:
-        """Scales of the flow; the other sources of evidence are Gaussians."""
+        """Scales of the flow; the other sources of evidence are its witnesses."""
         return len(self.references) or len(self.background)
 
     @property

@@ -58,7 +58,7 @@ def evaluate(
         typer.Option("--fair", help="Also the fair threshold of the anomaly score, by a pass over training images."),
     ] = False,
     sources: Annotated[
-        bool, typer.Option("--sources", help="Also measure each source of the evidence alone: scales, Gaussians.")
+        bool, typer.Option("--sources", help="Also measure each source of the evidence alone: scales, witnesses.")
     ] = False,
     bootstrap: Annotated[
         int, typer.Option(min=0, max=MAX_RESAMPLES, help="Resamples for 95 % intervals; 0 gives none.")

@@ -89,10 +89,8 @@ def source_names(model: EvidenceModel) -> list[str]:
     if not model.config.is_fused:
         raise UflowError("sources are measured alone where their evidence is fused; this run was trained otherwise")
     n_flow = len(model.reach)
-    return [
-        f"flow, scale {source + 1}" if source < n_flow else f"Gaussian {source - n_flow + 1}"
-        for source in range(len(model.source_channels))
-    ]
+    flow = [f"flow, scale {scale + 1}" for scale in range(n_flow)]
+    return flow + model.config.witness_names(len(model.source_channels) - n_flow)
 
 
 def fair_threshold(

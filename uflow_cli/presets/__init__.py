@@ -25,6 +25,7 @@ PAPER_EXACT = {  # what paper_exact means for other settings (docs/method.md, se
     "tests": "paper",
     "merge": "min",
     "gaussian": False,
+    "neighbours": 0,
     "lot": 1,
     "held_out_fraction": 0.0,
     "folds": 1,

@@ -35,6 +35,8 @@ def report_summary(run: Run, evaluation: Evaluation) -> ReportSummary:
     """The summary of a report over all images of an evaluation."""
     calibration, origin = run.calibration, run.origin
     laws = zip(calibration.background, calibration.mean_ratio, calibration.n_channels, strict=True)
+    scales = [f"background, scale {scale + 1}" for scale in range(calibration.n_scales)]
+    names = scales + run.model.witness_names(len(calibration.background) - len(scales))
     facts = (
         Fact("model", str(run.folder)),
         Fact("data set", f"{evaluation.dataset}/{evaluation.category}"),
@@ -44,11 +46,11 @@ def report_summary(run: Run, evaluation: Evaluation) -> ReportSummary:
         Fact("epoch kept", f"{run.progress.best_epoch} of {run.progress.epochs_done}", evaluation.selection),
         *(
             Fact(
-                f"background, scale {s}" if s <= calibration.n_scales else f"Gaussian {s - calibration.n_scales}",
+                name,
                 f"v = {v:.3f}, k = {b.degrees_of_freedom:.1f} of {c}",
                 "1 and C for perfect noise",
             )
-            for s, (b, v, c) in enumerate(laws, start=1)
+            for name, (b, v, c) in zip(names, laws, strict=True)
         ),
     )
     figures = (

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -56,7 +56,8 @@ IMPORTED_CAVEAT = (
 )
 CALIBRATION_CHART_NAME = "calibration.svg"
 BEFORE_RECALIBRATION_NAME = "config.before-recalibration.json"
-BEFORE_FUSION: dict[str, Any] = {"merge": "min", "gaussian": False}  # settings of runs that do not have them
+BEFORE_FUSION: dict[str, Any] = {"merge": "min", "gaussian": False}  # settings of runs that do not have them, and
+BEFORE_NEIGHBOURS: dict[str, Any] = {"neighbours": 0}  # of those that came later
 WEIGHTS_PATTERN = "flow-*.safetensors"
 ROI_PATTERN = "roi-*"
 DIGEST = re.compile(r"-([0-9a-f]{12})\.safetensors$")  # of the content, see `save_weights`
@@ -123,6 +124,11 @@ class RunRoi:
         if hashlib.sha256(data).hexdigest() != self.sha256:
             raise CheckpointError(f"{path} is damaged: its checksum is another; restore it, or train again")
         return Rois(read_roi(path), name=path.name, hides=True)
+
+
+def with_earlier_settings(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings `model` of a run, those that came later as they were before there was a choice."""
+    return {**BEFORE_NEIGHBOURS, **model, **({} if "merge" in model else BEFORE_FUSION)}
 
 
 def keep_roi(path: Path, folder: Path) -> RunRoi:
@@ -226,8 +232,7 @@ def load_run(folder: Path, *, weights: Sequence[str] | None = None) -> Run:
     values = _read_config(folder)
     try:
         _require_known_method(values, folder / CONFIG_NAME)
-        if "merge" not in values["model"]:
-            values["model"] = {**values["model"], **BEFORE_FUSION}
+        values["model"] = with_earlier_settings(values["model"])
         run = replace(from_dict(Run, {**values, "folder": ""}), folder=folder)
         run = replace(run, calibration=replace(run.calibration, log_lot=run.model.log_lot))
     except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -32,6 +32,7 @@ from uflow_cli.run.record import (
     fields_of,
     is_run,
     load_run,
+    with_earlier_settings,
     write_calibration_chart,
     write_run,
 )
@@ -105,6 +106,7 @@ def read_state(folder: Path, *, with_tensors: bool = True) -> tuple[TrainingStat
             tensors = {name: file.get_tensor(name).clone() for name in (file.keys() if with_tensors else ())}
         if any(name.startswith("flow.stages.") for name in tensors):  # moments of Adam in another order
             raise CheckpointError(f"{path} was written by an older uflow; start the training anew with --overwrite")
+        values["model"] = with_earlier_settings(values["model"])
         return from_dict(TrainingState, values), tensors
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(

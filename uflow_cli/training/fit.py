@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -132,15 +132,21 @@ class FlowFit:
         return float(self.optimiser.param_groups[0]["lr"])
 
     def _fit_statistics(self) -> dict[str, Tensor]:
-        """Fit normalisation and Gaussians to the training images in one pass, and return their tensors by name."""
+        """Fit normalisation and witnesses to the training images, a pass each, and return their tensors by name."""
         model = self.model
         batches = list(batched(self.rows, self.config.batch_size))
         model.normalisation.fit(self.features.read(batch, device=model.device) for batch in batches)
-        if model.gaussians is not None:
+
+        def passed() -> tuple[Iterator[list[Tensor]], Iterator[Tensor | None]]:
             features = (self.features.read(batch, device=model.device) for batch in batches)
-            own = ([of_image[scale] for scale in model.scales] for of_image in features)
             counted = map(self._shares, batches)
-            model.gaussians.fit(own, (None if shares is None else shares[0] for shares in counted))
+            own = ([of_image[scale] for scale in model.scales] for of_image in features)
+            return own, (None if shares is None else shares[0] for shares in counted)
+
+        if model.gaussians is not None:
+            model.gaussians.fit(*passed())
+        if model.neighbours is not None:
+            model.neighbours.fit(*passed(), n_images=len(self.rows), seed=self.config.seed)
         return {key: value for key, value in model.state_dict().items() if not key.startswith("flow.")}
 
     def copies(self) -> dict[str, Tensor]:

@@ -211,7 +211,7 @@ def print_training_result(run: Run, data: Dataset) -> None:
         soft_wrap=True,
     )
     if calibration.n_images:
-        _print_calibration(console, calibration, n_flows=origin.n_flows)
+        _print_calibration(console, run, n_flows=origin.n_flows)
     _print_suspects(run)
     console.print(f"model in {plain(str(run.folder))}; next:", soft_wrap=True)
     for command in next_commands(run, data):
@@ -228,7 +228,7 @@ def print_import(run: Run) -> None:
     if run.caveat:
         warn(run.caveat)
     if run.calibration.n_images:
-        _print_calibration(console, run.calibration, n_flows=1)
+        _print_calibration(console, run, n_flows=1)
     options = f"--dataset {shlex.quote(origin.dataset)} --category {shlex.quote(origin.category)}"
     console.print(f"model in {plain(str(run.folder))}; next:", soft_wrap=True)
     command = f"uflow evaluate --model {shlex.quote(str(run.folder))} {options}"
@@ -261,16 +261,18 @@ def _print_suspects(run: Run) -> None:
     )
 
 
-def _print_calibration(console: Console, calibration: Calibration, *, n_flows: int) -> None:
+def _print_calibration(console: Console, run: Run, *, n_flows: int) -> None:
     """The fit of the embeddings and the false alarms on held-out images."""
+    calibration = run.calibration
+    scales = [f"scale {scale + 1}" for scale in range(calibration.n_scales)]
+    names = scales + run.model.witness_names(len(calibration.background) - len(scales))
     table = Table(title="embeddings of held-out good images", title_justify="left", box=None, pad_edge=False)
     for name in ("source", "channels C", "v = mean U / C", "degrees of freedom k"):
         table.add_column(name, justify="right")
-    for scale, (background, ratio, channels) in enumerate(
-        zip(calibration.background, calibration.mean_ratio, calibration.n_channels, strict=True), 1
+    for name, background, ratio, channels in zip(
+        names, calibration.background, calibration.mean_ratio, calibration.n_channels, strict=True
     ):
-        source = f"scale {scale}" if scale <= calibration.n_scales else f"Gaussian {scale - calibration.n_scales}"
-        table.add_row(source, str(channels), f"{ratio:.3f}", f"{background.degrees_of_freedom:.1f}")
+        table.add_row(name, str(channels), f"{ratio:.3f}", f"{background.degrees_of_freedom:.1f}")
     console.print(table)
     console.print(_false_alarms(calibration))
     flagged = calibration.false_alarm_images(0.0)
