@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from uflow_cli.calibration import Calibration, calibrate
-from uflow_cli.calibration.fitting import FLOW_SHARE, fit_fusion
+from uflow_cli.calibration.fitting import fit_fusion
 from uflow_cli.detection.detector import AREA_EXPONENT, WHOLE_SHARE, Detector
 from uflow_cli.detection.evidence import image_levels
 from uflow_cli.detection.masks import CONTRAST
@@ -183,9 +183,9 @@ def test_whole_images_may_have_their_share_of_the_false_alarms():
 def test_weights_share_between_flow_and_other_witnesses():
     maps = norms(10, seed=1)
     laws = [Background(float(c)) for c in CHANNELS]
-    both = fit_fusion(maps, laws, n_flow=2).weights
-    assert both == pytest.approx((FLOW_SHARE / 2, FLOW_SHARE / 2, 1 - FLOW_SHARE))
-    assert fit_fusion(maps[:2], laws[:2], n_flow=2).weights == (0.5, 0.5)
+    both = fit_fusion(maps, laws, n_flow=2, flow_share=0.6).weights
+    assert both == pytest.approx((0.3, 0.3, 0.4))
+    assert fit_fusion(maps[:2], laws[:2], n_flow=2, flow_share=0.6).weights == (0.5, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_weights_share_between_flow_and_other_witnesses():
 def test_the_map_rests_on_the_fine_scales(n_flow, n_others, expected):
     maps = [np.random.default_rng(s).chisquare(8, (5, 4, 4)).astype(np.float32) for s in range(n_flow + n_others)]
     laws = [Background(8.0)] * len(maps)
-    assert fit_fusion(maps, laws, n_flow=n_flow).map_weights == pytest.approx(expected)
+    assert fit_fusion(maps, laws, n_flow=n_flow, flow_share=0.7).map_weights == pytest.approx(expected)
 
 
 def test_what_a_source_without_weight_in_the_map_says_moves_no_outline():

@@ -150,7 +150,7 @@ def test_run_of_an_older_version_lacks_settings_and_takes_their_defaults(copied_
     values = json.loads((copied_run / CONFIG_NAME).read_text())
     edit_config(copied_run, model={"extractor": values["model"]["extractor"]}, training={"epochs": 3})
     run = load_run(copied_run)
-    assert run.model == ModelConfig(merge="min", gaussian=False, neighbours=0)  # what that version did
+    assert run.model == ModelConfig(merge="min", gaussian=False, neighbours=0, flow_share=0.75)  # what that version did
     assert run.training == TrainingConfig(epochs=3)
 
 

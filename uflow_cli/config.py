@@ -136,6 +136,12 @@ class ModelConfig(Settings):
         le=100_000,
         description="Patches of good images that are kept, to fuse how far new ones are from the nearest; 0: none.",
     )
+    flow_share: float = Field(
+        default=0.7,
+        gt=0,
+        lt=1,
+        description="Share of the flow in the fused evidence that judges; the rest is for Gaussians and neighbours.",
+    )
     lot: int = Field(
         default=100,
         ge=1,

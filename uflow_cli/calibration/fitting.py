@@ -26,7 +26,6 @@ TAIL_IMAGES = 6  # of all held-out images, at most half: those that make the tai
 MEAN_EXCESS = 1 / math.log(10)  # of log NFA below any level, under the background law: P(log NFA < t) grows as 10^t
 KNOT_RATIO = 1.25  # between the ranks of two knots: 40 of them span 5 to 10,000 regions
 FOLDS = 10
-FLOW_SHARE = 0.7  # of fused evidence; see benchmarks/results/fused.md
 IMAGE_POWER = 3.0  # of what an image as a whole says; see benchmarks/results/fused.md
 FINE_SHARE, COARSE_SHARE = 0.3, 0.1  # of the map, for the flow's two finest scales and for all others
 STEEPEST = 1e4  # degrees of freedom of a fitted law, at most
@@ -54,6 +53,7 @@ class EvidenceKind(TypedDict):
     tests: Tests
     reach: Sequence[int]
     is_fused: bool
+    flow_share: float
     log_lot: float
 
 
@@ -62,19 +62,19 @@ def kind_of_evidence(model: EvidenceModel) -> EvidenceKind:
     config = model.config
     return {
         "n_channels": model.source_channels, "tests": config.tests, "reach": model.reach,
-        "is_fused": config.is_fused, "log_lot": config.log_lot,
+        "is_fused": config.is_fused, "flow_share": config.flow_share, "log_lot": config.log_lot,
     }  # fmt: skip
 
 
 def calibrate(
     norms: Sequence[ArrayLike], *, selection: Sequence[ArrayLike] = (), n_channels: tuple[int, ...], tests: Tests,
-    reach: Sequence[int], shared: bool = False, is_fused: bool = False,
+    reach: Sequence[int], shared: bool = False, is_fused: bool = False, flow_share: float = 0.7,
     log_lot: float = 0.0, groups: Sequence[str] = (), shares: NDArray[np.float32] | None = None,
 ) -> Calibration:  # fmt: skip
     """Calibration from U maps of held-out good images, per source of evidence (N, H_s, W_s), the flow's scales first.
 
     `reach` has an entry for each of the flow's scales. `is_fused` fuses the evidence of all sources before regions are
-    sought; without it there are no other sources.
+    sought, `flow_share` of it the flow's; without it there are no other sources.
 
     `norms` give the false-alarm rate; `selection` are U maps of further images, those that chose the epoch. All of them
     fit the background and draw the curves. The images of `norms` take turns to be left out of the curves and are scored
@@ -92,7 +92,7 @@ def calibrate(
     maps = [np.concatenate(pair) for pair in zip(scored, selection, strict=True)] if selection else scored
     fits = [fit_background(u, n_channels=c) for u, c in zip(maps, n_channels, strict=True)]
     laws = tuple(law for law, _ in fits)
-    fusion = fit_fusion(maps, laws, n_flow=len(reach), shares=shares) if is_fused else None
+    fusion = fit_fusion(maps, laws, n_flow=len(reach), flow_share=flow_share, shares=shares) if is_fused else None
     detector = Detector(laws, tests, tuple(reach), fusion=fusion)
     if fusion is not None:
         fusion = replace(fusion, map_mean=_mean_of(detector.localised(maps, shares), shares))
@@ -128,17 +128,17 @@ def calibrate(
 
 
 def fit_fusion(
-    maps: Sequence[NDArray[np.float32]], laws: Sequence[Background], *, n_flow: int,
+    maps: Sequence[NDArray[np.float32]], laws: Sequence[Background], *, n_flow: int, flow_share: float,
     shares: NDArray[np.float32] | None = None,
 ) -> Fusion:  # fmt: skip
     """How evidence of sources with these `laws` is fused, and its own laws, from U maps (N, H_s, W_s) of good images.
 
     The first `n_flow` sources are the flow's scales. All of them together, and each as much as the others, count for
-    `FLOW_SHARE`; the rest goes to the witnesses beside it, where there are any. The map has weights of its own, see
+    `flow_share`; the rest goes to the witnesses beside it, where there are any. The map has weights of its own, see
     `_map_weights`; its mean on good images is not fitted here.
     """
     others = len(maps) - n_flow
-    share = FLOW_SHARE if others else 1.0
+    share = flow_share if others else 1.0
     weights = (share / n_flow,) * n_flow + tuple((1.0 - share) / others for _ in range(others))
     map_weights = _map_weights(n_flow, others)
     fused = fuse_evidence(maps, background=laws, weights=weights)
