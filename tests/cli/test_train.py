@@ -131,7 +131,7 @@ def test_suspicious_images_are_named_and_can_be_excluded(uflow, tmp_path):
     folder = tmp_path / "good"
     for i in range(24):
         write_png(folder / f"{i:02d}.png", defective_image(i)[0] if i == 7 else good_image(i))
-    command = ("train", "--images", folder, *QUICK, "--epochs", 4, "--folds", 3)
+    command = ("train", "--images", folder, *QUICK, "--epochs", 4, "--folds", 3, "--flow-share", 0.7)
     outcome = uflow(*command, "--out", tmp_path / "run")
     assert outcome.code == 0, outcome.err
     assert "3 flows take turns" in outcome.err
