@@ -72,7 +72,7 @@ def test_every_architecture_from_training_to_evaluation(architecture, product, t
 def test_witnesses_beside_the_flow_are_those_of_the_settings(settings, names, channels):
     model = build_model(ModelConfig(input_size=64, **settings), device=CPU)
     assert model.source_channels[len(model.reach) :] == channels
-    assert model.config.witness_names(len(channels)) == names
+    assert model.config.source_names(3, 3 + len(channels))[3:] == names
     maps = model.evidence_maps([defective_image(0)[0]])
     assert [u.shape[1] for u in maps[3:]] == [2 if n == 432 else 4 for n in channels]
 

@@ -200,10 +200,11 @@ class ModelConfig(Settings):
         """Patches of good images that are part of the model, 0 for none."""
         return self.neighbours if self.is_fused else 0
 
-    def witness_names(self, n: int) -> list[str]:
-        """What the `n` sources of evidence beside the flow are called."""
-        patches = ["nearest patch"] if self.n_patches else []
-        return [*(f"Gaussian {number}" for number in range(1, n - len(patches) + 1)), *patches][:n]
+    def source_names(self, n_flow: int, n: int, *, scale: str = "scale") -> list[str]:
+        """What `n` sources of evidence are called; the first `n_flow` are scales of the flow, `scale` and a number."""
+        patches = ["nearest patch"] if self.n_patches and n > n_flow else []
+        gaussians = [f"Gaussian {number}" for number in range(1, n - n_flow - len(patches) + 1)]
+        return [*(f"{scale} {number}" for number in range(1, n_flow + 1)), *gaussians, *patches]
 
     @property
     def log_lot(self) -> float:

@@ -88,9 +88,7 @@ def source_names(model: EvidenceModel) -> list[str]:
     """What the sources of `model`'s fused evidence are called; UflowError where evidence is not fused."""
     if not model.config.is_fused:
         raise UflowError("sources are measured alone where their evidence is fused; this run was trained otherwise")
-    n_flow = len(model.reach)
-    flow = [f"flow, scale {scale + 1}" for scale in range(n_flow)]
-    return flow + model.config.witness_names(len(model.source_channels) - n_flow)
+    return model.config.source_names(len(model.reach), len(model.source_channels), scale="flow, scale")
 
 
 def fair_threshold(

@@ -39,6 +39,11 @@ class Layout:
         """Height and width of the canvas over those of the content, at least 1."""
         return self.canvas[0] / self.content[0], self.canvas[1] / self.content[1]
 
+    @property
+    def has_border(self) -> bool:
+        """Whether the canvas is larger than the content."""
+        return self.content != self.canvas
+
     def resized(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """`image` in the size of the content; the image itself where that is its size."""
         return image if image.shape[:2] == self.content else resize_image(image, self.content)
@@ -84,7 +89,7 @@ class Layout:
         """How much of each cell of the canvas's `grid` is image inside `roi` (H, W), 0 to 1; None: all."""
         if roi is not None:
             return cell_shares(roi, (grid[0] / self.extent[0], grid[1] / self.extent[1]), grid)
-        if self.content == self.canvas:
+        if not self.has_border:
             return None
         rows, columns = (
             np.clip(side * n / whole - np.arange(n), 0.0, 1.0)

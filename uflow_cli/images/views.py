@@ -131,7 +131,7 @@ class Source:
     @property
     def counts_whole(self) -> bool:
         """Whether all of it is image that counts: no border, no region of interest."""
-        return self.roi is None and (self.layout is None or self.layout.content == self.layout.canvas)
+        return self.roi is None and (self.layout is None or not self.layout.has_border)
 
     @property
     def key(self) -> bytes:

@@ -35,8 +35,7 @@ def report_summary(run: Run, evaluation: Evaluation) -> ReportSummary:
     """The summary of a report over all images of an evaluation."""
     calibration, origin = run.calibration, run.origin
     laws = zip(calibration.background, calibration.mean_ratio, calibration.n_channels, strict=True)
-    scales = [f"background, scale {scale + 1}" for scale in range(calibration.n_scales)]
-    names = scales + run.model.witness_names(len(calibration.background) - len(scales))
+    names = run.model.source_names(calibration.n_scales, len(calibration.background), scale="background, scale")
     facts = (
         Fact("model", str(run.folder)),
         Fact("data set", f"{evaluation.dataset}/{evaluation.category}"),

@@ -137,16 +137,16 @@ class FlowFit:
         batches = list(batched(self.rows, self.config.batch_size))
         model.normalisation.fit(self.features.read(batch, device=model.device) for batch in batches)
 
-        def passed() -> tuple[Iterator[list[Tensor]], Iterator[Tensor | None]]:
+        def one_pass() -> tuple[Iterator[list[Tensor]], Iterator[Tensor | None]]:
             features = (self.features.read(batch, device=model.device) for batch in batches)
             counted = map(self._shares, batches)
             own = ([of_image[scale] for scale in model.scales] for of_image in features)
             return own, (None if shares is None else shares[0] for shares in counted)
 
         if model.gaussians is not None:
-            model.gaussians.fit(*passed())
+            model.gaussians.fit(*one_pass())
         if model.neighbours is not None:
-            model.neighbours.fit(*passed(), n_images=len(self.rows), seed=self.config.seed)
+            model.neighbours.fit(*one_pass(), n_images=len(self.rows), seed=self.config.seed)
         return {key: value for key, value in model.state_dict().items() if not key.startswith("flow.")}
 
     def copies(self) -> dict[str, Tensor]:

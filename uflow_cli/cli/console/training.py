@@ -264,8 +264,7 @@ def _print_suspects(run: Run) -> None:
 def _print_calibration(console: Console, run: Run, *, n_flows: int) -> None:
     """The fit of the embeddings and the false alarms on held-out images."""
     calibration = run.calibration
-    scales = [f"scale {scale + 1}" for scale in range(calibration.n_scales)]
-    names = scales + run.model.witness_names(len(calibration.background) - len(scales))
+    names = run.model.source_names(calibration.n_scales, len(calibration.background))
     table = Table(title="embeddings of held-out good images", title_justify="left", box=None, pad_edge=False)
     for name in ("source", "channels C", "v = mean U / C", "degrees of freedom k"):
         table.add_column(name, justify="right")
