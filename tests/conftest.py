@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from products import SMALL_MODEL, SMALL_TRAINING, Recorder, defective_image, good_image, shared_cache
+from products import SMALL_MODEL, SMALL_TRAINING, Recorder, defective_image, files_in, good_image, shared_cache
 
 from uflow_cli.export import export_run
 from uflow_cli.images import write_png
@@ -48,8 +48,8 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def small_run(product: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run trained for four epochs on `product`. Read only."""
+def small_run(product: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A run trained for four epochs on `product`. Read only, which is checked at the end."""
     out = tmp_path_factory.mktemp("runs") / "stripes"
     paths = sorted((product / "stripes" / "train" / "good").iterdir())
     train(
@@ -57,7 +57,9 @@ def small_run(product: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         device=torch.device("cpu"), observer=Recorder([]),
         cache=shared_cache(),
     )  # fmt: skip
-    return out
+    made = files_in(out)
+    yield out
+    assert files_in(out) == made, "a test wrote into small_run"
 
 
 @pytest.fixture(scope="session")
@@ -70,8 +72,10 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="session")
-def graph_run(small_run: Path, photographs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`small_run` with its graph. Read only."""
+def graph_run(small_run: Path, photographs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """`small_run` with its graph. Read only, which is checked at the end."""
     folder = Path(shutil.copytree(small_run, tmp_path_factory.mktemp("graphs") / "stripes"))
     export_run(load_run(folder), photographs, which="test images")
-    return folder
+    made = files_in(folder)
+    yield folder
+    assert files_in(folder) == made, "a test wrote into graph_run"

@@ -50,7 +50,8 @@ def test_held_out_images_stand_in_the_histogram_where_thresholds_count_them(
 
     monkeypatch.setattr(page, "lowest_histogram", histogram)
     uflow("detect", *photographs, "--model", small_run, "--out", tmp_path / "out", "--report", tmp_path / "page")
-    uflow("evaluate", "--model", small_run, "--data-root", product, "--report", tmp_path / "evaluated")
+    uflow("evaluate", "--model", small_run, "--data-root", product, "--out", tmp_path / "measures", "--report",
+          tmp_path / "evaluated")  # fmt: skip
     calibration = load_run(small_run).calibration
     assert calibration.log_lot == 2.0
     assert [len(held_out) for held_out in drawn] == [calibration.n_images] * 2
