@@ -14,6 +14,7 @@ import argparse
 import http.client
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -109,18 +110,18 @@ def number_of_lines(out: Path) -> Callable[[], int]:
     return count
 
 
-def write_names(folder: Path, image: Path, n_images: int) -> None:
-    """So many names of the file `image`, a thousand in a folder."""
+def write_copies(folder: Path, image: Path, n_images: int) -> None:
+    """So many copies of the file `image`, a thousand in a folder."""
     for number in range(n_images):
         place = folder / f"{number // 1000:03d}"
         if number % 1000 == 0:
             place.mkdir(parents=True)
-        os.link(image, place / f"{number:06d}.png")
+        shutil.copyfile(image, place / f"{number:06d}.png")
 
 
 def detect(run: Path, root: Path, image: Path, n_images: int) -> list[Sample]:
     """`uflow detect` on a folder."""
-    write_names(root / "images", image, n_images)
+    write_copies(root / "images", image, n_images)
     out = root / "out"
     process = started("detect", root / "images", "--model", run, "--out", out, "--device", "cpu", "--quiet")
     samples = followed(process, number_of_lines(out), n_images)
@@ -142,7 +143,7 @@ def watch(run: Path, root: Path, image: Path, n_images: int) -> list[Sample]:
         n = count()
         while sent[0] < min(n_images, n + 1000):
             hidden = root / "coming" / f".{sent[0]:06d}"
-            os.link(image, hidden)
+            shutil.copyfile(image, hidden)
             hidden.rename(root / "coming" / f"{sent[0]:06d}.png")
             sent[0] += 1
         return n
