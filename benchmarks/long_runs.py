@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -119,23 +119,35 @@ def write_copies(folder: Path, image: Path, n_images: int) -> None:
         shutil.copyfile(image, place / f"{number:06d}.png")
 
 
-def detect(run: Path, root: Path, image: Path, n_images: int) -> list[Sample]:
+def detect(run: Path, root: Path, image: Path, n_images: int, words: Sequence[str]) -> list[Sample]:
     """`uflow detect` on a folder."""
     write_copies(root / "images", image, n_images)
     out = root / "out"
-    process = started("detect", root / "images", "--model", run, "--out", out, "--device", "cpu", "--quiet")
+    process = started("detect", root / "images", "--model", run, "--out", out, "--device", "cpu", "--quiet", *words)
     samples = followed(process, number_of_lines(out), n_images)
     assert process.wait() == 0, process.stderr and process.stderr.read()
     return samples
 
 
-def watch(run: Path, root: Path, image: Path, n_images: int) -> list[Sample]:
+def watch(run: Path, root: Path, image: Path, n_images: int, words: Sequence[str]) -> list[Sample]:
     """`uflow watch` on a folder that images come into, each moved when it is done; never more than 1000 wait."""
     (root / "coming").mkdir()
     out = root / "out"
     moves = ["--move-defect", root / "defect", "--move-good", root / "good"]
     process = started(
-        "watch", root / "coming", "--model", run, "--out", out, "--device", "cpu", "--quiet", "--settle", 0, *moves
+        "watch",
+        root / "coming",
+        "--model",
+        run,
+        "--out",
+        out,
+        "--device",
+        "cpu",
+        "--quiet",
+        "--settle",
+        0,
+        *moves,
+        *words,
     )
     count, sent = number_of_lines(out), [0]
 
@@ -154,9 +166,9 @@ def watch(run: Path, root: Path, image: Path, n_images: int) -> list[Sample]:
     return samples
 
 
-def serve(run: Path, root: Path, image: Path, n_images: int) -> list[Sample]:
+def serve(run: Path, root: Path, image: Path, n_images: int, words: Sequence[str]) -> list[Sample]:
     """`uflow serve` with one client, every hundredth request on a new connection."""
-    del root
+    del root, words
     process = started("serve", "--model", run, "--port", 0, "--device", "cpu")
     assert process.stderr
     found = re.search(r"http://127\.0\.0\.1:(\d+)", process.stderr.readline())
@@ -202,6 +214,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=64)
     parser.add_argument("--only", default=",".join(COMMANDS))
     parser.add_argument("--model", type=Path)
+    parser.add_argument("--no-pictures", action="store_true", help="Let detect and watch write no masks and overlays.")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -211,10 +224,11 @@ def main() -> None:
         (root / "image.png").write_bytes(encode_png(image))
         print("| command | images | MiB early | late | growth | bytes per image | open files early | late | "
               "images per second of processor time early | late |\n|" + 10 * "---|")  # fmt: skip
+        words = ["--no-masks", "--no-overlays"] if options.no_pictures else []
         for name in options.only.split(","):
             place = root / name
             place.mkdir()
-            samples = COMMANDS[name](run, place, root / "image.png", options.images)
+            samples = COMMANDS[name](run, place, root / "image.png", options.images, words)
             print(table_row(name, samples, options.images), flush=True)
 
 
