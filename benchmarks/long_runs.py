@@ -133,22 +133,8 @@ def watch(run: Path, root: Path, image: Path, n_images: int, words: Sequence[str
     """`uflow watch` on a folder that images come into, each moved when it is done; never more than 1000 wait."""
     (root / "coming").mkdir()
     out = root / "out"
-    moves = ["--move-defect", root / "defect", "--move-good", root / "good"]
-    process = started(
-        "watch",
-        root / "coming",
-        "--model",
-        run,
-        "--out",
-        out,
-        "--device",
-        "cpu",
-        "--quiet",
-        "--settle",
-        0,
-        *moves,
-        *words,
-    )
+    options = ["--settle", 0, "--move-defect", root / "defect", "--move-good", root / "good", *words]
+    process = started("watch", root / "coming", "--model", run, "--out", out, "--device", "cpu", "--quiet", *options)
     count, sent = number_of_lines(out), [0]
 
     def n_done() -> int:
