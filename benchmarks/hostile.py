@@ -63,6 +63,11 @@ HOSTILE: tuple[Any, ...] = (
 )  # fmt: skip
 
 
+def _is_number(value: Any) -> bool:
+    """Whether it can be multiplied: no bool, no integer beyond all floats."""
+    return isinstance(value, float) or (type(value) is int and abs(value) < 2**63)
+
+
 def damaged_json(text: str, rng: Generator) -> str:
     """The JSON `text` with a few values replaced, removed, repeated or moved; sometimes no JSON at all."""
     if rng.random() < 0.1:
@@ -83,7 +88,7 @@ def damaged_json(text: str, rng: Generator) -> str:
                 within[key] = json.loads(json.dumps(other[place]))
             case 2 if isinstance(within[key], list):
                 within[key] = within[key] * int(rng.integers(2, 40))
-            case 3 if isinstance(within[key], int | float) and not isinstance(within[key], bool):
+            case 3 if _is_number(within[key]):
                 within[key] = within[key] * float(rng.choice([-1, 0, 1e-30, 1e30, 2, 0.5, 1e300]))
             case 4 if isinstance(within, dict):
                 within[f"{key}_"] = within[key]

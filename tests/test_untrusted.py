@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,8 @@ from hostile import run_cases, told
 from hostile_models import SHARES, Targets, all_targets
 
 from uflow_cli.errors import CheckpointError, DatasetError, UflowError
-from uflow_cli.run.record import CONFIG_NAME, load_model, load_run
+from uflow_cli.run.graph import load_engine
+from uflow_cli.run.record import CONFIG_NAME, GRAPH_NAME, load_model, load_run, read_flow
 from uflow_cli.run.state import read_state
 
 pytestmark = [
@@ -84,6 +87,60 @@ def test_weights_of_which_a_bit_has_flipped_are_refused(copied_run: Path) -> Non
     (copied_run / run.weights).write_bytes(data)
     with pytest.raises(CheckpointError, match="its checksum is not that of its name"):
         load_model(run, device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", ["a" * 1000, "a\0b"])
+def test_names_that_no_file_can_have_are_refused(copied_run: Path, name: str) -> None:
+    values = json.loads((copied_run / CONFIG_NAME).read_text())
+    values["weights"] = name
+    (copied_run / CONFIG_NAME).write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match="that no file can be called, a"):
+        load_run(copied_run)
+
+
+@pytest.mark.parametrize("name", ["a" * 1000, "a\0b"])
+def test_graphs_that_no_file_can_be_called_are_refused(graph_run: Path, tmp_path: Path, name: str) -> None:
+    folder = Path(shutil.copytree(graph_run, tmp_path / "run"))
+    values = json.loads((folder / GRAPH_NAME).read_text())
+    values["file"] = name
+    (folder / GRAPH_NAME).write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match="that no file can be called, a"):
+        load_engine(load_run(folder))
+
+
+@pytest.mark.parametrize("place", [("curves", 0, "exponent"), ("n_channels", 0)])
+def test_integers_that_are_no_float_any_more_are_damage(copied_run: Path, place: tuple[str | int, ...]) -> None:
+    values = json.loads((copied_run / CONFIG_NAME).read_text())
+    within = values["calibration"]
+    for key in place[:-1]:
+        within = within[key]
+    within[place[-1]] = 10**400
+    (copied_run / CONFIG_NAME).write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match="is damaged"):
+        load_run(copied_run)
+
+
+def test_a_law_whose_mean_no_map_can_hold_is_damage(copied_run: Path) -> None:
+    values = json.loads((copied_run / CONFIG_NAME).read_text())
+    values["calibration"]["background"][0]["scale"] = 1e38
+    (copied_run / CONFIG_NAME).write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match="too extreme"):
+        load_run(copied_run)
+
+
+@pytest.mark.parametrize("buffer", ["permutation", "inverse_permutation"])
+def test_a_permutation_that_is_none_does_not_fit(copied_run: Path, buffer: str) -> None:
+    from safetensors.torch import save
+
+    run = load_run(copied_run)
+    tensors = read_flow(copied_run / run.weights)
+    name = next(name for name in tensors if name.endswith(f".{buffer}"))
+    tensors[name][0] = 2**40
+    data = save(tensors)
+    weights = f"flow-0001-{hashlib.sha256(data).hexdigest()[:12]}.safetensors"
+    (copied_run / weights).write_bytes(data)
+    with pytest.raises(CheckpointError, match="does not fit the model"):
+        load_model(replace(run, weights=weights), device=torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

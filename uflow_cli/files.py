@@ -17,6 +17,7 @@ from typing import IO, Any
 from uflow_cli.errors import NoRoomError, UflowError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+LONGEST_NAME = 255  # bytes, on all systems in use
 
 
 def default_folder(environment: Mapping[str, str] = os.environ) -> Path:
@@ -67,6 +68,11 @@ def write_bytes(path: Path, data: bytes, *, durable: bool = False) -> None:
     """Write `data`: `path` is the whole new file or what it was before; UflowError if that fails."""
     with replacing(path, durable=durable) as temporary:
         temporary.write_bytes(data)
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a file of a folder may be called `name`: no path, no null byte, not too long."""
+    return Path(name).name == name and "\0" not in name and len(os.fsencode(name)) <= LONGEST_NAME
 
 
 def read_plain(path: Path) -> bytes:

@@ -44,6 +44,7 @@ KINDS = {"boolean": "true or false", "integer": "a whole number", "number": "a n
 LIMITS = {
     "minimum": "of at least", "exclusiveMinimum": "above", "maximum": "of at most", "exclusiveMaximum": "below",
 }  # fmt: skip
+LARGEST_INTEGER = 2**63  # in JSON; beyond 2^1024 not even a float is as large
 BYTES = "bytes:"
 LONE = re.compile("[\udc80-\udcff]")  # of a file name that is no Unicode
 LONE_SURROGATE = re.compile(r"(?<!\\ud[89ab]..)\\ud[c-f]..")  # of a file name that is no Unicode; pydantic refuses it
@@ -102,11 +103,18 @@ def to_dict(value: Any) -> dict[str, Any]:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text; ValueError for what is none, or is nested too deeply to be of ours."""
+    """The value of a JSON text; ValueError for what is none, is nested too deeply or has too large integers."""
     try:
-        return json.loads(text)
+        return json.loads(text, parse_int=_integer)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def _integer(digits: str) -> int:
+    value = int(digits)
+    if abs(value) >= LARGEST_INTEGER:
+        raise ValueError(f"{shortened(digits)} is too large a number")
+    return value
 
 
 def from_dict(kind: type[T], values: object) -> T:

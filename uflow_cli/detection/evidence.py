@@ -77,7 +77,7 @@ def clear_halos(
     for u, law, cells in zip(evidence, background, reach, strict=True):
         mean = law.degrees_of_freedom * law.scale
         peak = np.stack([highest_around(one, cells) for one in u])
-        with np.errstate(divide="ignore", over="ignore"):  # a mean beyond float32 has no halos
+        with np.errstate(divide="ignore"):
             is_halo = (peak > PEAK_START * mean) & (np.log(u / mean) < HALF * np.log(peak / mean))
-            cleared.append(np.where(is_halo, np.minimum(u, np.float32(mean)), u).astype(np.float32))
+        cleared.append(np.where(is_halo, np.minimum(u, np.float32(mean)), u).astype(np.float32))
     return cleared

@@ -41,6 +41,7 @@ Tail = Literal["chernoff", "published"]
 _TAILS: tuple[str, ...] = get_args(Tail)
 _TESTS: tuple[str, ...] = get_args(Tests)
 AXES = ("images", "height", "width")
+LARGEST_MEAN = float(np.finfo(np.float32).max)  # U maps are float32
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Background:
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} of a background must be positive and finite, not {value}")
         mean = self.degrees_of_freedom * self.scale
-        if not all(0 < x < math.inf and math.isfinite(1 / x) for x in (mean, self.scale)):
+        if not all(0 < x < LARGEST_MEAN and math.isfinite(1 / x) for x in (mean, self.scale)):
             raise ValueError(f"a background of {self.degrees_of_freedom} and {self.scale} is too extreme")
 
 

@@ -89,8 +89,15 @@ class UFlow(GraphINN):
                 step.shares = None
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """As of every module; a state that names stages and steps, as older run folders do, fits too."""
-        return super().load_state_dict(self._renamed(state_dict), strict, assign)
+        """As of every module, but RuntimeError also for permutations that are none.
+
+        A state that names stages and steps, as older run folders do, fits too.
+        """
+        keys = super().load_state_dict(self._renamed(state_dict), strict, assign)
+        for step in self.modules():
+            if isinstance(step, FlowStep) and not step.is_permuting:
+                raise RuntimeError("a permutation of channels is none")
+        return keys
 
     def _renamed(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """`state` with the names that the tensors of older run folders have now; other names stay."""

@@ -62,6 +62,13 @@ class FlowStep(InvertibleModule):
         return input_dims
 
     @property
+    def is_permuting(self) -> bool:
+        """Whether the indices, which weights from a file may replace, are a permutation and its inverse."""
+        order = torch.arange(len(self.permutation), device=self.permutation.device)
+        inverse = torch.argsort(self.permutation)
+        return torch.equal(self.permutation.sort().values, order) and torch.equal(self.inverse_permutation, inverse)
+
+    @property
     def scale(self) -> Tensor:
         """g, positive, (1, C, 1, 1)."""
         return 0.1 * F.softplus(self.global_scale, beta=0.5)

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from uflow_cli.config import DeviceChoice, Runtime
 from uflow_cli.errors import CheckpointError, UflowError
-from uflow_cli.files import write_bytes, write_text
+from uflow_cli.files import is_file_name, write_bytes, write_text
 from uflow_cli.run.record import CONFIG_NAME, GRAPH_NAME, Run, fields_of, load_model
 from uflow_cli.schema import from_dict, record, to_json
 from uflow_cli.text import in_one_line, shortened
@@ -145,8 +145,11 @@ def _read_graph(path: Path) -> Graph | None:
         graph = from_dict(Graph, fields_of(path.read_text(encoding="utf-8"), path))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged ({in_one_line(error)}); export the run again") from error
-    if Path(graph.file).name != graph.file:
-        raise CheckpointError(f"{path} names a graph in another folder, {shortened(graph.file)}; export the run again")
+    if not is_file_name(graph.file):
+        raise CheckpointError(
+            f"{path} names a graph in another folder, or that no file can be called, "
+            f"{shortened(graph.file)}; export the run again"
+        )
     return graph
 
 

@@ -32,7 +32,7 @@ from uflow_cli.calibration import Calibration, calibration_chart
 from uflow_cli.charts import svg_file
 from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.errors import CheckpointError, UflowError
-from uflow_cli.files import write_bytes, write_text
+from uflow_cli.files import is_file_name, write_bytes, write_text
 from uflow_cli.images import EVERYWHERE, Rois, read_encoded, read_roi
 from uflow_cli.schema import FileName, from_dict, parse_json, record, refuse_newer, to_json
 from uflow_cli.text import in_one_line, shortened
@@ -243,9 +243,10 @@ def load_run(folder: Path, *, weights: Sequence[str] | None = None) -> Run:
         raise CheckpointError(
             f"{folder / CONFIG_NAME} does not fit this uflow ({error}); update uflow to use this model, or train again"
         ) from error
-    if Path(run.weights).name != run.weights:
+    if not is_file_name(run.weights):
         raise CheckpointError(
-            f"{folder / CONFIG_NAME} names weights in another folder, {shortened(run.weights)}; train again"
+            f"{folder / CONFIG_NAME} names weights in another folder, or that no file can be called, "
+            f"{shortened(run.weights)}; train again"
         )
     weights = weights or _moved_weights(run)
     if weights:
