@@ -261,8 +261,6 @@ def _unpack_zip(
 
 
 def _unpack_tar(file: IO[bytes], archive: Path, folder: Path, category: str | None, on_progress: OnProgress) -> None:
-    if not hasattr(tarfile, "data_filter"):
-        raise UflowError("Python 3.11.4 or newer is needed to unpack safely")
     size, unpacked = archive.stat().st_size, 0
     with tarfile.open(fileobj=file, mode="r:*") as packed:
         for member in packed:
@@ -271,9 +269,18 @@ def _unpack_tar(file: IO[bytes], archive: Path, folder: Path, category: str | No
                 continue
             unpacked += member.size
             _require_sane(archive, folder, unpacked, still=member.size)
-            packed.extract(member, folder, filter="data")
+            _write_member(packed, member, folder / member.name)
             on_progress("unpacking", min(file.tell(), size - 1), size)
     on_progress("unpacking", size, size)
+
+
+def _write_member(packed: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
+    """Write the content of a plain file, and nothing else that the archive says of it, or make a folder."""
+    (path if member.isdir() else path.parent).mkdir(parents=True, exist_ok=True)
+    content = packed.extractfile(member)  # None for a folder
+    if content is not None:
+        with content, path.open("wb") as file:
+            shutil.copyfileobj(content, file)
 
 
 def _require_harmless(archive: Path, name: str, *, plain: bool) -> None:

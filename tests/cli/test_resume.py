@@ -19,6 +19,7 @@ from products import good_image
 from safetensors.numpy import load_file
 
 from uflow_cli.images import write_png
+from uflow_cli.run.lock import LOCK_NAME
 from uflow_cli.run.record import CONFIG_NAME, load_run
 
 N_KILLS = 20
@@ -120,6 +121,8 @@ def test_ctrl_c_once_finishes_the_epoch_and_twice_stops_at_once(good_folder, tmp
 def test_finished_training_says_so(uflow, good_folder, tmp_path):
     assert uflow(*settings(good_folder, tmp_path / "run", 1)).code == 0
     before = outcome(tmp_path / "run")
+    for left in (LOCK_NAME, ".0123abcd.tmp"):  # by a kill in the last moment
+        (tmp_path / "run" / left).touch()
     again = uflow("train", "--resume", tmp_path / "run")
     assert again.code == 0
     assert "is finished" in again.err

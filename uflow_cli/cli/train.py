@@ -240,12 +240,15 @@ def _resume(
 ) -> None:  # fmt: skip
     from uflow_cli.cli import console
     from uflow_cli.model import choose_device
+    from uflow_cli.run.lock import remove_traces
     from uflow_cli.run.record import is_run, load_run
     from uflow_cli.run.state import has_state, read_state
     from uflow_cli.training import criterion_of, is_rank_zero
     from uflow_cli.training import resume as resume_run
 
     if not has_state(folder) and is_run(folder) and load_run(folder).progress.state == "finished":
+        if is_rank_zero():
+            remove_traces(folder)
         console.note(f"the training in {folder} is finished: there is nothing to resume")
         return
     state, _ = read_state(folder, with_tensors=False)

@@ -9,6 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from uflow_cli.errors import TrainingError, UflowError
+from uflow_cli.files import remove_litter
 
 LOCK_NAME = "training.lock"  # the file that a kill leaves is empty and locked by nobody
 GLANCE = 0.5  # seconds: a process that only asks whether a folder is locked holds the lock for a moment
@@ -32,6 +33,12 @@ def sole_training(folder: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):  # Windows removes no open file
             (folder / LOCK_NAME).unlink()  # while it is locked: FileLock tells a removed file from a new one
         lock.release()
+
+
+def remove_traces(folder: Path) -> None:
+    """Remove what a kill in the last moment of a training left beside the finished run in `folder`, if that can be."""
+    with contextlib.suppress(UflowError), sole_training(folder):
+        remove_litter(folder)
 
 
 def is_training(folder: Path) -> bool:
