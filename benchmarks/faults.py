@@ -7,19 +7,26 @@ making a folder): at the n-th of these the process dies by SIGKILL, or that and 
 read-only disk, for each n, or for `--most` of them drawn by the seed. `moments` kills at random moments, which also
 breaks into single writes. After each break all files are whole, and what is half written has another name; a failure is
 one line and exit code 1. Then the same command is given again, as a user would, until it ends well, and in the end the
-folder holds what an uninterrupted run leaves, and nothing else.
+folder holds what an uninterrupted run leaves, and nothing else. A server, which writes nothing, is killed while it is
+asked: what came whole is right, and the next one listens at once.
 """
 
 from __future__ import annotations
 
 import argparse
+import http.client
+import itertools
+import json
 import random
 import shutil
 import signal
+import socket
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from fault_injection import Fault, Scenario, Stage, require_whole
@@ -86,6 +93,65 @@ def killed_at_moments(
     return kills, ends
 
 
+def killed_servers(stage: Stage, base: Path, root: Path, *, n_kills: int, rng: random.Random) -> tuple[int, int]:
+    """Kill a server `n_kills` times at random moments while a client asks: how many kills, and answers that came whole.
+
+    Those are right, nothing is left below `root`, and the next server is there at once at the same address.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    words = ["serve", "--model", base / "runs" / "bolt", "--port", port, "--device", "cpu"]
+    scenario = Scenario("serve", Path.mkdir, lambda _folder: words)
+    bodies = [path.read_bytes() for path in sorted((base / "images").rglob("*.png"))]
+    folder, known, first = root / "folder", dict[int, object](), 0.0
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    kills = answers = 0
+    while kills < n_kills:
+        begun = time.monotonic()
+        process, _ = stage.start(scenario, folder)
+        try:
+            killer = None
+            if first:  # so long did the first server take for all images, start included
+                killer = threading.Timer(rng.uniform(0, 1.5 * first), process.kill)
+                killer.start()
+            for number in itertools.count():
+                index = number % len(bodies)
+                found = _answer(port, bodies[index], process)
+                if found is None:
+                    break
+                assert known.setdefault(index, found) == found, f"image {index} after {kills} kills"
+                answers += 1
+                if not first and number == len(bodies) - 1:
+                    first = time.monotonic() - begun
+                    break
+        finally:
+            process.kill()
+            process.join()
+        kills += killer is not None
+        assert process.exitcode == -signal.SIGKILL, stage.said
+        assert not list(folder.rglob("*")), "a server left files"
+    return kills, answers
+
+
+def _answer(port: int, body: bytes, server: BaseProcess) -> object:
+    """What the server at `port` says of an image, as soon as it listens; None where that dies before all is said."""
+    while server.exitcode is None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        try:
+            connection.request("POST", "/detect", body)
+            answer = connection.getresponse()
+            said = answer.read()
+        except (OSError, http.client.HTTPException):  # not there yet, or not there any more
+            time.sleep(0.01)
+            continue
+        finally:
+            connection.close()
+        assert answer.status == 200, said
+        return json.loads(said)
+    return None
+
+
 def prepared(scenario: Scenario, root: Path) -> Path:
     """The folder of the scenario as it is before the command."""
     folder = root / "folder"
@@ -141,6 +207,10 @@ def main() -> None:
                 if options.only and not any(scenario.name.startswith(name) for name in options.only.split(",")):
                     continue
                 _report(stage, scenario, root, options)
+        if "moments" in options.kinds and (not options.only or "serve" in options.only.split(",")):
+            rng = random.Random(options.seed)
+            kills, answers = killed_servers(stage, root / "base", root, n_kills=options.most, rng=rng)
+            print(f"serve: {kills} kills at random moments, {answers} whole and right answers", flush=True)
 
 
 def _report(stage: Stage, scenario: Scenario, root: Path, options: argparse.Namespace) -> None:
