@@ -1,14 +1,15 @@
 """Break commands wherever they touch the disk, and see that nothing is lost and that they go on.
 
-    python benchmarks/faults.py [kill] [full] [readonly] [moments] [--only train,detect,...] [--most 200] [--seed 0]
+    python benchmarks/faults.py [kill] [full] [readonly] [moments] [tmpfs] [--only train,...] [--most 200] [--seed 0]
 
 `kill`, `full` and `readonly` count what a command does to files (opening one to write, renaming, removing, linking,
 making a folder): at the n-th of these the process dies by SIGKILL, or that and all later ones fail as on a full or a
 read-only disk, for each n, or for `--most` of them drawn by the seed. `moments` kills at random moments, which also
-breaks into single writes. After each break all files are whole, and what is half written has another name; a failure is
-one line and exit code 1. Then the same command is given again, as a user would, until it ends well, and in the end the
-folder holds what an uninterrupted run leaves, and nothing else. A server, which writes nothing, is killed while it is
-asked: what came whole is right, and the next one listens at once.
+breaks into single writes. `tmpfs`, for which it takes root, gives the folder a disk of its own of `--most`
+sizes, most of them too small. After each break all files are whole, and what is half written has another name; a
+failure is one line and exit code 1. Then the same command is given again, as a user would, until it ends well, and in
+the end the folder holds what an uninterrupted run leaves, and nothing else. A server, which writes nothing, is killed
+while it is asked: what came whole is right, and the next one listens at once.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import random
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -34,6 +36,8 @@ from fault_scenarios import archive, at_an_address, scenarios, write_base
 
 from uflow_cli.files import remove_litter
 from uflow_cli.results import RESULT_NAME
+
+PAGE = 4096  # bytes
 
 
 def broken_at_each_change(
@@ -91,6 +95,44 @@ def killed_at_moments(
             require_whole(folder)
         require_same(outcome_of(scenario, folder), expected, f"{scenario.name} after {kills} kills")
     return kills, ends
+
+
+def on_small_disks(
+    stage: Stage, scenario: Scenario, root: Path, *, n_disks: int, rng: random.Random
+) -> tuple[int, int]:
+    """Let the folder lie on a disk of its own that may be too small, a tmpfs: how many of `n_disks` were, and all."""
+    expected, _ = uninterrupted(stage, scenario, root)
+    ends_with = _in_pages(root / "folder")
+    begins_with = _in_pages(prepared(scenario, root))
+    disk, too_small = root / "disk", 0
+    disk.mkdir(exist_ok=True)
+    for _ in range(n_disks):
+        size = begins_with + PAGE * rng.randrange(2, 8 + max(8, int(1.2 * (ends_with - begins_with)) // PAGE))
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk], check=True)
+        try:
+            folder = disk / "folder"
+            folder.mkdir()
+            scenario.begin(folder)
+            process, _ = stage.start(scenario, folder)
+            code = stage.finish(scenario, folder, process)
+            where = f"{scenario.name} on a disk of {size} bytes, exit code {code}: {stage.said}"
+            if code:
+                lines = [line for line in stage.said.splitlines() if line.startswith("uflow: ")]
+                assert (code, len(lines), "Traceback" in stage.said) == (1, 1, False), where
+                too_small += 1
+            require_whole(folder)
+            subprocess.run(["mount", "-o", "remount,size=1g", disk], check=True)
+            if code:
+                stage.all(scenario, folder)
+            require_same(outcome_of(scenario, folder), expected, where)
+        finally:
+            subprocess.run(["umount", disk], check=True)
+    return too_small, n_disks
+
+
+def _in_pages(folder: Path) -> int:
+    """Bytes that `folder` takes on a tmpfs."""
+    return sum(-(-path.stat().st_size // PAGE) * PAGE for path in (folder, *folder.rglob("*")))
 
 
 def killed_servers(stage: Stage, base: Path, root: Path, *, n_kills: int, rng: random.Random) -> tuple[int, int]:
@@ -220,6 +262,9 @@ def _report(stage: Stage, scenario: Scenario, root: Path, options: argparse.Name
             if kind == "moments":
                 kills, ends = killed_at_moments(stage, scenario, root, n_kills=options.most, rng=rng)
                 told.append(f"{kills} kills at random moments in {ends} runs")
+            elif kind == "tmpfs":
+                few, all_ = on_small_disks(stage, scenario, root, n_disks=options.most, rng=rng)
+                told.append(f"{few} of {all_} disks too small")
             else:
                 found = broken_at_each_change(stage, scenario, root, kinds=[kind], most=options.most, rng=rng)
                 told.append(f"{kind} at {found[kind][0]} of {found[kind][1]} changes")
