@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -59,6 +60,30 @@ def killed_in_a_workshop(place, *, swapping):
         if swapping:
             place.rename(bench / "old")
         os._exit(0)
+
+
+def broken_off(folder, **_):
+    """The removal of a folder that a kill breaks off after its files and before its folders."""
+    for path in Path(folder).iterdir():
+        if path.is_file():
+            path.unlink()
+    os._exit(0)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_kill_while_a_workshop_is_removed_leaves_nothing_for_ever(tmp_path, monkeypatch):
+    if not (child := os.fork()):
+        monkeypatch.setattr("shutil.rmtree", broken_off)
+        try:
+            with workshop(tmp_path / "place") as bench:
+                (bench / "made").mkdir()
+        finally:
+            os._exit(1)
+    os.waitpid(child, 0)
+    assert any(tmp_path.rglob("made"))
+    with workshop(tmp_path / "place"):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -210,7 +210,7 @@ def test_images_are_taken_one_at_a_time(tmp_path: Path) -> None:
 
     def stream() -> Iterator[ReportImage]:
         for number in range(5):
-            [workshop] = tmp_path.glob(".*")
+            [workshop] = filter(Path.is_dir, tmp_path.glob(".*"))
             written.append(len(list((workshop / "new" / "images").iterdir())))
             yield an_image(f"{number}.png")
 

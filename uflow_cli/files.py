@@ -121,18 +121,40 @@ def workshop(place: Path) -> Iterator[Path]:
     Raises OSError.
     """
     prefix = f".{hashlib.sha256(os.fsencode(place.name)).hexdigest()[:8]}-"
-    for left in place.parent.glob(f"{prefix}*"):
-        with contextlib.suppress(FileNotFoundError, PermissionError), (left / "lock").open("rb") as file:
+    for lock in place.parent.glob(f"{prefix}*.lock"):
+        with contextlib.suppress(FileNotFoundError, PermissionError), lock.open("rb") as file:
             if _held(file):
-                if (left / "old").exists() and not place.exists():
-                    (left / "old").rename(place)
-                shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=place.parent, ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        with (folder / "lock.tmp").open("wb") as file:
-            _held(file)
-            (folder / "lock.tmp").rename(folder / "lock")  # nobody sees it before it is held
-            yield folder
+                _remove_workshop(lock, place)
+    with contextlib.closing(_new_lock(place.parent, prefix)) as file:
+        lock = Path(file.name)
+        try:
+            lock.with_suffix("").mkdir(mode=0o700)
+            yield lock.with_suffix("")
+        finally:
+            _remove_workshop(lock, None)
+
+
+def _new_lock(parent: Path, prefix: str) -> IO[bytes]:
+    """A new and held file, beside the folder of which it tells that its maker is alive."""
+    while True:
+        name = tempfile.mkstemp(dir=parent, prefix=prefix, suffix=".lock")
+        os.close(name[0])
+        with contextlib.suppress(FileNotFoundError):
+            file = Path(name[1]).open("rb")  # noqa: SIM115 - the caller closes it
+            if _held(file) is not False and Path(name[1]).exists():
+                return file
+            file.close()  # another process found it between the two, and takes it for one that a kill left
+
+
+def _remove_workshop(lock: Path, place: Path | None) -> None:
+    """Remove the folder of `lock`, from which an `old` goes back to an empty `place`; last of all the lock itself."""
+    folder = lock.with_suffix("")
+    if place is not None and (folder / "old").exists() and not place.exists():
+        (folder / "old").rename(place)
+    shutil.rmtree(folder, ignore_errors=True)
+    if not folder.exists():
+        with contextlib.suppress(OSError):  # Windows removes no open file
+            lock.unlink()
 
 
 def swap_folder(made: Path, folder: Path, *, old: Path) -> None:
