@@ -131,6 +131,19 @@ def test_one_category_and_then_another(server, tmp_path):
         download(source_of(server), tmp_path, category="nut")
 
 
+def test_two_kills_after_all_is_in_place_leave_no_archive(server, tmp_path):
+    def killed(what, _done, _total):
+        if what == "checking":
+            raise KeyboardInterrupt
+
+    download(source_of(server), tmp_path)
+    (tmp_path / "parts.tar.xz.unpacked").write_bytes(server.content)  # its removal is what the first kill prevented
+    with pytest.raises(KeyboardInterrupt):
+        download(source_of(server), tmp_path, on_progress=killed)
+    download(source_of(server), tmp_path)
+    assert files_in(tmp_path) == {f"parts/{name}": content for name, content in FILES.items()}
+
+
 @pytest.mark.parametrize("knows_ranges", [True, False])
 def test_a_transfer_that_breaks_off_goes_on_where_it_ended(server, tmp_path, knows_ranges):
     server.knows_ranges, server.breaks = knows_ranges, [100, 200]

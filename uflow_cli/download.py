@@ -101,8 +101,8 @@ def download(
     place, archive = folder / source.name, folder / source.file
     unpacked = archive.with_name(f"{source.file}.unpacked")  # what it holds is being put in place
     try:
-        if unpacked.is_file():  # and a kill came in between
-            unpacked.replace(archive)
+        if unpacked.is_file():  # and a kill came in between: it keeps this name, by which the next one knows too
+            archive = unpacked
         else:
             _require_free(place, category)
         folder.mkdir(parents=True, exist_ok=True)
