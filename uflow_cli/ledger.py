@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 MOST_RECENT = 1024  # entries in a dictionary, before they are sorted into the others
 
@@ -35,13 +37,29 @@ class Ledger:
         return int(self._numbers[place]) if found else None
 
     def _sort_in(self) -> None:
-        recent = np.fromiter(self._recent, np.uint64, len(self._recent))
-        stays = ~np.isin(self._digests, recent)
-        digests = np.concatenate([self._digests[stays], recent])
-        numbers = np.concatenate([self._numbers[stays], np.fromiter(self._recent.values(), np.int64, len(recent))])
+        """Sort the recent ones into the others, whose arrays grow where they are: copies would stay in the heap."""
+        digests = np.fromiter(self._recent, np.uint64, len(self._recent))
+        numbers = np.fromiter(self._recent.values(), np.int64, len(digests))
         order = np.argsort(digests)
-        self._digests, self._numbers = digests[order], numbers[order]
+        digests, numbers = digests[order], numbers[order]
+        places = np.searchsorted(self._digests, digests)
+        known = places < len(self._digests)
+        known[known] = self._digests[places[known]] == digests[known]
+        self._numbers[places[known]] = numbers[known]
+        _insert(self._digests, places[~known], digests[~known])
+        _insert(self._numbers, places[~known], numbers[~known])
         self._recent.clear()
+
+
+def _insert(array: NDArray[Any], places: NDArray[np.intp], values: NDArray[Any]) -> None:
+    """Insert `values` into `array` before what is at `places`, which rise, as `numpy.insert` does in a copy."""
+    end = len(array)
+    array.resize(end + len(values), refcheck=False)
+    for shift in range(len(values), 0, -1):
+        place = int(places[shift - 1])
+        array[place + shift : end + shift] = array[place:end]
+        array[place + shift - 1] = values[shift - 1]
+        end = place
 
 
 def _digest(text: str) -> int:
