@@ -124,33 +124,32 @@ def workshop(place: Path) -> Iterator[Path]:
     for lock in place.parent.glob(f"{prefix}*.lock"):
         with contextlib.suppress(FileNotFoundError, PermissionError), lock.open("rb") as file:
             if _held(file):
-                _remove_workshop(lock, place)
-    with contextlib.closing(_new_lock(place.parent, prefix)) as file:
-        lock = Path(file.name)
+                old = lock.with_suffix("") / "old"
+                if old.exists() and not place.exists():
+                    old.rename(place)
+                _remove_workshop(lock)
+    lock, held = _new_lock(place.parent, prefix)
+    with held:
         try:
             lock.with_suffix("").mkdir(mode=0o700)
             yield lock.with_suffix("")
         finally:
-            _remove_workshop(lock, None)
+            _remove_workshop(lock)
 
 
-def _new_lock(parent: Path, prefix: str) -> IO[bytes]:
-    """A new and held file, beside the folder of which it tells that its maker is alive."""
+def _new_lock(parent: Path, prefix: str) -> tuple[Path, IO[bytes]]:
+    """A new file, open and held, which tells of the folder beside it that its maker is alive."""
     while True:
-        name = tempfile.mkstemp(dir=parent, prefix=prefix, suffix=".lock")
-        os.close(name[0])
-        with contextlib.suppress(FileNotFoundError):
-            file = Path(name[1]).open("rb")  # noqa: SIM115 - the caller closes it
-            if _held(file) is not False and Path(name[1]).exists():
-                return file
-            file.close()  # another process found it between the two, and takes it for one that a kill left
+        handle, name = tempfile.mkstemp(dir=parent, prefix=prefix, suffix=".lock")
+        lock, file = Path(name), os.fdopen(handle, "rb")
+        if _held(file) is not False and lock.exists():
+            return lock, file
+        file.close()  # another process found it before it was held, and takes it for one that a kill left
 
 
-def _remove_workshop(lock: Path, place: Path | None) -> None:
-    """Remove the folder of `lock`, from which an `old` goes back to an empty `place`; last of all the lock itself."""
+def _remove_workshop(lock: Path) -> None:
+    """Remove the folder of `lock`, and then the lock, by which the next one knows what a kill left in between."""
     folder = lock.with_suffix("")
-    if place is not None and (folder / "old").exists() and not place.exists():
-        (folder / "old").rename(place)
     shutil.rmtree(folder, ignore_errors=True)
     if not folder.exists():
         with contextlib.suppress(OSError):  # Windows removes no open file
