@@ -174,9 +174,8 @@ def _to_do(paths: Sequence[Path], done: ResultLines, *, size: int) -> list[Path]
 
     The last bits of what PyTorch computes follow the batch, see `predictions`.
     """
-    missing = [path not in done for path in paths]  # all at once: a path keeps the text of it that this makes
-    starts = [start for start in range(0, len(paths), size) if any(missing[start : start + size])]
-    return [path for start in starts for path in paths[start : start + size]]
+    batches = (paths[start : start + size] for start in range(0, len(paths), size))
+    return [path for batch in batches if any(path not in done for path in batch) for path in batch]
 
 
 def settings_digest(detector: TrainedDetector, roi: Path | None, *settings: bool | int) -> str:

@@ -75,8 +75,6 @@ def arrivals(
                 if is_over():
                     return
                 yield path
-                if _state(path)[0] < 0:  # it was moved: of a name that comes again nothing needs to be known
-                    given.pop(path, None)
             if not ready:
                 time.sleep(min(GLANCE, poll or GLANCE))
 

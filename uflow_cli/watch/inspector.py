@@ -44,7 +44,6 @@ from uflow_cli.watch.arrivals import arrivals
 from uflow_cli.watch.errands import Errand, Errands
 
 ERRANDS = "errands"
-CACHED = 256  # KiB of what is done, in memory: the whole of it is in a file
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,6 @@ class Done:
     def __init__(self) -> None:
         self._table = sqlite3.connect("", isolation_level=None)
         self._table.execute("PRAGMA journal_mode = OFF")
-        self._table.execute(f"PRAGMA cache_size = -{CACHED}")
         self._table.execute("CREATE TABLE done (page BLOB PRIMARY KEY, bytes INT, modified_ns INT) WITHOUT ROWID")
 
     def add(self, page: Path, stamp: Stamp) -> None:
