@@ -57,8 +57,7 @@ def broken_at_each_change(
             if kind == "kill":  # of a worker it may be, which its parent tells
                 assert code in (-signal.SIGKILL, 1) or count.value < number, where
             elif code:
-                lines = [line for line in stage.said.splitlines() if line.startswith("uflow: ")]
-                assert (code, len(lines), "Traceback" in stage.said) == (1, 1, False), where
+                require_one_line(stage, code, where)
             require_whole(folder)
             if code:  # on a full disk the last steps may succeed, for they only remove files
                 stage.all(scenario, folder)
@@ -119,8 +118,7 @@ def on_small_disks(
             code = stage.finish(scenario, folder, process)
             where = f"{scenario.name} on a disk of {size} bytes, exit code {code}: {stage.said}"
             if code:
-                lines = [line for line in stage.said.splitlines() if line.startswith("uflow: ")]
-                assert (code, len(lines), "Traceback" in stage.said) == (1, 1, False), where
+                require_one_line(stage, code, where)
                 too_small += 1
             require_whole(folder)
             subprocess.run(["mount", "-o", "remount,size=1g", disk], check=True)
@@ -147,35 +145,34 @@ def killed_servers(stage: Stage, base: Path, root: Path, *, n_kills: int, rng: r
     words = ["serve", "--model", base / "runs" / "bolt", "--port", port, "--device", "cpu"]
     scenario = Scenario("serve", Path.mkdir, lambda _folder: words)
     bodies = [path.read_bytes() for path in sorted((base / "images").rglob("*.png"))]
-    folder, known, first = root / "folder", dict[int, object](), 0.0
+    folder = root / "folder"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
+    begun = time.monotonic()
+    process, _ = stage.start(scenario, folder)
+    expected = [_answer(port, body, process) for body in bodies]
+    seconds = time.monotonic() - begun
     kills = answers = 0
-    while kills < n_kills:
-        begun = time.monotonic()
-        process, _ = stage.start(scenario, folder)
-        try:
-            killer = None
-            if first:  # so long did the first server take for all images, start included
-                killer = threading.Timer(rng.uniform(0, 1.5 * first), process.kill)
-                killer.start()
-            for number in itertools.count():
-                index = number % len(bodies)
-                found = _answer(port, bodies[index], process)
-                if found is None:
-                    break
-                assert known.setdefault(index, found) == found, f"image {index} after {kills} kills"
-                answers += 1
-                if not first and number == len(bodies) - 1:
-                    first = time.monotonic() - begun
-                    break
-        finally:
-            process.kill()
-            process.join()
-        kills += killer is not None
+    while True:
+        process.kill()
+        process.join()
         assert process.exitcode == -signal.SIGKILL, stage.said
         assert not list(folder.rglob("*")), "a server left files"
-    return kills, answers
+        if kills == n_kills:
+            return kills, answers
+        process, _ = stage.start(scenario, folder)
+        killer = threading.Timer(rng.uniform(0, 1.5 * seconds), process.kill)
+        killer.start()
+        for index in itertools.cycle(range(len(bodies))):
+            found = _answer(port, bodies[index], process)
+            if found is None:
+                break
+            if found != expected[index]:
+                process.kill()
+                raise AssertionError(f"image {index} after {kills} kills")
+            answers += 1
+        killer.join()
+        kills += 1
 
 
 def _answer(port: int, body: bytes, server: BaseProcess) -> object:
@@ -218,6 +215,12 @@ def outcome_of(scenario: Scenario, folder: Path) -> object:
     if scenario.leaves_litter:
         remove_litter(folder, below=True)
     return scenario.outcome(folder)
+
+
+def require_one_line(stage: Stage, code: int, where: str) -> None:
+    """AssertionError unless the last command failed with exit code 1 and one line."""
+    lines = [line for line in stage.said.splitlines() if line.startswith("uflow: ")]
+    assert (code, len(lines), "Traceback" in stage.said) == (1, 1, False), where
 
 
 def require_same(found: object, expected: object, where: str) -> None:
