@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import lightning
 import torch
@@ -17,7 +18,7 @@ from anomalib.engine import Engine
 from anomalib.models.components import AnomalibModule
 from lightning.pytorch.callbacks import Callback
 from peers_images import BATCH, InputImages, Selection
-from peers_models import BUILDERS, FixedReference, build_patchcore
+from peers_models import BUILDERS, FixedReference, KCenterByProducts, build_patchcore
 from peers_rows import Job, Trained, score_by
 from peers_weights import Backbone, b5_backbone, lite0_backbone, resnet_backbone
 from torch import Tensor
@@ -99,7 +100,8 @@ def fit(model: AnomalibModule, images: Sequence[Path], *, input_size: int, epoch
         callbacks=[ModelCheckpoint(save_top_k=0), _EpochLog()], default_root_dir=folder, max_epochs=epochs,
         accelerator="cpu", devices=1, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
-    with warnings.catch_warnings():
+    coreset = mock.patch("anomalib.models.image.patchcore.torch_model.KCenterGreedy", KCenterByProducts)
+    with warnings.catch_warnings(), coreset:
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         engine.fit(model, train_dataloaders=loader)
     model.eval()
