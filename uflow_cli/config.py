@@ -239,8 +239,13 @@ class TrainingConfig(Settings):
     epochs: int | None = Field(
         default=None,
         ge=1,
-        description="Passes over the training images; auto: enough for 1600 steps, from 20 to 200.",
+        description="Passes over the training images; auto: enough for --steps, from 20 to 200.",
         json_schema_extra=AUTO,
+    )
+    steps: int = Field(
+        default=640,  # more fit held-out images better and find no more; benchmarks/results/few.md
+        ge=1,
+        description="Training steps that automatic epochs come to.",
     )
     batch_size: int = Field(default=8, ge=1, description="Images per step.")  # docs/method.md, section 8
     learning_rate: float = Field(default=3e-3, gt=0, description="Peak learning rate.")
@@ -322,11 +327,11 @@ class TrainingConfig(Settings):
         return max(1, min(FOLDS, n_images // MIN_HELD_OUT, most))
 
     def n_epochs(self, n_images: int) -> int:
-        """Epochs for `n_images` training images: as given, or enough for 1600 steps, from 20 to 200."""
+        """Epochs for `n_images` training images: as given, or enough for `steps`, from 20 to 200."""
         if self.epochs is not None:
             return self.epochs
         steps_per_epoch = math.ceil(n_images / self.batch_size)
-        return min(max(round(1600 / steps_per_epoch), 20), 200)
+        return min(max(round(self.steps / steps_per_epoch), 20), 200)
 
 
 def all_settings() -> dict[str, Setting]:

@@ -54,7 +54,8 @@ class Trainer:
         own = rows_of_images(state.split.training, self.layouts)
         rows = [*own, *range(n_rows, len(features))]  # what trains: images or tiles, views
         self.group, self.observer, self.criterion = group, observer, criterion
-        self.n_epochs = self.config.n_epochs(len(rows))
+        progress = state.progress  # an earlier uflow may have planned other epochs
+        self.n_epochs = progress.n_epochs if progress else self.config.n_epochs(len(rows))
         self.fit = FlowFit(
             model, features, rows, self.config, group, observer, n_epochs=self.n_epochs, tensors=tensors,
             layouts=self.layouts, shares=cell_shares,
