@@ -54,7 +54,7 @@ def build_patchcore(backbone: Backbone, input_size: int, *, coreset: float = 0.1
 class KCenterByProducts(KCenterGreedy):
     """Anomalib's coreset by its own rule, with squared distances as |x|² - 2 x·c + |c|²: one pass, nothing copied.
 
-    Anomalib subtracts the centre from all patches for each of its steps, which takes hours with a million patches.
+    Anomalib subtracts the centre from all patches for each of its steps: 1.2 s of a busy core with 261,000 of them.
     """
 
     squared_norms: Tensor | None = None

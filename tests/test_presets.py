@@ -50,6 +50,12 @@ def test_every_preset_names_an_extractor_whose_input_size_fits(name):
     check_model_config(resolve({"preset": name})[0])
 
 
+def test_presets_of_a_lower_learning_rate_take_more_steps():
+    assert {name: resolve({"preset": name})[1].steps for name in ("lite", "lite-fast", "resnet", "dino")} == {
+        "lite": 640, "lite-fast": 640, "resnet": 1600, "dino": 1600,
+    }  # fmt: skip
+
+
 def test_lite_is_the_default_and_equals_the_defaults_of_the_fields():
     model, training = resolve({})
     assert (replace(model, scales=None), training) == (ModelConfig(), TrainingConfig())
