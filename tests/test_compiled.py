@@ -17,11 +17,11 @@ from uflow_cli import compiled
 from uflow_cli.cache import GIB, CacheFolder, FeatureCache, feature_settings
 from uflow_cli.compiled import CompiledExtractor, with_compiled_extractor, with_original_extractor
 from uflow_cli.config import ModelConfig
-from uflow_cli.errors import ExportError
+from uflow_cli.errors import ExportError, NoRoomError
 from uflow_cli.model import Model, build_model
 from uflow_cli.run.graph import find_graph
 from uflow_cli.run.record import Run
-from uflow_cli.run.state import read_state
+from uflow_cli.run.state import has_state, read_state
 from uflow_cli.training import resume, train
 
 CPU = torch.device("cpu")
@@ -106,6 +106,25 @@ def run_training(paths: list[Path], out: Path, cache: Path | None, recorder: Rec
 @pytest.fixture(scope="module")
 def paths(product: Path) -> list[Path]:
     return sorted((product / "stripes" / "train" / "good").iterdir())
+
+
+def test_where_a_graph_has_no_room_the_run_is_finished_and_told_how_to_get_one(
+    paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder([])
+    with monkeypatch.context() as full:
+        full.setattr("uflow_cli.run.graph.write_bytes", no_room)
+        run = run_training(paths, tmp_path / "run", tmp_path / "cache", recorder)
+    assert run.progress.state == "finished"
+    assert find_graph(run) is None
+    assert not has_state(run.folder)
+    [warning] = recorder.warnings
+    assert warning.startswith("no graph was made: ")
+    assert warning.endswith(f"cannot be written; free its disk; then: uflow export --model {run.folder}")
+
+
+def no_room(path: Path, *_: object, **__: object) -> None:
+    raise NoRoomError(f"{path}: cannot be written; free its disk")
 
 
 def weights_of(run: Run) -> bytes:

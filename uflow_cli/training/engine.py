@@ -187,8 +187,10 @@ def _conclude(run: Run, state: TrainingState, observer: Observer, *, compile_gra
         held_out = sorted({*state.split.selection, *state.split.calibration}) or state.split.training
         try:
             export_run(run, [Path(state.images[i][0]) for i in held_out], which="held-out images")
-        except UflowError as error:
+        except ExportError as error:
             observer.on_warning(f"no graph was made: {error}")
+        except UflowError as error:  # it could not be written
+            observer.on_warning(f"no graph was made: {error}; then: uflow export --model {run.folder}")
     remove_state(run.folder)
 
 
