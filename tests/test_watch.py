@@ -372,19 +372,3 @@ def test_messages_go_to_servers_alone(url, tmp_path):
         webhook_of("https://host/", tmp_path / "key")
     with pytest.raises(UflowError, match="cannot be read"):
         webhook_of("https://host/", tmp_path / "no")
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc, and trims the heap of glibc")
-def test_free_memory_goes_back_though_a_few_things_in_between_live_on() -> None:
-    things = [bytearray(1000) for _ in range(100_000)]
-    kept = things[::100]
-    del things
-    before = resident_bytes()
-    inspector._trim_heap()
-    assert before - resident_bytes() > 50e6
-    assert len(kept) == 1000
-
-
-def resident_bytes() -> int:
-    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon")]
-    return 1024 * int(line.split()[1])

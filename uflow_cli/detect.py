@@ -18,6 +18,7 @@ from uflow_cli.engine import Engine
 from uflow_cli.errors import ImageError
 from uflow_cli.files import remove_litter
 from uflow_cli.images import done_ahead, write_png, write_png_strips
+from uflow_cli.memory import HeapTrimmer
 from uflow_cli.render import overlay_in_strips
 from uflow_cli.results import (
     MASKS,
@@ -94,9 +95,11 @@ def detect_images(
             found = spread(detector, todo, pictures, roi, batch_size=size, n_workers=n_workers)
         else:
             found = inspected(detector, todo, pictures, batch_size=size, on_prediction=on_prediction)
+        heap = HeapTrimmer()
         for one, stamp in found:
             on_line(lines.add(one, stamp))
             on_progress(1)
+            heap.tick()
         if engine == "ray":
             remove_litter(out, below=True)  # of workers that died
         return lines.finish(paths, promise=detector.promise, caveat=run.caveat, out=out)

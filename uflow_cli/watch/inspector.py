@@ -7,15 +7,12 @@ moved, and the errands may be done. A restart puts right what a kill left undone
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import hashlib
 import json
 import os
 import shutil
 import sqlite3
-import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from io import FileIO
@@ -28,6 +25,7 @@ from uflow_cli.detection.stream import UnreadableImage
 from uflow_cli.errors import ImageError, UflowError
 from uflow_cli.files import remove_litter, replacing
 from uflow_cli.images import page_of, pages_of
+from uflow_cli.memory import HeapTrimmer
 from uflow_cli.results import (
     LINES_NAME,
     MASKS,
@@ -48,7 +46,6 @@ from uflow_cli.watch.errands import Errand, Errands
 
 ERRANDS = "errands"
 CACHE_KIB = 256  # of what is done in memory; SQLite's own choice grows for 40,000 images
-TRIM = 60.0  # seconds between two times when free memory is given back
 
 
 @dataclass(frozen=True)
@@ -224,26 +221,13 @@ def watch_folder(
         coming = arrivals(
             watched.folder, without=watched.without, poll=poll, settle=settle, is_over=is_over, on_trouble=on_trouble
         )
-        next_trim = 0.0
+        heap = HeapTrimmer()
         with errands.at_work(), contextlib.closing(coming):
             for path in coming:
                 for line in inspector.inspect(path):
                     on_line(line)
-                if (now := time.monotonic()) >= next_trim:
-                    next_trim = now + TRIM
-                    _trim_heap()
+                heap.tick()
     return inspector.n_images, inspector.n_defects
-
-
-def _trim_heap() -> None:
-    """Give the system back what is free in the heap of glibc; other systems keep it.
-
-    Python rebuilds its table of names, 2 MB, every 9,000 images, and small things lie in the hole that the last one
-    left, so that the heap grows though no more of it is in use.
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim:
-        trim(0)
 
 
 def _moved(page: Path, file: Path, place: Path) -> Path:
