@@ -116,11 +116,13 @@ def test_two_images_cannot_tell_and_say_how_many_more(run, tmp_path):
 def test_recalibration_makes_the_promise_hold_again_and_keeps_the_old_one(run, tmp_path):
     paths = images_of(tmp_path / "dark", 40, lambda image: (image * 0.3).astype(np.uint8))
     before = (run.folder / "config.json").read_text()
+    (run.folder / ".a1b2c3d4.tmp").write_bytes(b"half")  # of one that was killed
     result = check_run(run, paths[:20], device="cpu", recalibrate=True)
     assert result.verdict is Verdict.BROKEN  # told of the promise as it was
     assert (run.folder / BEFORE_RECALIBRATION_NAME).read_text() == before
     fresh = load_run(run.folder)
     assert result.recalibrated
+    assert not list(run.folder.glob(".*"))
     assert fresh.calibration.n_images == 20
     assert dataclasses.replace(fresh, calibration=run.calibration) == run
     assert check_run(fresh, paths[20:], device="cpu").verdict is not Verdict.BROKEN

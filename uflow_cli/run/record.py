@@ -32,7 +32,7 @@ from uflow_cli.calibration import Calibration, calibration_chart
 from uflow_cli.charts import svg_file
 from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.errors import CheckpointError, UflowError
-from uflow_cli.files import is_file_name, write_bytes, write_text
+from uflow_cli.files import is_file_name, remove_litter, write_bytes, write_text
 from uflow_cli.images import EVERYWHERE, Rois, read_encoded, read_roi
 from uflow_cli.schema import FileName, from_dict, parse_json, record, refuse_newer, to_json
 from uflow_cli.text import in_one_line, shortened
@@ -181,6 +181,7 @@ class Run:
         from uflow_cli.run.lock import sole_training  # its library would be a twentieth of the start of detection
 
         with sole_training(self.folder):
+            remove_litter(self.folder)
             now = load_run(self.folder)
             if now.weights != self.weights:
                 raise CheckpointError(f"{self.folder} holds another epoch by now; check it again")
