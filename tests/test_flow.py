@@ -349,6 +349,29 @@ def test_what_is_not_differentiated_is_the_same_map():
     assert torch.equal(log_det, log_det_again)
 
 
+@pytest.mark.parametrize("coupling", ["affine", "uniform"])
+def test_a_thinned_flow_is_one_whose_second_convolutions_are_multiplied(coupling):
+    flow = small_flow((8, 16), coupling=coupling)
+    features = [f.double() for f in random_features(flow, 1)]
+    whole = flow(features)[0]
+    generator = torch.Generator().manual_seed(0)
+    kept = [2.0 * (torch.rand(1, s.hidden_channels, 1, 1, generator=generator) > 0.5) for s in flow.steps]
+    with flow.thinned(kept):
+        thinned, log_det = flow(features)
+        back = flow(thinned, rev=True)[0]
+    for ours, theirs in zip(back, features, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert all(torch.equal(a, b) for a, b in zip(flow(features)[0], whole, strict=True))
+    with torch.no_grad():
+        for step, factors in zip(flow.steps, kept, strict=True):
+            step.subnet[2].weight.mul_(factors)
+    expected, expected_log_det = flow(features)
+    for ours, theirs, other in zip(thinned, expected, whole, strict=True):
+        torch.testing.assert_close(ours, theirs)
+        assert not torch.allclose(ours, other)
+    torch.testing.assert_close(log_det, expected_log_det)
+
+
 def test_gradients_are_the_same_bits_twice():
     gradients = []
     for _ in range(2):

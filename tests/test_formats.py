@@ -83,6 +83,7 @@ def old_run(commit: str, folder: Path) -> Path:
 )
 def test_a_run_of_an_older_uflow_finds_what_it_found_then(tmp_path, commit, log_lot):
     run = load_run(old_run(commit, tmp_path / "run"))
+    assert run.training.dropout == 0.0
     before = json.loads((tmp_path / "run" / "detections.json").read_text())["images"]
     detector = open_detector(run, device="cpu", runtime="torch")
     for image, expected in zip((defective_image(200, 64)[0], good_image(100, 64)), before, strict=True):

@@ -56,6 +56,13 @@ def test_presets_of_a_lower_learning_rate_take_more_steps():
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(("n_images", "dropout"), [(31, 0.1), (99, 0.1), (100, 0.0), (None, 0.0)])
+def test_few_images_drop_out_where_that_was_measured(n_images, dropout):
+    found = {name: resolve({"preset": name}, n_images=n_images)[1].dropout for name in preset_names()}
+    assert found == {"lite": dropout, "lite-fast": dropout, "resnet": 0.0, "dino": 0.0, "paper": 0.0}
+    assert resolve({"dropout": 0.3}, n_images=n_images)[1].dropout == 0.3
+
+
 def test_lite_is_the_default_and_equals_the_defaults_of_the_fields():
     model, training = resolve({})
     assert (replace(model, scales=None), training) == (ModelConfig(), TrainingConfig())
@@ -193,6 +200,7 @@ def test_paper_exact_means_the_published_settings_whatever_the_preset_says(confi
     model, training = resolve({"paper_exact": True})
     assert (model.tests, model.precision) == ("paper", "fp32")
     assert (training.schedule, training.patience, training.held_out_fraction) == ("published", 20, 0)
+    assert (training.feature_noise, training.dropout) == (0, 0)
     assert resolve({"paper_exact": True}, config_file=config_file('augment = ["flips"]')) == (model, training)
     assert resolve({}, config_file=config_file("paper_exact = true")) == (model, training)
     assert resolve({"paper_exact": True}, config_file=config_file('tests = "by-size"')) == (model, training)

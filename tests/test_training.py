@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import itertools
@@ -268,6 +269,39 @@ def test_feature_noise_is_for_training_steps_alone(good_paths, tmp_path):
         losses[noise] = recorder.epochs[0].loss, recorder.epochs[0].held_out_loss
     assert losses[1.0][0] - losses[0.0][0] == pytest.approx(1 / (2 * math.log(2)), rel=0.05)  # E|e|^2 / 2, in bits
     assert losses[1.0][1] == pytest.approx(losses[0.0][1], rel=1e-4)
+
+
+def test_dropout_is_for_training_steps_alone(good_paths, tmp_path):
+    """Of a flow that does not move, what is left out changes the loss that it trains with, not the held-out one."""
+    losses = []
+    for name, dropout in (("whole", 0.0), ("half", 0.5), ("again", 0.5)):
+        config = dataclasses.replace(SMALL_TRAINING, epochs=1, learning_rate=1e-9, dropout=dropout)
+        recorder = Recorder([])
+        run_training(good_paths, tmp_path / name, recorder, config)
+        losses.append((recorder.epochs[0].loss, recorder.epochs[0].held_out_loss))
+    whole, half, again = losses
+    assert half == again
+    assert abs(half[0] - whole[0]) > 1e-4
+    assert half[1] == pytest.approx(whole[1], rel=1e-6)
+
+
+def test_half_of_the_hidden_channels_is_left_out_and_the_rest_doubled(good_paths, tmp_path, monkeypatch):
+    seen = []
+
+    def thinned(flow, kept):
+        seen.append([factors.clone() for factors in kept])
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(UFlow, "thinned", thinned)
+    run_training(good_paths, tmp_path / "run", Recorder([]), dataclasses.replace(SMALL_TRAINING, epochs=1, dropout=0.5))
+    flow = load_model(load_run(tmp_path / "run"), device=CPU).flow
+    assert [len(kept) for kept in seen] == [len(flow.steps)] * len(seen)
+    for step, factors in zip(flow.steps, seen[0], strict=True):
+        assert factors.shape == (SMALL_TRAINING.batch_size, step.hidden_channels, 1, 1)
+    values = torch.cat([factors.flatten() for kept in seen for factors in kept])
+    assert set(values.tolist()) == {0.0, 2.0}
+    assert float(values.mean()) == pytest.approx(1.0, abs=4 / len(values) ** 0.5)
+    assert not torch.equal(seen[0][0], seen[1][0])
 
 
 def test_gradient_clip_bounds_the_step(good_paths, tmp_path):

@@ -27,7 +27,9 @@ from uflow_cli.training import resume, train
 
 CPU = torch.device("cpu")
 TINY_MODEL = ModelConfig(input_size=64)
-TINY_TRAINING = TrainingConfig(epochs=2, batch_size=2, learning_rate=2e-4, flow_precision="fp32", feature_noise=0.1)
+TINY_TRAINING = TrainingConfig(
+    epochs=2, batch_size=2, learning_rate=2e-4, flow_precision="fp32", feature_noise=0.1, dropout=0.1
+)
 CLOCK = ("seconds", "images_per_second")
 
 

@@ -256,6 +256,12 @@ class TrainingConfig(Settings):
         le=1,
         description="Standard deviation of the noise on normalised features in training steps, against over-fitting.",
     )
+    dropout: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Share of a coupling's hidden channels left out in training steps, against over-fitting.",
+    )
     schedule: Schedule = Field(
         default="one-cycle", description="Learning rate: rise and fall, rise and stay, or the paper's."
     )

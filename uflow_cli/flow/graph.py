@@ -61,6 +61,11 @@ class UFlow(GraphINN):
         return sum(c * h * w for c, (h, w) in zip(self.channels, self.grids, strict=True))
 
     @property
+    def steps(self) -> list[FlowStep]:
+        """All flow steps, from the coarsest stage to the finest."""
+        return [module for module in self.module_list if isinstance(module, FlowStep)]
+
+    @property
     def reach(self) -> tuple[int, ...]:
         """How many cells from an anomaly embeddings can feel it, per scale, finest first.
 
@@ -79,14 +84,30 @@ class UFlow(GraphINN):
         if shares is None:
             yield
             return
-        steps = [module for module in self.module_list if isinstance(module, FlowStep)]
         try:
-            for step in steps:
+            for step in self.steps:
                 step.shares = shares[self.grids.index(step.grid)]
             yield
         finally:
-            for step in steps:
+            for step in self.steps:
                 step.shares = None
+
+    @contextlib.contextmanager
+    def thinned(self, kept: Sequence[Tensor]) -> Iterator[None]:
+        """Within, each flow step multiplies its hidden channels by its own of `kept`, (B, C', 1, 1), as dropout does.
+
+        They are in the order of `steps`; without any, all stays as it is.
+        """
+        if not kept:
+            yield
+            return
+        try:
+            for step, factors in zip(self.steps, kept, strict=True):
+                step.kept = factors
+            yield
+        finally:
+            for step in self.steps:
+                step.kept = None
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As of every module, but RuntimeError also for permutations that are none.
@@ -94,9 +115,8 @@ class UFlow(GraphINN):
         A state that names stages and steps, as older run folders do, fits too.
         """
         keys = super().load_state_dict(self._renamed(state_dict), strict, assign)
-        for step in self.modules():
-            if isinstance(step, FlowStep) and not step.is_permuting:
-                raise RuntimeError("a permutation of channels is none")
+        if not all(step.is_permuting for step in self.steps):
+            raise RuntimeError("a permutation of channels is none")
         return keys
 
     def _renamed(self, state: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,8 @@ class FlowStep(InvertibleModule):
     This is FrEIA's `AllInOneBlock` with affine_clamping=2 and permute_soft=False, under the same names, except that P
     is a gather by index instead of a product with a matrix: channel i of its result is channel `permutation`[i].
 
-    Where `shares` (B, 1, H, W) are set, the log-determinant counts each cell by its share; see `UFlow.weighted`.
+    Where `shares` (B, 1, H, W) are set, the log-determinant counts each cell by its share; see `UFlow.weighted`. Where
+    `kept` (B, C', 1, 1) is set, it multiplies the C' hidden channels of the subnet; see `UFlow.thinned`.
 
     A "uniform" coupling has no sigma: all scaling is by g, one learned number per channel, so that log|det J| is the
     same for all x and the likelihood is a function of |z| alone (uniformly scaling flows, arXiv 2510.09452).
@@ -49,6 +50,7 @@ class FlowStep(InvertibleModule):
         super().__init__(dims_in)
         [(channels, *grid)] = dims_in
         self.shares: Tensor | None = None
+        self.kept: Tensor | None = None
         self.grid = tuple(grid)
         self.halves = passive, active = channels - channels // 2, channels // 2
         self.global_scale = nn.Parameter(torch.full((1, channels, 1, 1), IDENTITY_SCALE))
@@ -69,6 +71,11 @@ class FlowStep(InvertibleModule):
         return torch.equal(self.permutation.sort().values, order) and torch.equal(self.inverse_permutation, inverse)
 
     @property
+    def hidden_channels(self) -> int:
+        """Channels between the two convolutions of the subnet."""
+        return self.halves[0]
+
+    @property
     def scale(self) -> Tensor:
         """g, positive, (1, C, 1, 1)."""
         return 0.1 * F.softplus(self.global_scale, beta=0.5)
@@ -83,7 +90,7 @@ class FlowStep(InvertibleModule):
         passive, active = x.split_with_sizes(self.halves, dim=1)
         scale = self.scale
         y, log_det = couple(
-            passive, active, self.subnet(passive), scale, self.global_offset,
+            passive, active, self._a(passive), scale, self.global_offset,
             self.permutation, self.inverse_permutation, self.shares,
         )  # fmt: skip
         of_scale = log_det_of_scale(scale, x, self.shares)
@@ -93,13 +100,23 @@ class FlowStep(InvertibleModule):
         scale = self.scale
         x = (y.index_select(1, self.inverse_permutation) - self.global_offset) / scale
         passive, active = x.split_with_sizes(self.halves, dim=1)
-        tanh, shift = coefficients(self.subnet(passive), n_active=active.shape[1], dtype=active.dtype)
+        tanh, shift = coefficients(self._a(passive), n_active=active.shape[1], dtype=active.dtype)
         log_det = log_det_of_scale(scale, x)
         active = active - shift
         if tanh is not None:
             active = active * torch.exp(-AFFINE_CLAMPING * tanh)
             log_det = log_det + log_det_of(tanh)
         return torch.cat([passive, active], dim=1), -log_det
+
+    def _a(self, passive: Tensor) -> Tensor:
+        """[a_s ; a_t] before its factor, or a_t alone for a uniform coupling."""
+        if self.kept is None:
+            a: Tensor = self.subnet(passive)
+            return a
+        first, rectify, second = self.subnet
+        hidden = rectify(first(passive))
+        thinned: Tensor = second(hidden * self.kept.to(hidden.dtype))
+        return thinned
 
 
 def coupling_subnet(channels_in: int, channels_out: int, kernel_size: int) -> nn.Sequential:

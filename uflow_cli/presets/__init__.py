@@ -31,6 +31,7 @@ PAPER_EXACT = {  # what paper_exact means for other settings (docs/method.md, se
     "folds": 1,
     "schedule": "published",
     "feature_noise": 0.0,
+    "dropout": 0.0,
     "gradient_clip": 0.0,
     "patience": 20,
     "augment": None,

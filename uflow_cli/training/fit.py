@@ -40,7 +40,7 @@ class FlowFit:
         self.model, self.features, self.rows = model, features, rows
         self.config, self.group, self.observer = config, group, observer
         self.n_epochs, self.layouts, self.shares = n_epochs, layouts, shares
-        self.generator = torch.Generator(model.device)  # of the noise
+        self.generator = torch.Generator(model.device)  # of noise and dropout
         self.steps_per_epoch = -(-len(rows) // config.batch_size)
         self.optimiser = adam(model.flow.parameters(), weight_decay=config.weight_decay)
         if tensors:
@@ -55,10 +55,11 @@ class FlowFit:
         if not self.config.compile or self.shares is not None:
             return self.model.flow
         n_images = len(self.group.part(range(self.config.batch_size)))
-        return compiled(
-            self.model.flow, batch_size=n_images, device=self.model.device, half=self.half,
-            on_warning=self.observer.on_warning,
-        )  # fmt: skip
+        with self.model.flow.thinned(self._kept(self.config.batch_size)):
+            return compiled(
+                self.model.flow, batch_size=n_images, device=self.model.device, half=self.half,
+                on_warning=self.observer.on_warning,
+            )  # fmt: skip
 
     def epoch(self, epoch: int, *, rate_share: float) -> float:
         """Mean training loss over one pass; all that is random in it follows from the seed and the epoch's number."""
@@ -83,10 +84,10 @@ class FlowFit:
             group["lr"] = rate
         part = self.group.part(batch)
         features = self.features.read(part or batch[:1], device=self.model.device)
-        noise = self._noise(len(batch))
+        noise, kept = self._noise(len(batch)), self._kept(len(batch))
         shares = self._shares(part or batch[:1])
         autocast = torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.half)
-        with autocast, self.model.flow.weighted(shares):
+        with autocast, self.model.flow.weighted(shares), self.model.flow.thinned(kept):
             embeddings, log_det_jacobian = self.synchronised_model.embed(features, noise)
         nll = negative_log_likelihood(embeddings, log_det_jacobian, shares).sum()
         if not part:  # fewer images than processes: all must take part in the exchange of gradients
@@ -106,12 +107,29 @@ class FlowFit:
         """
         if not self.config.feature_noise:
             return []
-        own, flow = list(self.group.part(range(n_images))) or [0], self.model.flow
+        own, flow = self._own(n_images), self.model.flow
         shapes = [(n_images, c, *grid) for c, grid in zip(flow.channels, flow.grids, strict=True)]
         return [
             self.config.feature_noise * torch.randn(shape, generator=self.generator, device=self.model.device)[own]
             for shape in shapes
         ]
+
+    def _kept(self, n_images: int) -> list[Tensor]:
+        """What multiplies the hidden channels of each flow step in this process's part of a batch of `n_images`.
+
+        That is 0 or 1 / (1 - dropout); nothing without dropout. It is drawn for the whole batch, as noise is.
+        """
+        share = self.config.dropout
+        if not share:
+            return []
+        own = self._own(n_images)
+        shapes = [(n_images, step.hidden_channels, 1, 1) for step in self.model.flow.steps]
+        drawn = [torch.rand(shape, generator=self.generator, device=self.model.device)[own] for shape in shapes]
+        return [(one >= share) / (1 - share) for one in drawn]
+
+    def _own(self, n_images: int) -> list[int]:
+        """Which of a batch of `n_images` this process has; the first one where it has none."""
+        return list(self.group.part(range(n_images))) or [0]
 
     def _shares(self, rows: Sequence[int]) -> list[Tensor] | None:
         """How much the cells of `rows` count, (B, 1, H_s, W_s) per scale of the flow."""
