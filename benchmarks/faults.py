@@ -37,6 +37,7 @@ from fault_scenarios import archive, at_an_address, scenarios, write_base
 
 from uflow_cli.files import remove_litter
 from uflow_cli.results import RESULT_NAME
+from uflow_cli.run.lock import LOCK_NAME
 
 PAGE = 4096  # bytes
 
@@ -60,7 +61,8 @@ def broken_at_each_change(
             elif code:
                 require_one_line(stage, code, where)
             require_whole(folder)
-            if code:  # on a full disk the last steps may succeed, for they only remove files
+            # on a full disk the last steps may succeed, for they only remove files; a read-only one keeps the lock
+            if code or list(folder.rglob(LOCK_NAME)):
                 stage.all(scenario, folder)
             elif advice := re.search(r"; then: uflow (export --model \S+)$", stage.said, re.MULTILINE):
                 stage.all(Scenario("export", Path.mkdir, lambda _folder, said=advice: said[1].split()), folder)
