@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +26,7 @@ from uflow_cli.features.catalogue import EXTRACTORS
 from uflow_cli.images import write_png
 from uflow_cli.model import Model, build_model
 from uflow_cli.run.graph import find_graph, load_engine, open_model
-from uflow_cli.run.record import BEFORE_RECALIBRATION_NAME, CONFIG_NAME, GRAPH_NAME, load_run
+from uflow_cli.run.record import BEFORE_RECALIBRATION_NAME, CONFIG_NAME, GRAPH_NAME, is_run, load_run
 
 CPU = torch.device("cpu")
 CAIT = "cait_xxs24_224.fb_dist_in1k"
@@ -156,23 +158,43 @@ def test_a_recalibration_says_in_one_line_that_the_record_of_the_graph_is_damage
 def test_a_recalibration_that_is_killed_at_any_write_leaves_a_folder_that_detects(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    run, writes, put = load_run(copy_of(exported, tmp_path)), iter(range(1, 10)), Path.replace
+    run = load_run(copy_of(exported, tmp_path))
     other = replace(run.calibration, lowest_log_nfa=run.calibration.lowest_log_nfa[1:])
+    with killed_at_write(number, monkeypatch):
+        run.recalibrate(other)
+    after = load_run(run.folder)
+    load_engine(after)
+    assert after.calibration in (run.calibration, other)
+    after.recalibrate(other)
+    load_engine(load_run(run.folder))
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_an_export_that_is_killed_at_any_write_leaves_no_run_and_is_given_again(
+    graph_run: Path, photographs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    run, out = load_run(graph_run), tmp_path / "out"
+    with killed_at_write(number, monkeypatch):
+        export_run(run, photographs, which="test images", out=out)
+    assert not is_run(out)
+    export_run(run, photographs, which="test images", out=out)
+    load_engine(load_run(out))
+
+
+@contextlib.contextmanager
+def killed_at_write(number: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Within, the process dies where the `number`th file comes into its place."""
+    writes, put = iter(range(1, 10)), Path.replace
 
     def put_or_die(path: Path, target: Path) -> Path:
         if next(writes) >= number:
             raise KeyboardInterrupt
         return put(path, target)
 
-    monkeypatch.setattr(Path, "replace", put_or_die)
-    with pytest.raises(KeyboardInterrupt):
-        run.recalibrate(other)
-    monkeypatch.undo()
-    after = load_run(run.folder)
-    load_engine(after)
-    assert after.calibration in (run.calibration, other)
-    after.recalibrate(other)
-    load_engine(load_run(run.folder))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", put_or_die)
+        with pytest.raises(KeyboardInterrupt):
+            yield
 
 
 def test_a_recalibration_between_two_reads_of_a_detection_is_no_damage(exported: Path, tmp_path: Path) -> None:

@@ -53,15 +53,15 @@ class Graph:
 
 def write_graph(run: Run, data: bytes, graph: Graph, *, out: Path | None = None) -> None:
     """Put the ONNX model `data` into the folder of `run`, or with its configuration into `out`."""
-    folder = out or run.folder
+    folder, text = out or run.folder, to_json(run)
     write_bytes(folder / graph.file, data, durable=True)
     if out is not None:
         if run.roi is not None and run.roi.file is not None:
             write_bytes(out / run.roi.file, (run.folder / run.roi.file).read_bytes(), durable=True)
-        text = to_json(run)
-        write_text(out / CONFIG_NAME, text, durable=True)
         graph = replace(graph, config_sha256=_digest(text.encode()))
     write_text(folder / GRAPH_NAME, to_json(graph), durable=True)
+    if out is not None:
+        write_text(out / CONFIG_NAME, text, durable=True)  # the last: what has none is no run yet
     for stale in folder.glob(GRAPH_PATTERN):
         if stale.name != graph.file:
             stale.unlink(missing_ok=True)
