@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -19,7 +20,7 @@ from weights_files import CAIT, random_state
 
 from uflow_cli.checkpoints import guess_category, import_published
 from uflow_cli.detection.prediction import SCORE_SIZE, predict
-from uflow_cli.errors import CheckpointError, UflowError, WeightsError
+from uflow_cli.errors import CheckpointError, NoRoomError, UflowError, WeightsError
 from uflow_cli.features import EXTRACTORS
 from uflow_cli.features.cait import CaitBackbone, CaitScale
 from uflow_cli.run.record import PAPER_EXACT_CAVEAT, load_model, load_run
@@ -224,3 +225,14 @@ def test_a_flow_that_does_not_fit_its_networks_is_one_line(ms_cait, tmp_path):
     with pytest.raises(CheckpointError, match="does not fit ms-cait"):
         import_published(path, out=tmp_path / "run", dataset="mvtec", category="x", device=CPU)
     assert [file.name for file in (tmp_path / "run").iterdir()] == ["notes.txt"]
+
+
+def test_a_read_only_disk_is_one_line(ms_cait, tmp_path, monkeypatch):
+    def refused(path, *_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    path = write_checkpoint(tmp_path / "a.ckpt", graph_of((192, 192)), extractor1=ms_cait[0], extractor2=ms_cait[1])
+    for name in ("unlink", "replace"):
+        monkeypatch.setattr(Path, name, refused)
+    with pytest.raises(NoRoomError, match=r"cannot be written \(Read-only file system\); choose another folder"):
+        import_published(path, out=tmp_path / "run", dataset="mvtec", category="x", device=CPU)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from uflow_cli.errors import UflowError
-from uflow_cli.files import replacing, swap_folder, workshop, write_text
+from uflow_cli.files import remove_litter, replacing, swap_folder, workshop, write_text
 
 
 def test_failure_leaves_the_old_file_and_no_litter(tmp_path):
@@ -25,6 +26,20 @@ def test_failure_leaves_the_old_file_and_no_litter(tmp_path):
         fail_half_way()
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_litter_that_may_not_be_removed_stays(tmp_path, monkeypatch):
+    (tmp_path / ".a1b2c3d4.tmp").touch()
+    with monkeypatch.context() as readonly:
+        readonly.setattr(Path, "unlink", refused)
+        remove_litter(tmp_path)
+    assert (tmp_path / ".a1b2c3d4.tmp").exists()
+    remove_litter(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def refused(path, *_, **__):
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
 
 def test_parents_are_made_and_others_may_read(tmp_path):

@@ -148,9 +148,9 @@ def import_published(
         return _write(out, path, model, training, (dataset, category), calibration_images, on_progress)
     except (RuntimeError, UflowError) as error:
         if not is_run(out):
-            for file in files:
-                file.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # of a folder that holds something else, or was never made
+            with contextlib.suppress(OSError):  # of a read-only disk, a folder that holds something else or never was
+                for file in files:
+                    file.unlink(missing_ok=True)
                 out.rmdir()
         if isinstance(error, UflowError) and not isinstance(error, WeightsError):
             raise
@@ -202,4 +202,5 @@ def _share(twin: Path, path: Path) -> None:
         os.link(twin, temporary)
         temporary.replace(path)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)

@@ -84,9 +84,13 @@ def read_plain(path: Path) -> bytes:
 
 
 def remove_litter(folder: Path, *, below: bool = False) -> None:
-    """Remove the temporary files that killed writers left in `folder`, or also `below` it; nobody may write there."""
+    """Remove the temporary files that killed writers left in `folder`, or also `below` it; nobody may write there.
+
+    They stay where that is not allowed.
+    """
     for path in folder.glob("**/.????????.tmp" if below else ".????????.tmp"):
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def hold(file: IO[Any], refusal: str) -> None:
