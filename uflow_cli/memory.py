@@ -12,7 +12,7 @@ PERIOD = 60.0  # seconds
 class HeapTrimmer:
     """Gives the system back what is free in the heap of glibc, from time to time; other systems keep it.
 
-    Python rebuilds its table of names, 2 MB, every 9,000 paths, and small things lie in the hole that the last one
+    Python rebuilds its table of names, 1.8 MiB, every 9,000 images, and small things lie in the hole that the last one
     left, so that the heap grows though no more of it is in use.
     """
 
