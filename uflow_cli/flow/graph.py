@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from itertools import cycle, islice, pairwise
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -78,36 +79,31 @@ class UFlow(GraphINN):
             reach.append(max(sum(steps), 2 * reach[-1] + spread if below else 0))
         return tuple(reversed(reach))
 
-    @contextlib.contextmanager
-    def weighted(self, shares: Sequence[Tensor] | None) -> Iterator[None]:
+    def weighted(self, shares: Sequence[Tensor] | None) -> AbstractContextManager[None]:
         """Within, the log-determinant counts each cell by its share, (B, 1, H_s, W_s) per scale; None: all alike."""
-        if shares is None:
-            yield
-            return
-        try:
-            for step in self.steps:
-                step.shares = shares[self.grids.index(step.grid)]
-            yield
-        finally:
-            for step in self.steps:
-                step.shares = None
+        by_step = [] if shares is None else [shares[self.grids.index(step.grid)] for step in self.steps]
+        return self._lent("shares", by_step)
 
-    @contextlib.contextmanager
-    def thinned(self, kept: Sequence[Tensor]) -> Iterator[None]:
+    def thinned(self, kept: Sequence[Tensor]) -> AbstractContextManager[None]:
         """Within, each flow step multiplies its hidden channels by its own of `kept`, (B, C', 1, 1), as dropout does.
 
         They are in the order of `steps`; without any, all stays as it is.
         """
-        if not kept:
+        return self._lent("kept", kept)
+
+    @contextlib.contextmanager
+    def _lent(self, name: Literal["shares", "kept"], by_step: Sequence[Tensor]) -> Iterator[None]:
+        """Within, the attribute `name` of each flow step is its own of `by_step`; without any, nothing changes."""
+        if not by_step:
             yield
             return
         try:
-            for step, factors in zip(self.steps, kept, strict=True):
-                step.kept = factors
+            for step, tensor in zip(self.steps, by_step, strict=True):
+                setattr(step, name, tensor)
             yield
         finally:
             for step in self.steps:
-                step.kept = None
+                setattr(step, name, None)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As of every module, but RuntimeError also for permutations that are none.

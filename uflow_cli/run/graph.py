@@ -53,11 +53,12 @@ class Graph:
 
 def write_graph(run: Run, data: bytes, graph: Graph, *, out: Path | None = None) -> None:
     """Put the ONNX model `data` into the folder of `run`, or with its configuration into `out`."""
-    folder, text = out or run.folder, to_json(run)
+    folder = out or run.folder
     write_bytes(folder / graph.file, data, durable=True)
     if out is not None:
         if run.roi is not None and run.roi.file is not None:
             write_bytes(out / run.roi.file, (run.folder / run.roi.file).read_bytes(), durable=True)
+        text = to_json(run)
         graph = replace(graph, config_sha256=_digest(text.encode()))
     write_text(folder / GRAPH_NAME, to_json(graph), durable=True)
     if out is not None:

@@ -189,7 +189,7 @@ def _conclude(run: Run, state: TrainingState, observer: Observer, *, compile_gra
             export_run(run, [Path(state.images[i][0]) for i in held_out], which="held-out images")
         except ExportError as error:
             observer.on_warning(f"no graph was made: {error}")
-        except UflowError as error:  # it could not be written
+        except UflowError as error:  # of the disk or the images, not of the graph
             observer.on_warning(f"no graph was made: {error}; then: uflow export --model {run.folder}")
     remove_state(run.folder)
 
