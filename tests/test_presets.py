@@ -63,6 +63,13 @@ def test_few_images_drop_out_where_that_was_measured(n_images, dropout):
     assert resolve({"dropout": 0.3}, n_images=n_images)[1].dropout == 0.3
 
 
+@pytest.mark.parametrize(("n_images", "expected"), [(99, (0.1, 0.5)), (100, (0.0, 0.7))])
+def test_what_many_images_change_holds_for_every_extractor(n_images, expected):
+    for extractor in ("efficientnet-lite0", "efficientnet-lite2", "resnet18"):
+        model, training = resolve({"extractor": extractor}, n_images=n_images)
+        assert (training.dropout, model.flow_share) == expected, extractor
+
+
 def test_lite_is_the_default_and_equals_the_defaults_of_the_fields():
     model, training = resolve({})
     assert (replace(model, scales=None), training) == (ModelConfig(), TrainingConfig())

@@ -15,7 +15,7 @@ from uflow_cli.files import read_plain
 from uflow_cli.schema import Setting, checked, settings_of, to_dict
 
 CATEGORIES = "category"  # [category.<dataset>.<category>]: a preset's settings for one category
-MANY = "many_images"  # [many_images.<extractor>]: for one extractor, where there are as many as
+MANY = "many_images"  # [many_images], and [many_images.<extractor>] for one extractor: where there are as many as
 MANY_IMAGES = 100  # good images; see benchmarks/results/fused.md
 PAPER_EXACT = {  # what paper_exact means for other settings (docs/method.md, section 8)
     "precision": "fp32",
@@ -64,7 +64,8 @@ def preset_settings(
     categories, of_many = values.pop(CATEGORIES, {}), values.pop(MANY, {})
     values |= categories.get(dataset, {}).get(category, {})
     if n_images is None or n_images >= MANY_IMAGES:
-        values |= of_many.get(given.get("extractor", values.get("extractor")), {})
+        of_extractor = of_many.get(given.get("extractor", values.get("extractor")), {})
+        values |= {key: value for key, value in of_many.items() if not isinstance(value, dict)} | of_extractor
     values = checked(values, all_settings(), where=f"in preset {name}")
     size = given.get("input_size", values.get("input_size", ModelConfig().input_size))
     if given.get("strides") is not None or not scales_fit(values.get("scales"), size):
