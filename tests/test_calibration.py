@@ -104,6 +104,8 @@ def test_false_alarms_count_images_strictly_below():
 def test_misfits_name_the_scales_outside_the_range():
     calibration = plain_calibration(4, 4, 4, mean_ratio=(1.0, 1.2, 0.9))
     assert calibration.misfits() == [1, 2]
+    directions = [(text.split(":")[0], " more than" in text, " less than" in text) for text in calibration.warnings()]
+    assert directions == [("scale 2", True, False), ("scale 3", False, True)]
 
 
 def test_a_scored_image_is_judged_without_its_group():

@@ -151,7 +151,7 @@ class Calibration:
         low, high = MEAN_RATIO_RANGE
         return [
             f"scale {scale + 1}: v = {self.mean_ratio[scale]:.3f} is outside {low:.2f}..{high:.2f}, "
-            "the flow fits the held-out images badly"
+            f"held-out images vary {'more' if self.mean_ratio[scale] > high else 'less'} than the flow expects"
             for scale in self.misfits()
         ]
 
