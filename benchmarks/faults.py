@@ -37,7 +37,6 @@ from fault_scenarios import archive, at_an_address, scenarios, write_base
 
 from uflow_cli.files import remove_litter
 from uflow_cli.results import RESULT_NAME
-from uflow_cli.run.lock import LOCK_NAME
 
 PAGE = 4096  # bytes
 
@@ -62,7 +61,7 @@ def broken_at_each_change(
                 require_one_line(stage, code, where)
             require_whole(folder)
             # the last steps only remove files: a full disk lets them, and a read-only one keeps what nobody needs
-            if code or any(path.name.startswith(".") or path.name == LOCK_NAME for path in folder.rglob("*")):
+            if code or (kind == "readonly" and outcome_of(scenario, folder) != expected):
                 stage.all(scenario, folder)
             elif advice := re.search(r"; then: uflow (export --model \S+)$", stage.said, re.MULTILINE):
                 stage.all(Scenario("export", Path.mkdir, lambda _folder, said=advice: said[1].split()), folder)

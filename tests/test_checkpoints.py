@@ -23,6 +23,7 @@ from uflow_cli.detection.prediction import SCORE_SIZE, predict
 from uflow_cli.errors import CheckpointError, NoRoomError, UflowError, WeightsError
 from uflow_cli.features import EXTRACTORS
 from uflow_cli.features.cait import CaitBackbone, CaitScale
+from uflow_cli.files import write_bytes
 from uflow_cli.run.record import PAPER_EXACT_CAVEAT, load_model, load_run
 
 CPU = torch.device("cpu")
@@ -227,12 +228,28 @@ def test_a_flow_that_does_not_fit_its_networks_is_one_line(ms_cait, tmp_path):
     assert [file.name for file in (tmp_path / "run").iterdir()] == ["notes.txt"]
 
 
-def test_a_read_only_disk_is_one_line(ms_cait, tmp_path, monkeypatch):
-    def refused(path, *_, **__):
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+def refused(path, *_, **__):
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
+
+def test_a_read_only_disk_is_one_line(ms_cait, tmp_path, monkeypatch):
     path = write_checkpoint(tmp_path / "a.ckpt", graph_of((192, 192)), extractor1=ms_cait[0], extractor2=ms_cait[1])
     for name in ("unlink", "replace"):
         monkeypatch.setattr(Path, name, refused)
     with pytest.raises(NoRoomError, match=r"cannot be written \(Read-only file system\); choose another folder"):
         import_published(path, out=tmp_path / "run", dataset="mvtec", category="x", device=CPU)
+
+
+def test_a_disk_that_keeps_what_nobody_needs_hinders_nothing(ms_cait, tmp_path, monkeypatch):
+    path = write_checkpoint(tmp_path / "a.ckpt", graph_of((192, 192)), extractor1=ms_cait[0], extractor2=ms_cait[1])
+    stale = tmp_path / "run" / "flow-0001-0123456789ab.safetensors"
+    write_bytes(stale, b"of another run")
+    words = {"out": tmp_path / "run", "dataset": "mvtec", "category": "x", "device": CPU, "overwrite": True}
+    unlink = Path.unlink
+    with monkeypatch.context() as readonly:
+        readonly.setattr(Path, "unlink", lambda path, **how: refused(path) if path == stale else unlink(path, **how))
+        run = import_published(path, **words)
+    assert stale.exists()
+    assert load_run(tmp_path / "run") == run
+    import_published(path, **words)
+    assert not stale.exists()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from uflow_cli.errors import UflowError
-from uflow_cli.files import remove_litter, replacing, swap_folder, workshop, write_text
+from uflow_cli.files import remove, remove_litter, replacing, swap_folder, workshop, write_text
 
 
 def test_failure_leaves_the_old_file_and_no_litter(tmp_path):
@@ -35,6 +35,17 @@ def test_litter_that_may_not_be_removed_stays(tmp_path, monkeypatch):
         remove_litter(tmp_path)
     assert (tmp_path / ".a1b2c3d4.tmp").exists()
     remove_litter(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_must_not_stay_and_cannot_be_removed_is_one_line(tmp_path, monkeypatch):
+    remove(tmp_path / "never there")
+    (tmp_path / "a").touch()
+    with monkeypatch.context() as readonly:
+        readonly.setattr(Path, "unlink", refused)
+        with pytest.raises(UflowError, match=r"a: cannot be removed \(Read-only file system\)"):
+            remove(tmp_path / "a")
+    remove(tmp_path / "a")
     assert not list(tmp_path.iterdir())
 
 

@@ -83,14 +83,29 @@ def read_plain(path: Path) -> bytes:
     return path.read_bytes()
 
 
+def remove(path: Path) -> None:
+    """Remove a file that must not stay, where it is there; UflowError if that fails."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise UflowError(
+            f"{path}: cannot be removed ({error.strerror or error}); see whether its disk can be written"
+        ) from error
+
+
+def discard(path: Path) -> None:
+    """Remove a file that nobody needs any more; it stays where that is not allowed."""
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
 def remove_litter(folder: Path, *, below: bool = False) -> None:
     """Remove the temporary files that killed writers left in `folder`, or also `below` it; nobody may write there.
 
     They stay where that is not allowed.
     """
     for path in folder.glob("**/.????????.tmp" if below else ".????????.tmp"):
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
+        discard(path)
 
 
 def hold(file: IO[Any], refusal: str) -> None:

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from uflow_cli.config import DeviceChoice, Runtime
 from uflow_cli.errors import CheckpointError, UflowError
-from uflow_cli.files import is_file_name, write_bytes, write_text
+from uflow_cli.files import discard, is_file_name, write_bytes, write_text
 from uflow_cli.run.record import CONFIG_NAME, GRAPH_NAME, Run, fields_of, load_model
 from uflow_cli.schema import from_dict, record, to_json
 from uflow_cli.text import in_one_line, shortened
@@ -65,7 +65,7 @@ def write_graph(run: Run, data: bytes, graph: Graph, *, out: Path | None = None)
         write_text(out / CONFIG_NAME, text, durable=True)  # the last: what has none is no run yet
     for stale in folder.glob(GRAPH_PATTERN):
         if stale.name != graph.file:
-            stale.unlink(missing_ok=True)
+            discard(stale)
 
 
 def find_graph(run: Run) -> Graph | None:

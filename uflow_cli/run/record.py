@@ -32,7 +32,7 @@ from uflow_cli.calibration import Calibration, calibration_chart
 from uflow_cli.charts import svg_file
 from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.errors import CheckpointError, UflowError
-from uflow_cli.files import is_file_name, remove_litter, write_bytes, write_text
+from uflow_cli.files import discard, is_file_name, remove_litter, write_bytes, write_text
 from uflow_cli.images import EVERYWHERE, Rois, read_encoded, read_roi
 from uflow_cli.schema import FileName, from_dict, parse_json, record, refuse_newer, to_json
 from uflow_cli.text import in_one_line, shortened
@@ -211,10 +211,10 @@ def write_run(run: Run) -> None:
     write_text(run.folder / CONFIG_NAME, to_json(run), durable=True)
     for stale in run.folder.glob(WEIGHTS_PATTERN):
         if stale.name != run.weights:
-            stale.unlink(missing_ok=True)
+            discard(stale)
     for stale in run.folder.glob(ROI_PATTERN):
         if run.roi is None or stale.name != run.roi.file:
-            stale.unlink(missing_ok=True)
+            discard(stale)
 
 
 def write_calibration_chart(run: Run) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from uflow_cli.calibration import Calibration
 from uflow_cli.config import ModelConfig, TrainingConfig
 from uflow_cli.errors import CheckpointError, ImageError, TrainingError, UflowError
-from uflow_cli.files import write_bytes
+from uflow_cli.files import remove, write_bytes
 from uflow_cli.images import read_encoded
 from uflow_cli.run.log import Epoch, write_log
 from uflow_cli.run.record import (
@@ -151,7 +151,7 @@ def write_best_epoch(folder: Path, state: TrainingState, word: RunState) -> Run:
 
 def remove_state(folder: Path) -> None:
     """Forget the training in `folder`: it is over, or cannot go on."""
-    (folder / STATE_NAME).unlink(missing_ok=True)
+    remove(folder / STATE_NAME)
 
 
 def require_same_images(

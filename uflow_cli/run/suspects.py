@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from uflow_cli.errors import CheckpointError
-from uflow_cli.files import write_bytes
+from uflow_cli.files import remove, write_bytes
 
 SUSPECTS_NAME = "suspicious.csv"
 HEAD = ("image", "log_nfa")
@@ -27,7 +27,7 @@ class Suspect:
 def write_suspects(folder: Path, suspects: Sequence[Suspect]) -> None:
     """Write the suspects of the run in `folder`, the strangest first; without any there is no file."""
     if not suspects:
-        (folder / SUSPECTS_NAME).unlink(missing_ok=True)
+        remove(folder / SUSPECTS_NAME)
         return
     text = io.StringIO()
     lines = csv.writer(text)  # ends lines as the standard of CSV has it: only then are both kinds of ends quoted
