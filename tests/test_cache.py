@@ -167,7 +167,7 @@ def test_other_weights_other_features(model, paths, cache):
     other = build_model(model.config, device=CPU)
     with torch.no_grad():
         next(iter(other.extractor.backbone.parameters())).mul_(1.0001)
-    other.extractor.digest = weights_digest(other.extractor.backbone)
+    other.extractor.digest = weights_digest(other.extractor.backbone.state_dict())
     store, found = load(other, paths, cache)
     assert found == 0
     assert_same(read(store), truth(other, paths))

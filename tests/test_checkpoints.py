@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import os
 import shutil
@@ -164,7 +165,7 @@ def test_runs_share_what_is_the_same_and_may_be_moved(ms_cait, tmp_path):
     for name in ("one", "two"):
         path = write_checkpoint(tmp_path / f"{name}.ckpt", graph, extractor1=ms_cait[0], extractor2=ms_cait[1])
         import_published(path, out=tmp_path / "runs" / name, dataset="mvtec", category=name, device=CPU)
-    file = f"{CAIT}.safetensors"
+    (file,) = (path.name for path in (tmp_path / "runs" / "one").glob(f"{CAIT}-*.safetensors"))
     assert (tmp_path / "runs" / "one" / file).samefile(tmp_path / "runs" / "two" / file)
     with pytest.raises(UflowError, match="already holds a run"):
         import_published(path, out=tmp_path / "runs" / "two", dataset="mvtec", category="two", device=CPU)
@@ -238,6 +239,21 @@ def test_a_read_only_disk_is_one_line(ms_cait, tmp_path, monkeypatch):
         monkeypatch.setattr(Path, name, refused)
     with pytest.raises(NoRoomError, match=r"cannot be written \(Read-only file system\); choose another folder"):
         import_published(path, out=tmp_path / "run", dataset="mvtec", category="x", device=CPU)
+
+
+def test_what_fails_leaves_the_run_that_it_was_to_replace(ms_cait, tmp_path):
+    flow, words = graph_of((192, 192)), {"dataset": "mvtec", "category": "x", "device": CPU}
+    path = write_checkpoint(tmp_path / "a.ckpt", flow, extractor1=ms_cait[0], extractor2=ms_cait[1])
+    import_published(path, out=tmp_path / "run", **words)
+    before = {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()}
+    others = [{name: value + 1 for name, value in network.items()} for network in ms_cait]
+    for flow_of_it in (graph_of((192, 96)), flow):
+        path = write_checkpoint(tmp_path / "b.ckpt", flow_of_it, extractor1=others[0], extractor2=others[1])
+        with contextlib.nullcontext() if flow_of_it is flow else pytest.raises(CheckpointError, match="does not fit"):
+            import_published(path, out=tmp_path / "run", overwrite=True, **words)
+        after = {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()}
+        assert (after == before, len(after)) == (flow_of_it is not flow, len(before))
+    load_model(load_run(tmp_path / "run"), device=CPU)
 
 
 def test_a_disk_that_keeps_what_nobody_needs_hinders_nothing(ms_cait, tmp_path, monkeypatch):

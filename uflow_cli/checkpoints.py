@@ -19,12 +19,12 @@ from torch import Tensor
 import uflow_cli
 from uflow_cli.calibration import calibrate, kind_of_evidence
 from uflow_cli.check import embed_images
-from uflow_cli.config import MIN_HELD_OUT, ModelConfig, TrainingConfig
+from uflow_cli.config import MIN_HELD_OUT, TrainingConfig
 from uflow_cli.errors import CheckpointError, UflowError, WeightsError
 from uflow_cli.evaluation import published_categories
-from uflow_cli.features import EXTRACTORS, extractor_spec, needed_weights
+from uflow_cli.features import EXTRACTORS, extractor_spec, needed_weights, weights_digest
 from uflow_cli.features.weights import read_weights
-from uflow_cli.files import remove_litter, replacing
+from uflow_cli.files import discard, remove_litter, replacing
 from uflow_cli.flow import state_from_published
 from uflow_cli.model import Model, build_model
 from uflow_cli.presets import resolve
@@ -138,20 +138,26 @@ def import_published(
         "paper_exact": not calibration_images,
     }  # fmt: skip
     model_config, training = resolve(settings, dataset=dataset, category=category)
-    files = [out.absolute() / f"{source.network}.safetensors" for source in extractor_spec(model_config).sources]
+    needed = needed_weights(model_config)
+    used = [{name: value for name, value in network.items() if name in needed} for network in published.networks]
+    names = [source.network for source in extractor_spec(model_config).sources]
+    files = [
+        out.absolute() / f"{name}-{weights_digest(weights)[:12]}.safetensors"
+        for name, weights in zip(names, used, strict=True)
+    ]
     remove_litter(out)
     try:
-        _write_networks(files, published, model_config)
+        _write_networks(files, used)
         model = build_model(replace(model_config, weights=tuple(map(str, files))), device=device)
         model.load_state_dict(published.trained)
         model.flow.eval()
-        return _write(out, path, model, training, (dataset, category), calibration_images, on_progress)
+        run = _write(out, path, model, training, (dataset, category), calibration_images, on_progress)
+        _discard_networks(out, names)
+        return run
     except (RuntimeError, UflowError) as error:
-        if not is_run(out):
-            with contextlib.suppress(OSError):  # of a read-only disk, a folder that holds something else or never was
-                for file in files:
-                    file.unlink(missing_ok=True)
-                out.rmdir()
+        _discard_networks(out, names)
+        with contextlib.suppress(OSError):  # of a read-only disk, a folder that holds something else or never was
+            out.rmdir()
         if isinstance(error, UflowError) and not isinstance(error, WeightsError):
             raise
         raise CheckpointError(f"{path} does not fit {published.extractor} ({in_one_line(error)})") from error
@@ -182,16 +188,27 @@ def _write(
     return load_run(out)
 
 
-def _write_networks(files: Sequence[Path], published: PublishedModel, config: ModelConfig) -> None:
-    """Write what is used of the extractor's networks into `files`; runs beside theirs that have the same share them."""
-    needed = needed_weights(config)
-    for path, state in zip(files, published.networks, strict=True):
+def _write_networks(files: Sequence[Path], networks: Sequence[Mapping[str, Tensor]]) -> None:
+    """Write the weights of `networks` into `files`; runs beside theirs that have the same share them."""
+    for path, weights in zip(files, networks, strict=True):
         with replacing(path) as temporary:
-            save_file({name: value.contiguous() for name, value in state.items() if name in needed}, temporary)
+            save_file({name: value.contiguous() for name, value in weights.items()}, temporary)
         for twin in path.parent.parent.glob(f"*/{path.name}"):
             if twin.parent != path.parent and filecmp.cmp(twin, path, shallow=False):
                 _share(twin, path)
                 break
+
+
+def _discard_networks(out: Path, names: Sequence[str]) -> None:
+    """Remove the weights of networks called `names` from `out`, save those that its run uses."""
+    try:
+        kept = {Path(file).name for file in load_run(out).model.weights or ()} if is_run(out) else set()
+    except CheckpointError:  # damaged: what it uses cannot be told
+        return
+    for name in names:
+        for file in (out / f"{name}.safetensors", *out.glob(f"{name}-{'[0-9a-f]' * 12}.safetensors")):
+            if file.name not in kept:
+                discard(file)
 
 
 def _share(twin: Path, path: Path) -> None:

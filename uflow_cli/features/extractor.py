@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -146,7 +146,7 @@ class FeatureExtractor(nn.Module):
         super().__init__()
         self.spec, self.precision = spec, precision
         self.backbone = backbone.eval().requires_grad_(False)
-        self.digest = weights_digest(backbone)  # of the weights as they came, not as rounded below
+        self.digest = weights_digest(backbone.state_dict())  # of the weights as they came, not as rounded below
         if precision == "bf16":
             round_matrices(self.backbone)
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1), persistent=False)
@@ -180,10 +180,10 @@ def round_matrices(network: nn.Module) -> None:
             module.to(torch.bfloat16)
 
 
-def weights_digest(network: nn.Module) -> str:
-    """SHA-256 over the weights of `network`: a model trained on other weights must not be used with these."""
+def weights_digest(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the weights of a network: a model trained on other weights must not be used with these."""
     digest = hashlib.sha256()
-    for key, value in sorted(network.state_dict().items()):
+    for key, value in sorted(weights.items()):
         digest.update(key.encode())
         digest.update(value.detach().cpu().contiguous().numpy().data)
     return digest.hexdigest()
