@@ -2,6 +2,7 @@
 
 - `config.json`: version of the schema, configuration, progress, calibration and the name of the weights file;
 - `flow-<epoch>-<digest>.safetensors`: flow and normalisation of the best epoch;
+- `<network>-<digest>.safetensors`: the extractor's weights, of a run that was imported;
 - `log.csv`, a line per epoch, and `loss.svg`, a picture of it, see `run.log`;
 - `calibration.svg`, a picture of the calibration, once training is over;
 - `roi-<digest>.png`, the mask of the pixels that count, where one was given;
