@@ -231,6 +231,17 @@ def test_kill_in_the_middle_loses_only_what_was_not_done(model, paths, cache):
     assert load(model, paths, cache)[1] == 11
 
 
+def test_what_a_kill_left_beside_the_folders_goes_when_nobody_may_write_there(tmp_path):
+    cache, litter = CacheFolder(tmp_path, GIB), tmp_path / ".a1b2c3d4.tmp"
+    lease = cache.reserve(["other/1.f16"], record_bytes=1)
+    litter.touch()
+    second = cache.reserve(["a/1.f16"], record_bytes=1)
+    assert litter.exists()  # the other may be writing it
+    del lease, second
+    cache.reserve(["a/1.f16"], record_bytes=1)
+    assert not litter.exists()
+
+
 def test_a_forked_process_does_not_end_the_lease_that_it_inherits(tmp_path):
     lease = CacheFolder(tmp_path, GIB).reserve([], record_bytes=1)
     child = os.fork()

@@ -190,6 +190,8 @@ class CacheFolder:
         for folder in self._folders():
             if folder.name not in busy:
                 remove_litter(folder)  # of killed writers
+        if not busy:
+            remove_litter(self.path)
         return used, to_come
 
     def _make_room(self, names: set[str], record_bytes: int) -> None:
