@@ -7,8 +7,10 @@ import http.server
 import os
 import pickle
 import socket
+import sys
 import threading
 import time
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,6 +83,16 @@ class Burglar:
 
     def __reduce__(self):
         return os.mkdir, (str(self.trace),)
+
+
+@pytest.mark.parametrize("room", ["pathlib", "pathlib._local"])
+@pytest.mark.parametrize("name", ["PosixPath", "WindowsPath"])
+def test_paths_in_a_file_are_harmless_whatever_python_wrote_it(tmp_path, monkeypatch, room, name):
+    foreign = type(name, (), {"__module__": room, "__reduce__": lambda _: (foreign, ("a", "b"))})
+    with monkeypatch.context() as there:
+        there.setitem(sys.modules, room, types.SimpleNamespace(**{name: foreign}))
+        torch.save({"state_dict": STATE, "folder": foreign()}, tmp_path / "a.pth")
+    assert read_weights(tmp_path / "a.pth").keys() == STATE.keys()
 
 
 @pytest.mark.parametrize("zipped", [True, False])

@@ -30,8 +30,8 @@ HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # in this order, as timm
 WAY_OUT = "; the lite preset (--extractor efficientnet-lite0) has its weights with it"
 HARMLESS: tuple[tuple[Any, str], ...] = (  # what checkpoints hold beside weights, and what takes its place here
     (argparse.Namespace, "argparse.Namespace"),
-    (PurePosixPath, "pathlib.PosixPath"),
-    (PureWindowsPath, "pathlib.WindowsPath"),
+    *((PurePosixPath, f"{room}.PosixPath") for room in ("pathlib", "pathlib._local")),  # the second: Python 3.13
+    *((PureWindowsPath, f"{room}.WindowsPath") for room in ("pathlib", "pathlib._local")),
     *((OrderedDict, f"{room}.AttributeDict") for room in (
         "lightning_fabric.utilities.data", "lightning.fabric.utilities.data", "pytorch_lightning.utilities.parsing",
         "lightning.pytorch.utilities.parsing",

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import sqlite3
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from io import FileIO
@@ -84,7 +85,8 @@ class Done:
     """
 
     def __init__(self) -> None:
-        self._table = sqlite3.connect("", isolation_level=None)
+        self._table = sqlite3.connect("", isolation_level=None, check_same_thread=False)  # any thread may collect it
+        weakref.finalize(self, self._table.close)
         self._table.execute("PRAGMA journal_mode = OFF")
         self._table.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         self._table.execute("CREATE TABLE done (page BLOB PRIMARY KEY, bytes INT, modified_ns INT) WITHOUT ROWID")
