@@ -106,6 +106,7 @@ class Scenario:
     outcome: Callable[[Path], object] = lambda folder: without_clock(contents(folder))
     leaves_litter: bool = False  # hidden files that a kill left under a temporary name may stay
     address: str | None = None
+    n_products: int = 1  # each of which may fail by itself, in a line of its own
 
 
 class Stage:

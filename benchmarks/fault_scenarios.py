@@ -176,7 +176,7 @@ def scenarios(base: Path, address: str, checkpoint: Path | None) -> list[Scenari
                  leaves_litter=True),
         Scenario("evaluate --category all", with_copies("runs"),
                  lambda folder: [*evaluate, "--dataset", "mvtec", "--category", "all", "--model", folder / "runs"],
-                 leaves_litter=True),
+                 leaves_litter=True, n_products=2),
         Scenario("export --out", nothing, lambda folder: ["export", "--model", run, "--out", folder / "exported"],
                  leaves_litter=True),
         Scenario("report", with_copies("detected"), lambda f: ["report", f / "detected", "--to", f / "page"]),

@@ -58,7 +58,7 @@ def broken_at_each_change(
             if kind == "kill":  # of a worker it may be, which its parent tells
                 assert code in (-signal.SIGKILL, 1) or count.value < number, where
             elif code:
-                require_one_line(stage, code, where)
+                require_one_line(stage, scenario, code, where)
             require_whole(folder)
             # the last steps only remove files: a full disk lets them, and a read-only one keeps what nobody needs
             if code or (kind == "readonly" and outcome_of(scenario, folder) != expected):
@@ -122,7 +122,7 @@ def on_small_disks(
             code = stage.finish(scenario, folder, process)
             where = f"{scenario.name} on a disk of {size} bytes, exit code {code}: {stage.said}"
             if code:
-                require_one_line(stage, code, where)
+                require_one_line(stage, scenario, code, where)
                 too_small += 1
             require_whole(folder)
             subprocess.run(["mount", "-o", "remount,size=1g", disk], check=True)
@@ -221,10 +221,12 @@ def outcome_of(scenario: Scenario, folder: Path) -> object:
     return scenario.outcome(folder)
 
 
-def require_one_line(stage: Stage, code: int, where: str) -> None:
-    """AssertionError unless the last command failed with exit code 1 and one line."""
+def require_one_line(stage: Stage, scenario: Scenario, code: int, where: str) -> None:
+    """AssertionError unless the last command failed with exit code 1 and one line for each product that failed."""
     lines = [line for line in stage.said.splitlines() if line.startswith("uflow: ")]
-    assert (code, len(lines), "Traceback" in stage.said) == (1, 1, False), where
+    assert code == 1, where
+    assert 1 <= len(set(lines)) == len(lines) <= scenario.n_products, where
+    assert "Traceback" not in stage.said, where
 
 
 def require_same(found: object, expected: object, where: str) -> None:

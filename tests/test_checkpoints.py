@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from freia_parts import freia_graph
 from products import good_image
+from safetensors import SafetensorError
 from test_parity import bilinear, likelihood, log_number_of_tests, published_log_pfa, u_flow
 from weights_files import CAIT, random_state
 
@@ -239,6 +240,17 @@ def test_a_read_only_disk_is_one_line(ms_cait, tmp_path, monkeypatch):
         monkeypatch.setattr(Path, name, refused)
     with pytest.raises(NoRoomError, match=r"cannot be written \(Read-only file system\); choose another folder"):
         import_published(path, out=tmp_path / "run", dataset="mvtec", category="x", device=CPU)
+
+
+def test_a_full_disk_is_one_line(ms_cait, tmp_path, monkeypatch):
+    def full(*_):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    path = write_checkpoint(tmp_path / "a.ckpt", graph_of((192, 192)), extractor1=ms_cait[0], extractor2=ms_cait[1])
+    monkeypatch.setattr("uflow_cli.checkpoints.save_file", full)
+    with pytest.raises(UflowError, match=r"run.*cannot be written \(.*No space left on device.*choose another folder"):
+        import_published(path, out=tmp_path / "run", dataset="mvtec", category="x", device=CPU)
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_fails_leaves_the_run_that_it_was_to_replace(ms_cait, tmp_path):

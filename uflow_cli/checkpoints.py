@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -192,7 +193,10 @@ def _write_networks(files: Sequence[Path], networks: Sequence[Mapping[str, Tenso
     """Write the weights of `networks` into `files`; runs beside theirs that have the same share them."""
     for path, weights in zip(files, networks, strict=True):
         with replacing(path) as temporary:
-            save_file({name: value.contiguous() for name, value in weights.items()}, temporary)
+            try:
+                save_file({name: value.contiguous() for name, value in weights.items()}, temporary)
+            except SafetensorError as error:  # its own kind for what the disk refuses, too
+                raise OSError(str(error)) from error
         for twin in path.parent.parent.glob(f"*/{path.name}"):
             if twin.parent != path.parent and filecmp.cmp(twin, path, shallow=False):
                 _share(twin, path)
