@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import subprocess
 import sys
 from pathlib import Path
 
@@ -20,6 +22,31 @@ def test_free_memory_goes_back_though_a_few_things_in_between_live_on() -> None:
     trim_heap()
     assert before - resident_bytes() > 50e6
     assert len(kept) == 1000
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="asks the malloc of glibc")
+def test_what_is_large_lies_apart_whatever_was_freed_before() -> None:
+    for large_apart in (False, True):  # in a process of its own: this cannot be taken back
+        program = COUNTED.format(first="keep_large_apart()" if large_apart else "")
+        found = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+        assert found.stdout.split() == (["1", "0"] if large_apart else ["0", "0"])
+
+
+COUNTED = """
+import ctypes
+from uflow_cli.memory import keep_large_apart
+class Info(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in "arena free fast mapped bytes a b c d e".split()]
+mallinfo2 = ctypes.CDLL(None).mallinfo2
+mallinfo2.restype = Info
+bytearray(30_000_000)  # freed at once: from now on glibc takes the heap for all that is smaller
+{first}
+before = mallinfo2().mapped
+table = bytearray(2_000_000)
+during = mallinfo2().mapped
+del table
+print(during - before, mallinfo2().mapped - before)
+"""
 
 
 def test_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
