@@ -32,6 +32,20 @@ def test_what_is_large_lies_apart_whatever_was_freed_before() -> None:
         assert found.stdout.split() == (["1", "0"] if large_apart else ["0", "0"])
 
 
+@pytest.mark.parametrize("command", ["detect", "watch"])
+def test_long_runs_keep_it_apart_before_libraries_come(command: str, tmp_path: Path) -> None:
+    words = [sys.executable, "-c", STARTED, command, str(tmp_path), "--model", str(tmp_path)]  # where no run is
+    found = subprocess.run(words, check=False, capture_output=True, text=True)
+    assert (found.returncode, found.stdout) == (1, "libraries: set()\n")
+
+
+STARTED = """
+import sys
+from uflow_cli import memory
+from uflow_cli.cli import main
+memory.keep_large_apart = lambda: print("libraries:", {"onnxruntime", "torch", "cv2"} & set(sys.modules))
+main()
+"""
 COUNTED = """
 import ctypes
 from uflow_cli.memory import keep_large_apart

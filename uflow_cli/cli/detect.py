@@ -108,6 +108,9 @@ def detect(
     if workers is not None and engine is not EngineName.ray:
         raise typer.BadParameter("workers belong to --engine ray; give that too", param_hint="'--workers'")
 
+    from uflow_cli.memory import keep_large_apart
+
+    keep_large_apart()  # before the libraries fill the heap
     from uflow_cli.detect import detect_images
     from uflow_cli.results import broken_off
 

@@ -86,6 +86,9 @@ def watch(
         if seconds is not None and not math.isfinite(seconds):
             raise typer.BadParameter(f"a number of seconds is needed, not {seconds}", param_hint=f"'{name}'")
 
+    from uflow_cli.memory import keep_large_apart
+
+    keep_large_apart()  # before the libraries fill the heap
     from uflow_cli.watch import Errand, Watched, command_of, watch_folder, webhook_of
 
     kinds: list[Errand] = [command_of(on_defect)] if on_defect is not None else []
