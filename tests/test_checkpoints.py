@@ -257,6 +257,7 @@ def test_what_fails_leaves_the_run_that_it_was_to_replace(ms_cait, tmp_path):
     flow, words = graph_of((192, 192)), {"dataset": "mvtec", "category": "x", "device": CPU}
     path = write_checkpoint(tmp_path / "a.ckpt", flow, extractor1=ms_cait[0], extractor2=ms_cait[1])
     import_published(path, out=tmp_path / "run", **words)
+    (tmp_path / "run" / f"{CAIT}.safetensors").write_bytes(b"the user's own")
     before = {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()}
     others = [{name: value + 1 for name, value in network.items()} for network in ms_cait]
     for flow_of_it in (graph_of((192, 96)), flow):

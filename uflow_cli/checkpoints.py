@@ -210,7 +210,7 @@ def _discard_networks(out: Path, names: Sequence[str]) -> None:
     except CheckpointError:  # damaged: what it uses cannot be told
         return
     for name in names:
-        for file in (out / f"{name}.safetensors", *out.glob(f"{name}-{'[0-9a-f]' * 12}.safetensors")):
+        for file in out.glob(f"{name}-{'[0-9a-f]' * 12}.safetensors"):
             if file.name not in kept:
                 discard(file)
 
