@@ -161,6 +161,13 @@ def test_trained_layer_norms_of_a_resnet_are_applied(tmp_path):
         torch.testing.assert_close(z, e, rtol=1e-3, atol=2e-3)
 
 
+def test_networks_may_be_of_half_the_precision(ms_cait, tmp_path):
+    halves = [{name: value.bfloat16() for name, value in network.items()} for network in ms_cait]
+    path = write_checkpoint(tmp_path / "a.ckpt", graph_of((192, 192)), extractor1=halves[0], extractor2=halves[1])
+    run = import_published(path, out=tmp_path / "run", dataset="mvtec", category="a", device=CPU)
+    load_model(run, device=CPU)
+
+
 def test_runs_share_what_is_the_same_and_may_be_moved(ms_cait, tmp_path):
     graph = graph_of((192, 192))
     for name in ("one", "two"):

@@ -185,7 +185,7 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for key, value in sorted(weights.items()):
         digest.update(key.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().data)
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
