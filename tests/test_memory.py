@@ -24,7 +24,9 @@ def test_free_memory_goes_back_though_a_few_things_in_between_live_on() -> None:
     assert len(kept) == 1000
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="asks the malloc of glibc")
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux") or not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="asks glibc's malloc"
+)
 def test_what_is_large_lies_apart_whatever_was_freed_before() -> None:
     for large_apart in (False, True):  # in a process of its own: this cannot be taken back
         program = COUNTED.format(first="keep_large_apart()" if large_apart else "")

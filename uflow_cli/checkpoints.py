@@ -142,26 +142,23 @@ def import_published(
     needed = needed_weights(model_config)
     used = [{name: value for name, value in network.items() if name in needed} for network in published.networks]
     names = [source.network for source in extractor_spec(model_config).sources]
-    files = [
-        out.absolute() / f"{name}-{weights_digest(weights)[:12]}.safetensors"
-        for name, weights in zip(names, used, strict=True)
-    ]
     remove_litter(out)
     try:
+        files = [
+            out.absolute() / f"{name}-{weights_digest(weights)[:12]}.safetensors"
+            for name, weights in zip(names, used, strict=True)
+        ]
         _write_networks(files, used)
         model = build_model(replace(model_config, weights=tuple(map(str, files))), device=device)
         model.load_state_dict(published.trained)
         model.flow.eval()
-        run = _write(out, path, model, training, (dataset, category), calibration_images, on_progress)
-        _discard_networks(out, names)
-        return run
+        return _write(out, path, model, training, (dataset, category), calibration_images, on_progress)
     except (RuntimeError, UflowError) as error:
-        _discard_networks(out, names)
-        with contextlib.suppress(OSError):  # of a read-only disk, a folder that holds something else or never was
-            out.rmdir()
         if isinstance(error, UflowError) and not isinstance(error, WeightsError):
             raise
         raise CheckpointError(f"{path} does not fit {published.extractor} ({in_one_line(error)})") from error
+    finally:
+        _discard_networks(out, names)
 
 
 def _write(
@@ -204,7 +201,7 @@ def _write_networks(files: Sequence[Path], networks: Sequence[Mapping[str, Tenso
 
 
 def _discard_networks(out: Path, names: Sequence[str]) -> None:
-    """Remove the weights of networks called `names` from `out`, save those that its run uses."""
+    """Remove the weights of networks called `names` from `out`, save those that its run uses, and an empty folder."""
     try:
         kept = {Path(file).name for file in load_run(out).model.weights or ()} if is_run(out) else set()
     except CheckpointError:  # damaged: what it uses cannot be told
@@ -213,6 +210,8 @@ def _discard_networks(out: Path, names: Sequence[str]) -> None:
         for file in out.glob(f"{name}-{'[0-9a-f]' * 12}.safetensors"):
             if file.name not in kept:
                 discard(file)
+    with contextlib.suppress(OSError):  # of a read-only disk, a folder that holds something else or never was
+        out.rmdir()
 
 
 def _share(twin: Path, path: Path) -> None:
@@ -223,5 +222,4 @@ def _share(twin: Path, path: Path) -> None:
         os.link(twin, temporary)
         temporary.replace(path)
     except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        discard(temporary)

@@ -13,14 +13,9 @@ M_MMAP_THRESHOLD = -3  # as malloc.h of glibc has it
 
 
 class HeapTrimmer:
-    """Keeps the heap of glibc from growing, and gives back what is free in it from time to time; others are left alone.
-
-    Python rebuilds its table of names, 1.8 MiB, every 9,000 images. In the hole that the last one left small things
-    would lie, so that the heap would grow though no more of it is in use. So what is large lies outside of it.
-    """
+    """Gives the system back what is free in the heap of glibc, from time to time; other systems keep it."""
 
     def __init__(self) -> None:
-        keep_large_apart()
         self._next = time.monotonic() + PERIOD
 
     def tick(self) -> None:
@@ -34,7 +29,9 @@ class HeapTrimmer:
 def keep_large_apart() -> None:
     """Let each thing of `LARGE` bytes or more lie in memory of its own from now on, which goes back when it is free.
 
-    By itself glibc takes the heap for all that is smaller than the largest thing freed so far, up to 32 MiB.
+    By itself glibc takes the heap for all that is smaller than the largest thing freed so far, up to 32 MiB. Python
+    rebuilds its table of names, 1.8 MiB, every 9,000 images, and in the hole that the last one left small things lie:
+    the heap would grow though no more of it is in use. It is for programs, as early as can be, not for libraries.
     """
     if set_option := _of_glibc("mallopt"):
         set_option(M_MMAP_THRESHOLD, LARGE)

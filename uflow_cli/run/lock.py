@@ -9,7 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from uflow_cli.errors import TrainingError, UflowError
-from uflow_cli.files import remove_litter
+from uflow_cli.files import discard, remove_litter
 
 LOCK_NAME = "training.lock"  # the file that a kill leaves is empty and locked by nobody
 GLANCE = 0.5  # seconds: a process that only asks whether a folder is locked holds the lock for a moment
@@ -30,8 +30,8 @@ def sole_training(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # Windows removes no open file
-            (folder / LOCK_NAME).unlink()  # while it is locked: FileLock tells a removed file from a new one
+        # while it is locked: FileLock tells a removed file from a new one; Windows keeps open ones
+        discard(folder / LOCK_NAME)
         lock.release()
 
 
